@@ -46,12 +46,12 @@ def blip_shapes(folder: Path, layers: int = 6, heads: int = 6, std: float = 0.08
     assert len(tokenizer) == len(vocabulary), "the tokenizer did not take the vocabulary"
     start, end = vocabulary.index("[DEC]"), vocabulary.index("[SEP]")
     config = BlipConfig(
-        text_config=dict(
+        text_config=dict(  # noqa: C408
             vocab_size=len(vocabulary), hidden_size=WIDTH, encoder_hidden_size=WIDTH, intermediate_size=FEED_FORWARD,
             projection_dim=WIDTH, num_hidden_layers=layers, num_attention_heads=heads, max_position_embeddings=64,
             bos_token_id=start, eos_token_id=end, sep_token_id=end, pad_token_id=0, initializer_range=std,
         ),
-        vision_config=dict(
+        vision_config=dict(  # noqa: C408
             hidden_size=WIDTH, intermediate_size=FEED_FORWARD, projection_dim=WIDTH, num_hidden_layers=4,
             num_attention_heads=6, image_size=IMAGE_SIZE, patch_size=PATCH, initializer_range=std,
         ),
@@ -77,7 +77,7 @@ def llava_shapes(layers: int = 6, heads: int = 6, std: float = 0.08) -> tuple[Ll
         tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>", padding_side="left",
         extra_special_tokens={"image_token": AddedToken("<image>", special=True, normalized=False)},
     )  # fmt: skip
-    image, pad = tokenizer.convert_tokens_to_ids(["<image>", "<pad>"])
+    image, pad = (tokenizer.convert_tokens_to_ids(token) for token in ("<image>", "<pad>"))
     vision = CLIPVisionConfig(
         hidden_size=WIDTH, intermediate_size=FEED_FORWARD, projection_dim=WIDTH, num_hidden_layers=4, num_attention_heads=6,
         image_size=IMAGE_SIZE, patch_size=PATCH, initializer_range=std,
@@ -96,7 +96,5 @@ def llava_shapes(layers: int = 6, heads: int = 6, std: float = 0.08) -> tuple[Ll
     )
     model = LlavaForConditionalGeneration(config)
     model.generation_config.update(bos_token_id=1, eos_token_id=2, pad_token_id=pad)
-    processor = LlavaProcessor(
-        images, tokenizer, patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1
-    )
+    processor = LlavaProcessor(images, tokenizer, patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1)
     return model, processor

@@ -13,7 +13,7 @@ if __package__ in (None, ""):
 import json
 import time
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -94,7 +94,7 @@ def _run(learner: "Learner", training: Training, rng: np.random.Generator, stage
     questions = stage == "questions"
     vision = [*learner.vision_parameters(), *learner.probe.parameters()]
     known = {id(p) for p in vision}
-    groups = [{"params": vision, "lr": 2 * training.learning_rate}]
+    groups: list[dict[str, Any]] = [{"params": vision, "lr": 2 * training.learning_rate}]
     if questions:
         rest = [p for p in learner.model.parameters() if id(p) not in known]
         groups.append({"params": rest, "lr": training.learning_rate})
@@ -168,6 +168,9 @@ class PatchProbe(nn.Module):
 class Learner:
     """What training needs from a model: image states, and the loss and accuracy of questions on them."""
 
+    model: Any
+    processor: Any
+
     def __init__(self) -> None:
         self.probe = PatchProbe()
         images = self.processor.image_processor
@@ -176,9 +179,6 @@ class Learner:
     def pixels(self, images: Tensor) -> Tensor:
         """uint8 [image, y, x, 3] -> normalised float [image, 3, y, x], as the processor does."""
         return ((images / 255 - self.mean) / self.std).permute(0, 3, 1, 2)
-
-    model: nn.Module
-    processor: object
 
     def vision_parameters(self) -> list[nn.Parameter]:
         raise NotImplementedError
@@ -255,7 +255,7 @@ class LlavaLearner(Learner):
         flat = [question for group in asked for question in group]
         ids = self.tokenizer([f"USER: <image>\n{q.text} Answer with one word. ASSISTANT: {q.correct}" for q in flat]).input_ids
         cut = ids[0].index(self.tokenizer.convert_tokens_to_ids("\n")) + 1
-        prefix, suffixes = ids[0][:cut], [row[cut:] + [self.tokenizer.eos_token_id] for row in ids]
+        prefix, suffixes = ids[0][:cut], [[*row[cut:], self.tokenizer.eos_token_id] for row in ids]
         length, groups, per_image = max(map(len, suffixes)), len(asked), len(asked[0])
         tokens = torch.tensor([row + [self.tokenizer.pad_token_id] * (length - len(row)) for row in suffixes])
         ends = torch.tensor([len(row) for row in suffixes])

@@ -1,0 +1,72 @@
+"""A clean/corrupt pair of inputs, and the tokenized prompt that text corruptions are checked against."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from PIL import Image
+
+from data_prep.samples import Sample
+
+Span = tuple[int, int]
+
+
+class LeftOut(Exception):
+    """This sample cannot be corrupted so; the message is the reason that goes into the manifest."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model reads for a question.
+
+    Attributes
+    ----------
+    text : the whole prompt (an image stands in it as the model's image placeholder)
+    ids : token ids, image tokens expanded
+    spans : for each token, its characters in the *question*, or None for tokens outside it (template, special, image)
+    words : the text of each token
+    kinds : for each token: "question", "image", "special", "assistant" (names the answering side) or "template"
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    spans: tuple[Span | None, ...]
+    words: tuple[str, ...]
+    kinds: tuple[str, ...]
+
+    def positions(self, span: Span) -> tuple[int, ...]:
+        """The tokens that share a character with `span` of the question."""
+        return tuple(i for i, own in enumerate(self.spans) if own and own[0] < span[1] and span[0] < own[1])
+
+
+Tokenize = Callable[[str], Prompt]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A sample with its clean and its corrupt input. Either the two images or the two questions are equal."""
+
+    sample: Sample
+    corrupt_image: Image.Image
+    corrupt_question: str
+    clean_options: tuple[Span, Span]
+    corrupt_options: tuple[Span, Span]
+
+    @property
+    def clean_image(self) -> Image.Image:
+        return self.sample["clean_image"]
+
+    @property
+    def clean_question(self) -> str:
+        return self.sample["question"]
+
+
+class Corruption(Protocol):
+    """One way to make the corrupt run."""
+
+    name: str
+    modality: Literal["image", "text"]
+
+    def corrupt(self, sample: Sample, tokenize: Tokenize) -> Pair:
+        """The pair for a sample; raises `LeftOut` with the reason when there is none."""
+        ...

@@ -1,0 +1,48 @@
+"""The model's own greedy answers to every sample: accuracy, and which samples are used (NOTICE: those answered correctly)."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from datasets import Dataset
+from tqdm import tqdm
+
+from interventions.models.vlm import Vlm
+from interventions.results import differences, update_manifest, write_text
+
+
+def is_exact_match(generated: str, correct: str) -> bool:
+    """Exact match, but for letter case, outer blanks and closing punctuation."""
+    return generated.strip().rstrip(".,!").lower() == correct.strip().lower()
+
+
+def answer_all(vlm: Vlm, samples: Dataset, fingerprint: str, results: Path, dataset: str, batch: int = 16) -> dict[str, str]:
+    """The generated answer of every sample, by sample id.
+
+    Kept in `<results>/<model>/<dataset>/answers.json`, batch by batch, and read from there where model and data are the same.
+    The accuracy of each category goes into the manifest.
+    """
+    path = results / vlm.name / dataset / "answers.json"
+    configuration = {"model_revision": vlm.revision, "dtype": str(vlm.dtype), "dataset_fingerprint": fingerprint}
+    answers: dict[str, str] = {}
+    if path.is_file():
+        stored = json.loads(path.read_text())
+        if not differences(stored["configuration"], configuration):
+            answers = stored["answers"]
+    missing = [i for i, sample_id in enumerate(samples["sample_id"]) if sample_id not in answers]
+    starts = range(0, len(missing), batch)
+    for start in tqdm(starts, desc=f"{vlm.name} answers {dataset}", unit="batch", disable=not missing):
+        rows = [samples[i] for i in missing[start : start + batch]]
+        generated = vlm.generate([row["question"] for row in rows], [row["clean_image"] for row in rows])
+        answers |= {row["sample_id"]: text for row, text in zip(rows, generated, strict=True)}
+        write_text(path, json.dumps({"configuration": configuration, "answers": answers}, ensure_ascii=False))
+    update_manifest(results, "answers", f"{vlm.name}/{dataset}", accuracy(samples, answers))
+    return answers
+
+
+def accuracy(samples: Dataset, answers: dict[str, str]) -> dict[str, dict[str, int]]:
+    """For each category, how many were asked and how many answered correctly."""
+    asked: Counter[str] = Counter(samples["category"])
+    columns = zip(samples["category"], samples["sample_id"], samples["correct_answer"], strict=True)
+    correct = Counter(category for category, sample_id, answer in columns if is_exact_match(answers[sample_id], answer))
+    return {category: {"asked": asked[category], "correct": correct[category]} for category in asked}

@@ -1,0 +1,166 @@
+"""Attention patterns: what share of its attention each head gives to each image patch, from the query token, in the clean run."""
+
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+import torch
+import tyro
+import xarray as xr
+from jaxtyping import Float
+from nnsight import save
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from corruptions.pair import Pair
+from interventions import effects
+from interventions.command import reporting_errors
+from interventions.models.vlm import Vlm
+from interventions.results import Arrays, Store, update_manifest
+from interventions.roles import roles, tokens_of_roles
+from interventions.study import Options, Study, prepare
+
+LARGEST_PICTURE = 112  # pixels a side of the pictures kept beside the maps
+
+
+@dataclass
+class AttentionPatterns(Options):
+    """Write each head's attention from the query token to the image's patches, with the pictures and the object masks.
+
+    Example: python -m interventions.attention_patterns --model blip-shapes --samples 20 --out results
+    """
+
+    component: str | None = None
+    """Attention component. Default: the paper's (BLIP cross_attention, LLaVA self_attention)."""
+    query: str | None = None
+    """Role of the query token; several tokens of the role are averaged. Default: the paper's (BLIP correct, LLaVA last)."""
+
+
+def attention_patterns(study: Study, component: str | None = None, query: str | None = None) -> Path:
+    """Write `<out>/<model>/<dataset>/attention.nc`, for the samples that the study's corruption uses.
+
+    Variables: attention (sample, layer, head, patch), probabilities that sum to at most 1 over the patches; object_share (sample,
+    patch), the part of each patch that the object's mask covers, NaN without a mask; image (sample, y, x, rgb), what the model saw.
+    """
+    vlm = study.vlm
+    component, query = component or vlm.architecture.head_component, query or vlm.architecture.main_token
+    if component not in vlm.architecture.attention:
+        raise ValueError(f"{component!r} of {vlm.architecture.name} has no attention; choose from {', '.join(vlm.architecture.attention)}")
+    path = study.folder / "attention.nc"
+    configuration = study.configuration(component=component, query=query, samples_of=study.options.corruption)
+    store = Store(path, configuration, study.options.overwrite)
+    if store.is_finished:
+        return path
+    started = perf_counter()
+    pairs, left_out = study.pairs(study.options.corruption)
+    parts: list[Arrays] = []
+    with vlm.showing_attention():
+        for pair in tqdm(pairs, desc=f"{vlm.name} {path.stem}", unit="sample"):
+            part = store.get(pair.sample["sample_id"])
+            if part is None:
+                part = _maps_of(vlm, pair, component, query)
+                store.put(pair.sample["sample_id"], part)
+            parts.append(part)
+    store.finish(_assemble(study, pairs, parts, component, query), effects.write)
+    entry = {"status": "finished", "samples": len(pairs), "seconds": round(perf_counter() - started, 1), "left_out": left_out}
+    update_manifest(study.options.out, "runs", str(path.relative_to(study.options.out)), entry)
+    return path
+
+
+def capture_attention(vlm: Vlm, pair: Pair, component: str) -> Float[Tensor, "layer head query key"]:
+    """Attention probabilities of the clean run (the model must be set to show them, see `Vlm.showing_attention`)."""
+    port = vlm.architecture.attention[component].probabilities
+    ids, pixels = vlm.ids([vlm.prompt(pair.clean_question)]), vlm.pixels([pair.clean_image])
+    with torch.no_grad(), vlm.model.trace(**vlm.inputs(ids, pixels)):
+        maps: list[Tensor] = save([])
+        for layer in vlm.layers:
+            maps.append(port.read(layer)[0].clone())
+    return torch.stack(maps)
+
+
+def _maps_of(vlm: Vlm, pair: Pair, component: str, query: str) -> Arrays:
+    prompt = vlm.prompt(pair.clean_question)
+    (cell,) = tokens_of_roles(prompt, roles(prompt, pair, vlm.architecture.causal), [query])
+    probabilities = capture_attention(vlm, pair, component)
+    if vlm.architecture.attention[component].image_keys == "after_class_token":
+        keys = range(1, probabilities.shape[-1])
+    else:
+        keys = [i for i, kind in enumerate(prompt.kinds) if kind == "image"]  # type: ignore[assignment]
+    if not len(keys):
+        raise ValueError(f"{component} of {vlm.architecture.name} reads no image tokens")
+    maps = probabilities[:, :, list(cell.positions)].mean(2)[:, :, list(keys)]
+    mask = pair.sample["object_mask"]
+    return {
+        "attention": maps.float().cpu().numpy(),
+        "object_share": _patch_shares(vlm, mask, len(keys)) if mask is not None else np.full(len(keys), np.nan, np.float32),
+        "image": np.asarray(_seen(vlm, pair.clean_image)),
+    }
+
+
+def _seen(vlm: Vlm, image: Image.Image) -> Image.Image:
+    """An image as the model's processor cuts and scales it, no larger than is kept."""
+    processor = vlm.processor.image_processor
+    mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
+    seen = vlm.pixels([image])[0].float().cpu() * std + mean
+    picture = Image.fromarray((seen.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
+    return picture if picture.width <= LARGEST_PICTURE else picture.resize((LARGEST_PICTURE, LARGEST_PICTURE), Image.Resampling.LANCZOS)
+
+
+def _patch_shares(vlm: Vlm, mask: Image.Image, patches: int) -> np.ndarray:
+    """The part of each patch that a mask covers: the mask goes the way of the image."""
+    side = round(patches**0.5)
+    processor = vlm.processor.image_processor
+    mean, std = processor.image_mean[0], processor.image_std[0]
+    covered = vlm.pixels([mask.point(lambda value: 255 if value > 127 else 0)])[:, :1].float().cpu() * std + mean
+    return torch.nn.functional.adaptive_avg_pool2d(covered.clamp(0, 1), side).flatten().numpy()
+
+
+def _assemble(study: Study, pairs: list[Pair], parts: list[Arrays], component: str, query: str) -> xr.Dataset:
+    vlm, samples = study.vlm, [pair.sample for pair in pairs]
+    patches = parts[0]["object_share"].shape[0]
+    side = round(patches**0.5)
+    texts = {"category": "category", "correct_answer": "correct_answer", "incorrect_answer": "incorrect_answer", "clean_prompt": "question"}
+    return xr.Dataset(
+        {
+            "attention": (("sample", "layer", "head", "patch"), np.stack([part["attention"] for part in parts])),
+            "object_share": (("sample", "patch"), np.stack([part["object_share"] for part in parts])),
+            "image": (("sample", "y", "x", "rgb"), np.stack([part["image"] for part in parts])),
+        },
+        {
+            "sample": np.array([sample["sample_id"] for sample in samples], object),
+            "layer": np.arange(vlm.n_layers),
+            "head": np.arange(vlm.n_heads),
+            "patch_row": ("patch", np.arange(patches) // side),
+            "patch_col": ("patch", np.arange(patches) % side),
+            **{name: ("sample", np.array([sample[column] for sample in samples], object)) for name, column in texts.items()},
+        },
+        {
+            "title": f"Attention of {component} heads from the token {query!r} to image patches, clean run",
+            "model": vlm.name,
+            "model_revision": vlm.revision,
+            "dataset": study.name,
+            "dataset_fingerprint": study.fingerprint,
+            "component": component,
+            "query": query,
+            "dtype": str(vlm.dtype).removeprefix("torch."),
+            "device": vlm.device.type,
+            **study.provenance(),
+        },
+    )
+
+
+def main() -> None:
+    options = tyro.cli(AttentionPatterns)
+    with reporting_errors():
+        print(attention_patterns(prepare(options), options.component, options.query))
+
+
+if __name__ == "__main__":
+    main()

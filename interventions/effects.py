@@ -1,0 +1,184 @@
+"""The schema of effects: what a patched run stores, how it is written, and the metrics derived from it.
+
+One `xarray.Dataset` per (model, data set, corruption, component, heads or whole module), in NetCDF4. A patched run stores three numbers,
+`logit_correct`, `logit_incorrect` and `log_normalizer` (logsumexp of the logits over the vocabulary), all at the answer position:
+
+=====================  ==============================  ==========================================================================
+name                   dims                            what
+=====================  ==============================  ==========================================================================
+<measurement>          sample, layer[, head], token    of the corrupt run with the clean state put in at that site (float32)
+clean_<measurement>    sample                          of the clean run
+corrupt_<measurement>  sample                          of the corrupt run
+token_role             sample, token                   what the token is in this question ("" where a prompt is shorter)
+token_text             sample, token                   the token's text
+sample                 sample                          sample id (an index)
+layer, head            layer, head                     counted from 0 (indexes)
+token                  token                           for heads: a role, e.g. "correct", "last" or "all" (every position at once);
+                                                       for whole modules: the number of the prompt's token, all image tokens of
+                                                       a causal decoder being one
+category               sample                          the task
+correct_answer,        sample                          the two options
+incorrect_answer
+correct_first          sample                          whether the correct option comes first (bool)
+clean_prompt,          sample                          the whole prompts
+corrupt_prompt
+=====================  ==============================  ==========================================================================
+
+Cells past the end of a shorter prompt are NaN. Attributes name the model, the data and the program. This module needs numpy and
+xarray alone, so that results can be analysed where there is no torch.
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+MEASUREMENTS = ("logit_correct", "logit_incorrect", "log_normalizer")
+SAMPLE_COORDINATES = ("category", "correct_answer", "incorrect_answer", "correct_first", "clean_prompt", "corrupt_prompt")
+DESCRIPTIONS = {
+    "logit_correct": "logit of the correct answer in the patched run",
+    "logit_incorrect": "logit of the incorrect answer in the patched run",
+    "log_normalizer": "logsumexp of the logits over the vocabulary in the patched run",
+    **{f"{run}_logit_correct": f"logit of the correct answer in the {run} run" for run in ("clean", "corrupt")},
+    **{f"{run}_logit_incorrect": f"logit of the incorrect answer in the {run} run" for run in ("clean", "corrupt")},
+    **{f"{run}_log_normalizer": f"logsumexp of the logits over the vocabulary in the {run} run" for run in ("clean", "corrupt")},
+    "token_role": "what the token is in its question",
+    "category": "the task",
+    "correct_first": "whether the correct option comes first in the question",
+}
+REQUIRED_ATTRIBUTES = ("model", "dataset", "corruption", "component", "granularity", "main_token")
+
+
+class SchemaError(ValueError):
+    """A dataset that is not effects: says what was wanted and what was there."""
+
+
+def validate(effects: xr.Dataset) -> xr.Dataset:
+    """Return `effects` unchanged if it follows the schema, else raise `SchemaError` naming everything that is wrong."""
+    heads = effects.attrs.get("granularity") == "heads"
+    dims = ("sample", "layer", "head", "token") if heads else ("sample", "layer", "token")
+    problems = [f"attribute {name!r} is missing" for name in REQUIRED_ATTRIBUTES if name not in effects.attrs]
+    wanted: dict[str, tuple[str, ...]] = dict.fromkeys(MEASUREMENTS, dims)
+    wanted |= {f"{run}_{name}": ("sample",) for run in ("clean", "corrupt") for name in MEASUREMENTS}
+    wanted |= dict.fromkeys(SAMPLE_COORDINATES, ("sample",)) | dict.fromkeys(("token_role", "token_text"), ("sample", "token"))
+    for name, expected in wanted.items():
+        if name not in effects.variables:
+            problems.append(f"variable {name!r} {expected} is missing")
+        elif effects[name].dims != expected:
+            problems.append(f"variable {name!r} has dims {effects[name].dims}, wanted {expected}")
+    problems += [f"index {dim!r} is missing" for dim in dims if dim not in effects.indexes]
+    if problems:
+        raise SchemaError("not a dataset of effects: " + "; ".join(problems))
+    return effects
+
+
+def write(dataset: xr.Dataset, path: Path) -> None:
+    """Write NetCDF4, compressed, to a temporary name in the same folder, then rename: never half a file.
+
+    Raises
+    ------
+    OSError
+        When the folder is not writable or the disk is full; the message names the file, and nothing of it is left behind.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    numbers = [name for name, variable in dataset.variables.items() if variable.dtype.kind in "fiub" and variable.ndim]
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        dataset.to_netcdf(temporary, engine="netcdf4", encoding={name: {"zlib": True, "complevel": 4} for name in numbers})
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        raise OSError(f"could not write {path}: {error}. Nothing was changed; free some space or choose another folder (--out).") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def read(path: Path) -> xr.Dataset:
+    """Load one file of effects into memory, and validate it.
+
+    Raises
+    ------
+    FileNotFoundError, SchemaError
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no effects at {path}; make them with interventions/head_patching.py or interventions/module_patching.py")
+    with xr.open_dataset(path) as dataset:
+        return validate(dataset.load())
+
+
+def read_tree(results: Path) -> xr.DataTree:
+    """Every NetCDF file below `results/<model>/<dataset>/`, as one tree: /model/dataset[/corruption]/component[-heads] or attention."""
+    results = Path(results)
+    files = sorted(results.glob("*/*/*.nc")) + sorted(results.glob("*/*/*/*.nc"))
+    if not files:
+        raise FileNotFoundError(f"no results below {results}; run `python run_all.py --out {results}` first")
+    datasets: Mapping[str, xr.Dataset] = {str(f.relative_to(results).with_suffix("")): xr.open_dataset(f) for f in files}
+    return xr.DataTree.from_dict(dict(datasets))
+
+
+@xr.register_dataset_accessor("effects")
+class Effects:
+    """Metrics of a dataset of effects, each a `DataArray` with the dims of the measurements (or `sample`, for a baseline).
+
+    Formulas are those of NOTICE, section 3 (metrics), and of Zhang and Nanda, "Towards best practices of activation patching".
+    """
+
+    def __init__(self, dataset: xr.Dataset) -> None:
+        self._dataset = dataset
+
+    def _measured(self, name: str, run: str) -> xr.DataArray:
+        if run not in ("patched", "clean", "corrupt"):
+            raise ValueError(f"run {run!r} is not one of patched, clean, corrupt")
+        return self._dataset[name if run == "patched" else f"{run}_{name}"].astype("float64")
+
+    def logit_difference_of(self, run: str = "patched") -> xr.DataArray:
+        """LD = logit(correct) - logit(incorrect) of one run."""
+        return self._measured("logit_correct", run) - self._measured("logit_incorrect", run)
+
+    def probability_of(self, run: str = "patched") -> xr.DataArray:
+        """P(correct answer), over the whole vocabulary, of one run."""
+        return xr.apply_ufunc(np.exp, self._measured("logit_correct", run) - self._measured("log_normalizer", run))
+
+    def log_odds_of(self, run: str = "patched") -> xr.DataArray:
+        """log P(correct) / (1 - P(correct)) of one run."""
+        log_p = self._measured("logit_correct", run) - self._measured("log_normalizer", run)
+        return log_p - np.log1p(-np.exp(np.minimum(log_p, -1e-12)))
+
+    def logit_difference(self) -> xr.DataArray:
+        """LD_patched - LD_corrupt: NOTICE's logit difference, in logits."""
+        return (self.logit_difference_of() - self.logit_difference_of("corrupt")).rename("logit_difference")
+
+    def restoration_probability(self) -> xr.DataArray:
+        """P_patched(correct) - P_corrupt(correct): NOTICE's restoration probability."""
+        return (self.probability_of() - self.probability_of("corrupt")).rename("restoration_probability")
+
+    def log_odds(self) -> xr.DataArray:
+        """Difference of the log-odds of the correct answer, patched minus corrupt."""
+        return (self.log_odds_of() - self.log_odds_of("corrupt")).rename("log_odds")
+
+    def normalized_effect(self) -> xr.DataArray:
+        """(LD_patched - LD_corrupt) / (LD_clean - LD_corrupt): 0 is the corrupt run, 1 the clean run; NaN where the two are equal."""
+        gap = self.logit_difference_of("clean") - self.logit_difference_of("corrupt")
+        return (self.logit_difference() / gap.where(gap != 0)).rename("normalized_effect")
+
+    def by_role(self, metric: str = "logit_difference") -> xr.DataArray:
+        """Whole-module effects averaged over the tokens of each role in each sample: dims sample, layer[, head], role.
+
+        NaN where a sample has no token of a role. Roles are in the order in which they first appear in a prompt.
+        """
+        values = getattr(self, metric)()
+        roles = self._dataset["token_role"]
+        order = dict.fromkeys(str(role) for row in roles.values for role in row if role)
+        columns = [values.where(roles == role).mean("token") for role in order]
+        return xr.concat(columns, xr.Variable("role", list(order))).transpose(..., "role")

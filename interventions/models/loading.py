@@ -1,0 +1,135 @@
+"""Load a checkpoint by name, folder or Hub id, wrap it, and check that its sites are what the architecture says."""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoProcessor
+from transformers.utils import logging as transformers_logging
+
+from interventions.models.architecture import Architecture, of_model_type
+from interventions.models.blip import Blip, BlipModel
+from interventions.models.checks import check_sites
+from interventions.models.llava import Llava, LlavaModel
+from interventions.models.vlm import Vlm
+
+CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
+HUB = {"blip-vqa-base": "Salesforce/blip-vqa-base", "llava-1.5-7b": "llava-hf/llava-1.5-7b-hf"}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_WRAPPERS: Mapping[str, tuple[type[Vlm], Any]] = {"blip": (Blip, BlipModel), "llava": (Llava, LlavaModel)}
+
+
+class ModelError(ValueError):
+    """A model that cannot be used: says why, and what can be done."""
+
+
+def load(name: str, device: str = "auto", dtype: str = "float32", revision: str | None = None, check: bool = True) -> Vlm:
+    """Load and wrap a model.
+
+    Parameters
+    ----------
+    name : `blip-shapes` or `llava-shapes` (shipped in `checkpoints/`), `blip-vqa-base` or `llava-1.5-7b` (from the Hub), a folder, or a
+        Hub id
+    device : "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
+    check : verify on two random images that every site is what it claims to be
+
+    Raises
+    ------
+    ModelError
+        Unknown name, missing or unreadable files, an architecture without description, heads that do not divide the width, a
+        device or dtype that is not there, or a site that fails its check.
+    """
+    where, source = resolve(name)
+    chosen = choose_device(device)
+    if dtype not in DTYPES:
+        raise ModelError(f"unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}")
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision)
+        architecture = of_model_type(config.model_type)
+        check_heads(config, architecture)
+        processor = AutoProcessor.from_pretrained(source, revision=revision)
+        auto = getattr(transformers, _WRAPPERS[architecture.name][1].AUTO_CLASS)
+        module = auto.from_pretrained(source, revision=revision, dtype=DTYPES[dtype])
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"could not load {name!r} from {where}: {' '.join(str(error).split())}") from error
+    vlm = wrap(module.to(chosen).eval().requires_grad_(False), processor, Path(name).name, fingerprint(source, config, revision))
+    if check:
+        check_sites(vlm)
+    return vlm
+
+
+def wrap(module: Any, processor: Any, name: str, revision: str = "") -> Vlm:
+    """Wrap a loaded Hugging Face module (for a model made in memory)."""
+    architecture = of_model_type(module.config.model_type)
+    check_heads(module.config, architecture)
+    vlm_class, wrapper = _WRAPPERS[architecture.name]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*has a submodule named")  # `Port` knows of it
+        return vlm_class(wrapper(module), processor, architecture, name, revision)
+
+
+def resolve(name: str) -> tuple[str, str]:
+    """Where a model is, in words, and what `from_pretrained` is given.
+
+    Raises
+    ------
+    ModelError
+        For a name that is neither shipped, nor a folder, nor of the form of a Hub id.
+    """
+    if (CHECKPOINTS / name / "config.json").is_file():
+        return f"the folder {CHECKPOINTS / name}", str(CHECKPOINTS / name)
+    if name in HUB:
+        return f"the Hugging Face Hub ({HUB[name]})", HUB[name]
+    if Path(name).is_dir():
+        return f"the folder {name}", str(Path(name).resolve())
+    if name.count("/") == 1 and not name.startswith((".", "/")):
+        return f"the Hugging Face Hub ({name})", name
+    shipped = sorted(path.parent.name for path in CHECKPOINTS.glob("*/config.json"))
+    raise ModelError(f"unknown model {name!r}: not shipped ({', '.join(shipped)}), not one of {', '.join(HUB)}, no folder, and no Hub id")
+
+
+def choose_device(device: str) -> torch.device:
+    """The device for an option; ModelError when CUDA is asked for and absent."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f"unknown device {device!r}; choose auto, cpu, cuda or cuda:<number>") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"device {device!r} was asked for, but this torch ({torch.__version__}) sees no CUDA device; use --device cpu")
+    return chosen
+
+
+def check_heads(config: Any, architecture: Architecture) -> None:
+    """Raise `ModelError` if the number of heads does not divide the width: heads would be cut wrongly."""
+    sizes = getattr(config, architecture.text_config)
+    if not getattr(sizes, "head_dim", None) and sizes.hidden_size % sizes.num_attention_heads:
+        raise ModelError(
+            f"the config says {sizes.num_attention_heads} attention heads and width {sizes.hidden_size}, which {sizes.num_attention_heads} "
+            f"does not divide; correct {architecture.text_config}.num_attention_heads in the checkpoint's config.json"
+        )
+
+
+def fingerprint(source: str, config: Any, revision: str | None) -> str:
+    """What exactly was loaded: the Hub's commit, or the first 12 hex digits of a hash over a folder's config and weights."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return str(getattr(config, "_commit_hash", None) or revision or "")
+    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True, default=str).encode())
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,48 @@
+"""Module patching: a whole component's state at each token and layer, from the clean run into the corrupt run."""
+
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from dataclasses import dataclass
+
+import tyro
+
+from interventions.command import reporting_errors
+from interventions.patching import EVERY, patch_study
+from interventions.study import Options, Study, prepare
+
+
+@dataclass
+class ModulePatching(Options):
+    """Patch whole modules of a model at every token and layer, over a data set, and write the effects.
+
+    Example: python -m interventions.module_patching --model blip-shapes --corruption sip --samples 10 --components mlp block
+    """
+
+    components: tuple[str, ...] = ()
+    """Of mlp, self_attention, cross_attention (z of all heads) and block (the residual stream after a layer). Default: all there are."""
+    tokens: tuple[str, ...] = (EVERY,)
+    """`every` token by itself (a causal decoder's image tokens together), or roles, or `all`."""
+
+
+def patch_modules(
+    study: Study, corruption: str | None = None, components: tuple[str, ...] = (), tokens: tuple[str, ...] = (EVERY,)
+) -> list[Path]:
+    """Patch some components, by default all the architecture has. Returns a file of effects for each."""
+    components = components or study.vlm.architecture.components
+    for component in components:
+        study.vlm.port(component)
+    return [patch_study(study, component, heads=False, tokens=tokens, corruption=corruption) for component in components]
+
+
+def main() -> None:
+    options = tyro.cli(ModulePatching)
+    with reporting_errors():
+        print(*patch_modules(prepare(options), None, options.components, options.tokens), sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""The results folder: who writes where, the manifest of what ran, and the finished samples of a run that is not finished."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from filelock import FileLock
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class ResultsError(RuntimeError):
+    """The results folder cannot be used as asked; says what is there, what was wanted and what to do."""
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder, and raise `ResultsError` if nothing can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".write-test-") as file:
+            file.write(b"0" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ResultsError(f"cannot write into {folder}: {error.strerror or error}; choose another folder with --out") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file under a temporary name, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ResultsError(f"could not write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def update_manifest(results: Path, section: str, key: str, entry: Any) -> None:
+    """Set one entry of `manifest.json`; safe among processes."""
+    path = results / "manifest.json"
+    with FileLock(results / ".manifest.lock"):
+        manifest = json.loads(path.read_text()) if path.is_file() else {}
+        manifest.setdefault(section, {})[key] = entry
+        write_text(path, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+
+
+def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """What two configurations differ in, in words ("" if in nothing)."""
+    keys = [key for key in dict.fromkeys([*there, *wanted]) if there.get(key) != wanted.get(key)]
+    return "; ".join(f"{key}: {there.get(key)!r} there, {wanted.get(key)!r} asked for" for key in keys)
+
+
+class Store:
+    """One results file in the making. Each finished sample is a small file beside it, so that an interrupted run loses none.
+
+    Parameters
+    ----------
+    path : the NetCDF file that is made in the end
+    configuration : everything that the numbers depend on; files of another configuration are never mixed in or replaced in silence
+    overwrite : replace what is there of another configuration
+    """
+
+    def __init__(self, path: Path, configuration: Mapping[str, Any], overwrite: bool = False) -> None:
+        self.path, self.configuration = path, json.loads(json.dumps(configuration))
+        self.parts = path.with_name(f".{path.stem}.partial")
+        for found, remove in ((self._finished(), self.path.unlink), (self._started(), self._drop_parts)):
+            self._refuse(found, overwrite, remove)
+
+    def _refuse(self, found: Mapping[str, Any] | None, overwrite: bool, remove: Callable[[], None]) -> None:
+        difference = differences(found, self.configuration) if found is not None else ""
+        if difference and not overwrite:
+            raise ResultsError(
+                f"{self.path} holds results of another configuration ({difference}). Choose another folder with --out, or replace them "
+                "with --overwrite"
+            )
+        if difference:
+            remove()
+
+    def _finished(self) -> dict[str, Any] | None:
+        if not self.path.is_file():
+            return None
+        with xr.open_dataset(self.path) as dataset:
+            return json.loads(dataset.attrs.get("configuration", "{}"))
+
+    def _started(self) -> dict[str, Any] | None:
+        path = self.parts / "configuration.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def _drop_parts(self) -> None:
+        shutil.rmtree(self.parts, ignore_errors=True)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.path.is_file()
+
+    def _part(self, sample_id: str) -> Path:
+        return self.parts / f"{sample_id.encode().hex()[-180:]}.npz"
+
+    def get(self, sample_id: str) -> Arrays | None:
+        """The arrays of a finished sample, or None."""
+        path = self._part(sample_id)
+        if not path.is_file():
+            return None
+        with np.load(path) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    def put(self, sample_id: str, arrays: Arrays) -> None:
+        """Keep a finished sample."""
+        path = self._part(sample_id)
+        if not self.parts.is_dir():
+            self.parts.mkdir(parents=True)
+            write_text(self.parts / "configuration.json", json.dumps(self.configuration))
+        temporary = path.with_suffix(".tmp")
+        try:
+            with temporary.open("wb") as file:
+                np.savez(file, allow_pickle=False, **arrays)
+            os.replace(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise ResultsError(
+                f"could not write {path}: {error.strerror or error}. The samples finished before are kept; free some space and run again"
+            ) from error
+
+    def finish(self, dataset: xr.Dataset, write: Callable[[xr.Dataset, Path], None]) -> None:
+        """Write the results file with its configuration, and drop the parts."""
+        write(dataset.assign_attrs(configuration=json.dumps(self.configuration, sort_keys=True)), self.path)
+        self._drop_parts()

@@ -1,0 +1,199 @@
+"""What every intervention script shares: its options, the model, the samples it uses and their corrupt partners."""
+
+import os
+import platform
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from datasets import Dataset
+
+from corruptions import registry
+from corruptions.pair import LeftOut, Pair
+from data_prep import samples as sample_table
+from data_prep.shapes import make_shapes
+from interventions import __version__
+from interventions.answers import answer_all, is_exact_match
+from interventions.capture import PairError, prompts_of
+from interventions.models.loading import load
+from interventions.models.vlm import Vlm
+from interventions.results import check_writable, update_manifest
+
+SMALL_WIDTH = 256
+LIBRARIES = ("nnsight", "torch", "transformers", "numpy", "xarray")
+
+
+@dataclass
+class Options:
+    """Options of every intervention script."""
+
+    model: str = "blip-shapes"
+    """blip-shapes or llava-shapes (shipped), blip-vqa-base or llava-1.5-7b (the Hub), a folder with a checkpoint, or a Hub id."""
+    data: str = "shapes"
+    """Folder of a prepared data set (see data_prep); `shapes` makes the rendered one where it is not there yet."""
+    corruption: str = "sip"
+    """How the corrupt run is made: sip (another image) or str (other options in the question)."""
+    samples: int = 100
+    """Samples of each category, half with the correct option first (where the data set has as many)."""
+    out: Path = Path("results")
+    """Results folder."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:<number>."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the weights."""
+    revision: str | None = None
+    """Revision of a checkpoint on the Hub."""
+    seed: int = 0
+    """Seed of the data set `shapes` and of the draws of `str`."""
+    keep_wrong: bool = False
+    """Use samples that the model answers wrongly too (the paper does not)."""
+    definition: Literal["ours", "reference"] = "ours"
+    """`reference` scores LLaVA's answers by their last sub-token and patches BLIP's `mlp` at the layer's output, as NOTICE's code does."""
+    threads: int = 0
+    """CPU threads; 0 takes one for a small model, whose matrices are not worth sharing out, and all cores for others."""
+    overwrite: bool = False
+    """Replace results of another configuration that are in the way."""
+
+
+@dataclass
+class Study:
+    """One model on one data set, read to be patched.
+
+    Attributes
+    ----------
+    name : the data set's name
+    answers : the model's own answer to each sample, by id
+    """
+
+    options: Options
+    vlm: Vlm
+    name: str
+    table: Dataset
+    fingerprint: str
+    answers: dict[str, str]
+    _chosen: dict[str, tuple[list[Pair], list[dict[str, str]]]] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        return self.options.out / self.vlm.name / self.name
+
+    def pairs(self, corruption: str) -> tuple[list[Pair], list[dict[str, str]]]:
+        """The pairs that are used under a corruption, and the samples left out with their reasons.
+
+        Samples are taken in the table's order until each category has `options.samples`, half of them with the correct option
+        first; what one half lacks the other may fill.
+        """
+        if corruption not in self._chosen:
+            self._chosen[corruption] = self._choose(corruption)
+        return self._chosen[corruption]
+
+    def _choose(self, corruption: str) -> tuple[list[Pair], list[dict[str, str]]]:
+        maker = registry.make(corruption, self.table.remove_columns(["clean_image", "corrupt_image", "object_mask"]), self.options.seed)
+        usable: dict[tuple[str, bool], list[Pair]] = {}
+        left_out: list[dict[str, str]] = []
+        wanted = self.options.samples
+        for sample in self.table:
+            group = usable.setdefault((sample["category"], sample["correct_first"]), [])
+            if len(group) >= wanted:
+                continue
+            try:
+                self._check_answer(sample)
+                pair = maker.corrupt(sample, self.vlm.prompt)
+                prompts_of(self.vlm, pair)
+                self.answer_ids(pair)
+                group.append(pair)
+            except (LeftOut, PairError) as reason:
+                left_out.append({"sample": sample["sample_id"], "reason": str(reason)})
+        chosen = []
+        for category in dict.fromkeys(category for category, _ in usable):
+            first, second = usable.get((category, True), []), usable.get((category, False), [])
+            half = max(wanted // 2, wanted - len(second))
+            taken = first[:half] + second[: wanted - len(first[:half])]
+            chosen += sorted(taken, key=lambda pair: pair.sample["sample_id"])
+        if not chosen:
+            reasons = "; ".join(f"{entry['sample']}: {entry['reason']}" for entry in left_out[:3])
+            raise LeftOut(
+                f"no sample of {self.name!r} is left for {self.vlm.name} under {corruption}. The first reasons: {reasons}. "
+                "Samples that the model answers wrongly are used with --keep-wrong"
+            )
+        return chosen, left_out
+
+    def _check_answer(self, sample: sample_table.Sample) -> None:
+        generated = self.answers[sample["sample_id"]]
+        if not self.options.keep_wrong and not is_exact_match(generated, sample["correct_answer"]):
+            raise LeftOut(f"the model answers {generated!r}, not {sample['correct_answer']!r}")
+
+    def answer_ids(self, pair: Pair) -> tuple[int, int]:
+        """The tokens that the two answers are scored by; raises `LeftOut` when they are the same."""
+        generated = self.answers[pair.sample["sample_id"]]
+        texts = [self.vlm.spoken(pair.sample[name], generated) for name in ("correct_answer", "incorrect_answer")]
+        if self.options.definition == "reference":
+            correct, incorrect = self.vlm.reference_answer_ids(generated, pair.sample["correct_answer"], pair.sample["incorrect_answer"])
+        else:
+            correct, incorrect = (self.vlm.answer_id(pair.clean_question, text) for text in texts)
+        if correct == incorrect:
+            raise LeftOut(f"the answers {texts[0]!r} and {texts[1]!r} are scored by the same token")
+        return correct, incorrect
+
+    def configuration(self, **more: Any) -> dict[str, Any]:
+        """Everything that the numbers depend on."""
+        return {
+            "model": self.vlm.name,
+            "model_revision": self.vlm.revision,
+            "dataset": self.name,
+            "dataset_fingerprint": self.fingerprint,
+            "samples": self.options.samples,
+            "seed": self.options.seed,
+            "dtype": str(self.vlm.dtype).removeprefix("torch."),
+            "device": self.vlm.device.type,
+            "definition": self.options.definition,
+            "keep_wrong": self.options.keep_wrong,
+            "program_version": __version__,
+            **more,
+        }
+
+    def provenance(self) -> dict[str, str]:
+        """What else a result should say about its making."""
+        return {
+            "architecture": self.vlm.architecture.name,
+            "library_versions": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
+            "python_version": platform.python_version(),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+
+def prepare(options: Options, vlm: Vlm | None = None) -> Study:
+    """Load (or take) the model, load or make the data set, and let the model answer it.
+
+    Raises
+    ------
+    ModelError, SampleError, ResultsError, ValueError
+        Each says what is wrong and what to do.
+    """
+    if options.samples < 1:
+        raise ValueError(f"--samples must be at least 1, not {options.samples}")
+    if options.corruption not in registry.NAMES:
+        raise ValueError(f"unknown corruption {options.corruption!r}; choose from {', '.join(registry.NAMES)}")
+    check_writable(options.out)
+    name, table, fingerprint = load_data(options)
+    vlm = vlm or load(options.model, options.device, options.dtype, options.revision)
+    torch.set_num_threads(options.threads or (1 if vlm.width < SMALL_WIDTH else os.cpu_count() or 1))
+    return Study(options, vlm, name, table, fingerprint, answer_all(vlm, table, fingerprint, options.out, name))
+
+
+def load_data(options: Options) -> tuple[str, Dataset, str]:
+    """Name, table and fingerprint of the data set; makes `shapes` in `<out>/data/` with a fifth more samples than asked for."""
+    folder = Path(options.data)
+    if options.data == "shapes" and not folder.is_dir():
+        per_category = -(-options.samples * 6 // 5) + 4
+        folder = options.out / "data" / f"shapes-{per_category}-seed{options.seed}"
+        if not folder.is_dir():
+            table = make_shapes(per_category, options.seed)
+            sample_table.save(table, folder, {"name": "shapes", "seed": options.seed, "left_out": []})
+    table = sample_table.load(folder)
+    entry = {"samples": len(table), "folder": str(folder), "left_out": sample_table.left_out(folder)}
+    update_manifest(options.out, "data", table[0]["dataset"], entry)
+    return table[0]["dataset"], table, sample_table.fingerprint(table)

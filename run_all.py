@@ -1,0 +1,122 @@
+"""Everything, in order: data, the models' own answers, head and module patching, attention, universal heads, functions, figures, report.
+
+A stage that is done is skipped; an interrupted run goes on where it was.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Literal
+
+import tyro
+from tqdm import tqdm
+
+DEFAULT_MODELS = ("blip-shapes", "llava-shapes")
+
+
+@dataclass
+class RunAll:
+    """Run the whole study: which heads of a vision-language model carry its answers, and what they do.
+
+    With no options: both shipped models on rendered scenes, image (sip) and text (str) corruption, no download, no GPU.
+
+    Example: python run_all.py --models blip-shapes --samples 20 --out results-small
+    """
+
+    models: tuple[str, ...] = DEFAULT_MODELS
+    """Models: blip-shapes, llava-shapes (shipped), blip-vqa-base, llava-1.5-7b (the Hub), folders with checkpoints, or Hub ids."""
+    datasets: tuple[str, ...] = ("shapes",)
+    """Data sets: folders prepared with data_prep, or `shapes`, which is made when it is not there."""
+    corruptions: tuple[str, ...] = ("sip", "str")
+    """How corrupt runs are made: sip (another image), str (other options in the question)."""
+    samples: int = 100
+    """Samples of each category (task) that a model answers correctly, half with the correct option first."""
+    out: Path = Path("results")
+    """Results folder."""
+    modules: Literal["all", "none"] | tuple[str, ...] = "all"
+    """Components whose whole modules are patched: `all`, `none`, or some of mlp, self_attention, cross_attention, block."""
+    metric: str = "logit_difference"
+    """Metric by which heads are judged: logit_difference, restoration_probability, log_odds or normalized_effect."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:<number>."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the weights."""
+    seed: int = 0
+    """Seed of the rendered scenes and of the draws of `str`."""
+    threads: int = 0
+    """CPU threads; 0 takes one for a small model and all cores for others."""
+    keep_wrong: bool = False
+    """Use samples that a model answers wrongly too (the paper does not)."""
+    overwrite: bool = False
+    """Replace results of another configuration that are in the way."""
+
+
+def run(options: RunAll) -> None:
+    """Run every stage.
+
+    Raises
+    ------
+    ModelError, SampleError, ResultsError, ValueError
+        Before any work where an option is wrong; each says what and what to do.
+    """
+    from corruptions import registry  # libraries take seconds to load: not before `--help`
+    from interventions.attention_patterns import attention_patterns
+    from interventions.head_patching import patch_heads
+    from interventions.models.loading import load, resolve
+    from interventions.module_patching import patch_modules
+    from interventions.results import check_writable
+    from interventions.study import Options, load_data, prepare
+
+    check_writable(options.out)
+    for name in options.corruptions:
+        if name not in registry.NAMES:
+            raise ValueError(f"unknown corruption {name!r}; choose from {', '.join(registry.NAMES)}")
+    for name in options.models:
+        resolve(name)
+    shared = {name: getattr(options, name) for name in ("samples", "out", "device", "dtype", "seed", "threads", "keep_wrong", "overwrite")}
+    for data in options.datasets:
+        load_data(Options(data=data, samples=options.samples, out=options.out, seed=options.seed))
+
+    per_study = 1 + len(options.corruptions) * (1 + (options.modules != "none"))
+    total = len(options.models) * len(options.datasets) * per_study
+    with tqdm(total=total, desc="stages", unit="stage", position=0) as stages:
+        for model in options.models:
+            vlm = load(model, options.device, options.dtype)
+            for data in options.datasets:
+                study = prepare(Options(model=model, data=data, corruption=options.corruptions[0], **shared), vlm)
+                for corruption in options.corruptions:
+                    patch_heads(study, corruption)
+                    stages.update()
+                    if options.modules != "none":
+                        components = vlm.architecture.components if options.modules == "all" else options.modules
+                        patch_modules(study, corruption, tuple(name for name in components if name in vlm.architecture.components))
+                        stages.update()
+                attention_patterns(study)
+                stages.update()
+
+
+def analyse(options: RunAll) -> None:
+    """Universal heads, head functions, figures and the report, from the files alone; prints where they are and the universal heads."""
+    from analysis import figures, head_functions, report, universal_heads
+
+    found = universal_heads.find_and_write(options.out, metric=options.metric)
+    head_functions.find_and_write(options.out)
+    figures.draw_all(options.out)
+    page = report.write_report(options.out)
+    print(f"\nresults: {options.out.resolve()}\nreport:  {page}\n\n{universal_heads.summary(found)}")
+
+
+def main() -> None:
+    options = tyro.cli(RunAll)
+    from interventions.command import reporting_errors
+
+    started = perf_counter()
+    with reporting_errors():
+        run(options)
+        analyse(options)
+    print(f"\n{(perf_counter() - started) / 60:.1f} minutes", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

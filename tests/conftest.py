@@ -1,0 +1,47 @@
+"""Shared fixtures: the two shipped models, a clean/corrupt pair of each modality, one CPU thread."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch
+
+from corruptions import registry
+from data_prep.shapes import make_shapes
+from interventions.models.loading import load
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def blip():
+    return load("blip-shapes", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def llava():
+    return load("llava-shapes", device="cpu")
+
+
+@pytest.fixture(scope="session", params=["blip", "llava"])
+def vlm(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def shapes():
+    return make_shapes(4, seed=1, progress=False)
+
+
+@pytest.fixture(scope="session")
+def make_pair(shapes):
+    """A pair of the data set by number and corruption."""
+
+    def make(vlm, corruption, number=0):
+        return registry.make(corruption, shapes, seed=0).corrupt(shapes[number], vlm.prompt)
+
+    return make
