@@ -77,7 +77,7 @@ def llava_shapes(layers: int = 6, heads: int = 6, std: float = 0.08) -> tuple[Ll
         tokenizer_object=core, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>", padding_side="left",
         extra_special_tokens={"image_token": AddedToken("<image>", special=True, normalized=False)},
     )  # fmt: skip
-    image, pad = (tokenizer.convert_tokens_to_ids(token) for token in ("<image>", "<pad>"))
+    image, pad = (tokenizer.get_vocab()[token] for token in ("<image>", "<pad>"))
     vision = CLIPVisionConfig(
         hidden_size=WIDTH, intermediate_size=FEED_FORWARD, projection_dim=WIDTH, num_hidden_layers=4, num_attention_heads=6,
         image_size=IMAGE_SIZE, patch_size=PATCH, initializer_range=std,

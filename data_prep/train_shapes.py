@@ -35,20 +35,20 @@ TRAINING_SEED = 1_000_000_007  # no other part of the project draws scenes from 
 class Training:
     """How one small model is trained. The defaults made the shipped checkpoints.
 
-    Example: python -m data_prep.train_shapes --model blip-shapes --out checkpoints/blip-shapes
+    Example: python -m data_prep.train_shapes blip-shapes --out checkpoints/blip-shapes
     """
 
-    model: Literal["blip-shapes", "llava-shapes"]
-    """Which of the two architectures."""
     out: Path
     """Folder that receives the checkpoint in Hugging Face format, and `training.json`."""
-    layers: int = 6
+    model: tyro.conf.Fixed[Literal["blip-shapes", "llava-shapes"]] = "blip-shapes"
+    """Which of the two architectures."""
+    layers: int = 4
     """Layers of the language part."""
     heads: int = 6
     """Attention heads a layer of the language part (must divide 96)."""
     warm_up_steps: int = 800
     """Steps on the vision tower alone."""
-    steps: int = 2600
+    steps: int = 4000
     """Steps on questions, after the warm-up."""
     images: int = 64
     """Scenes a step in the warm-up; question steps use `images * question_share`."""
@@ -62,13 +62,22 @@ class Training:
     """Weight of the patch loss while questions are learned."""
     impossible: float = 0.15
     """Share of questions to which neither option is true; the target is then either. They make the model read the options."""
-    options_only: float = 0.5
+    options_only: float = 0.35
     """BLIP: share of questions whose decoder sees the option tokens alone, and (drawn apart) whose other tokens get nothing from
     the image. This trains the answer to pass through the option tokens, where NOTICE patches."""
     seed: int = 0
     """Seed of the initial weights and of the order of scenes."""
     threads: int = 1
     """CPU threads."""
+
+
+PRESETS = {
+    "blip-shapes": ("BLIP: a question encoder that reads the image by cross-attention", Training(Path("checkpoints/blip-shapes"))),
+    "llava-shapes": (
+        "LLaVA: a causal decoder with image tokens in its prompt",
+        Training(Path("checkpoints/llava-shapes"), "llava-shapes", layers=6, steps=2600, questions=6, question_share=0.5),
+    ),
+}
 
 
 def main(training: Training) -> None:
@@ -283,4 +292,4 @@ class LlavaLearner(Learner):
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Training))
+    main(tyro.extras.overridable_config_cli(PRESETS))

@@ -28,6 +28,8 @@ class Captured:
     answers : the tokens that the correct and the incorrect answer are scored by
     states : for each captured component, of each run and layer
     image : of both runs, what spares later traces from encoding the image (the model's `image_states`)
+    entering : of the corrupt run, the residual stream that enters each layer
+    cache : of the corrupt run of a causal decoder, keys and values of each layer, [1, key-value head, token, head_dim] each
     measured : the stored measurements of both runs
     """
 
@@ -35,6 +37,8 @@ class Captured:
     answers: tuple[int, int]
     states: dict[str, Float[Tensor, "run layer token width"]]
     image: Any
+    entering: Float[Tensor, "layer token width"]
+    cache: list[tuple[Tensor, Tensor]]
     measured: Float[Tensor, "run measurement"]
 
 
@@ -54,12 +58,17 @@ def capture(
     components: tuple[str, ...],
 ) -> Captured:
     """Run a pair, row 0 clean and row 1 corrupt, and keep the states of some components at every layer and position."""
-    with torch.no_grad(), vlm.model.trace(**vlm.inputs(ids, pixels)):
+    with torch.no_grad(), vlm.model.trace(**vlm.inputs(ids, pixels, cache=True)):
         image = save(vlm.image_states())
         found: dict[str, list[Tensor]] = save({component: [] for component in components})
+        entering: list[Tensor] = save([])
         for layer in vlm.layers:
+            entering.append(layer.input[CORRUPT].clone())
             for component in vlm.architecture.components:
                 if component in components:
                     found[component].append(vlm.port(component).read(layer).clone())
         measured = save(measure(vlm.logits(), *answers))
-    return Captured(ids, answers, {name: torch.stack(states, 1) for name, states in found.items()}, image, measured)
+        cache = save(vlm.cache())
+    states = {name: torch.stack(layers, 1) for name, layers in found.items()}
+    corrupt_cache = [(keys[CORRUPT:], values[CORRUPT:]) for keys, values in cache]
+    return Captured(ids, answers, states, image, torch.stack(entering), corrupt_cache, measured)

@@ -1,6 +1,12 @@
-"""Many patched runs in one trace: each is one row, its image already encoded."""
+"""Many patched runs in one trace. None of what is left out is an approximation:
 
-from collections.abc import Sequence
+- the image is encoded once, in `capture`;
+- layers below the first patched one are skipped: there, a patched run is the corrupt run;
+- so are, in a causal decoder, the tokens before the patch (`packing`);
+- a patch whose clean state equals the corrupt one bit for bit is not run: it changes nothing, and its effect is exactly 0.
+"""
+
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -9,25 +15,25 @@ from torch import Tensor
 
 from interventions.capture import CLEAN, CORRUPT, Captured
 from interventions.models.vlm import Vlm, measure
+from interventions.packing import pack
 from interventions.plan import Patch
 
-TOKENS_PER_TRACE = 4096  # rows are cut into traces of at most so many tokens in all
+TOKENS_PER_TRACE = 2048  # rows of an encoder are cut into traces of at most so many tokens in all
+PACKED_TOKENS = 512  # and the packed row of a decoder, whose attention grows with its square, after so many
 
 
-def sweep(
-    vlm: Vlm, captured: Captured, patches: Sequence[Patch], tokens_per_trace: int = TOKENS_PER_TRACE
-) -> Float[Tensor, "patch measurement"]:
+def sweep(vlm: Vlm, captured: Captured, patches: Sequence[Patch], tokens: int | None = None) -> Float[Tensor, "patch measurement"]:
     """The measurements of each patched run.
 
-    A patch whose clean state equals the corrupt one bit for bit changes nothing: it gets the corrupt run's own
-    measurements, so that its effect is exactly 0.
+    Parameters
+    ----------
+    tokens : at most so many tokens in one trace (but at least one run). The numbers do not depend on it beyond rounding.
     """
     results = captured.measured[CORRUPT].repeat(len(patches), 1)
-    changing = [i for i, patch in enumerate(patches) if changes(vlm, captured, patch)]
-    rows = max(1, tokens_per_trace // captured.ids.shape[1])
-    for start in range(0, len(changing), rows):
-        chunk = changing[start : start + rows]
-        results[chunk] = run_rows(vlm, captured, [patches[i] for i in chunk])
+    changing = sorted((i for i, patch in enumerate(patches) if changes(vlm, captured, patch)), key=lambda i: patches[i].layer)
+    run = run_packed if vlm.architecture.causal else run_rows
+    for chunk in _chunks(vlm, captured, patches, changing, tokens):
+        results[chunk] = run(vlm, captured, [patches[i] for i in chunk])
     return results
 
 
@@ -39,29 +45,84 @@ def changes(vlm: Vlm, captured: Captured, patch: Patch) -> bool:
     return not torch.equal(states[CLEAN], states[CORRUPT])
 
 
+def _chunks(
+    vlm: Vlm, captured: Captured, patches: Sequence[Patch], changing: Sequence[int], tokens: int | None
+) -> Iterator[list[int]]:
+    """Cut the patches, in order of layer, into traces of at most `tokens` tokens."""
+    prompt = captured.ids.shape[1]
+    causal = vlm.architecture.causal
+    most = tokens or (PACKED_TOKENS if causal else TOKENS_PER_TRACE)
+    chunk: list[int] = []
+    used = 0
+    for index in changing:
+        needed = prompt - min(patches[index].positions) if causal else prompt
+        if chunk and used + needed > most:
+            yield chunk
+            chunk, used = [], 0
+        chunk.append(index)
+        used += needed
+    if chunk:
+        yield chunk
+
+
 def run_rows(vlm: Vlm, captured: Captured, patches: Sequence[Patch]) -> Float[Tensor, "patch measurement"]:
-    """One trace over the corrupt run, a row for each patch."""
+    """One trace over the corrupt run, a row for each patch, from the first patched layer on."""
     image, ids = captured.image[CORRUPT], captured.ids[CORRUPT]
-    sites = _sites(vlm, patches, len(ids))
+    first = min(patch.layer for patch in patches)
+    row = torch.arange(len(patches), device=vlm.device)[:, None].expand(-1, len(ids))
+    position = torch.arange(len(ids), device=vlm.device).expand(len(patches), -1)
+    sites = _sites(vlm, captured, patches, row, position)
     with torch.no_grad(), vlm.model.trace(**vlm.repeated(ids, image, len(patches))):
         vlm.reuse_image(image)
-        for (number, component), here in sites.items():
-            port, layer = vlm.port(component), vlm.layers[number]
-            state = port.read(layer)
-            clean = captured.states[component][CLEAN, number]
-            parts = (vlm.groups(component), -1)
-            port.write(layer, torch.where(here[..., None], clean.unflatten(-1, parts), state.unflatten(-1, parts)).flatten(-2))
+        for layer in vlm.layers[:first]:
+            layer.skip(captured.entering[first].expand(len(patches), -1, -1))
+        for (number, component), (here, clean) in sites.items():
+            _put(vlm, number, component, here, clean)
         measured = save(measure(vlm.logits(), *captured.answers))
     return measured
 
 
-def _sites(vlm: Vlm, patches: Sequence[Patch], tokens: int) -> dict[tuple[int, str], Tensor]:
-    """For each (layer, component) in the order of computation, where it is patched: bool [row, token, head]."""
+def run_packed(vlm: Vlm, captured: Captured, patches: Sequence[Patch]) -> Float[Tensor, "patch measurement"]:
+    """One trace over one row that holds every patched run from its first patched token on, from the first patched layer on."""
+    first = min(patch.layer for patch in patches)
+    packing = pack(patches, captured.ids.shape[1], vlm.device)
+    sites = _sites(vlm, captured, patches, packing.run[None], packing.position[None])
+    with torch.no_grad(), vlm.model.trace(**vlm.packed(packing, captured.image[CORRUPT], captured.cache)):
+        for layer in vlm.layers[:first]:
+            layer.skip(captured.entering[first][packing.position][None])
+        for (number, component), (here, clean) in sites.items():
+            _put(vlm, number, component, here, clean)
+        measured = save(measure(vlm.packed_logits(), *captured.answers))
+    return measured
+
+
+Site = tuple[int, str]
+
+
+def _sites(
+    vlm: Vlm, captured: Captured, patches: Sequence[Patch], run: Tensor, position: Tensor
+) -> dict[Site, tuple[Tensor, Tensor]]:
+    """For each (layer, component), in the order of computation: where it is patched, bool [row, token, head], and the clean state there.
+
+    Parameters
+    ----------
+    run, position : of each token of the trace's rows, [row, token], the patched run it belongs to and its position in the prompt
+    """
     order = vlm.architecture.components
-    sites: dict[tuple[int, str], Tensor] = {}
-    for number, component in sorted({(p.layer, p.component) for p in patches}, key=lambda site: (site[0], order.index(site[1]))):
-        sites[number, component] = torch.zeros(len(patches), tokens, vlm.groups(component), dtype=torch.bool, device=vlm.device)
-    for row, patch in enumerate(patches):
+    named = sorted({(p.layer, p.component) for p in patches}, key=lambda site: (site[0], order.index(site[1])))
+    wanted = {site: torch.zeros(len(patches), captured.ids.shape[1], vlm.groups(site[1]), dtype=torch.bool) for site in named}
+    for number, patch in enumerate(patches):
         head = slice(None) if patch.head is None else patch.head
-        sites[patch.layer, patch.component][row, list(patch.positions), head] = True
-    return sites
+        wanted[patch.layer, patch.component][number, list(patch.positions), head] = True
+    return {
+        (layer, component): (here.to(vlm.device)[run, position], captured.states[component][CLEAN, layer][position])
+        for (layer, component), here in wanted.items()
+    }
+
+
+def _put(vlm: Vlm, layer: int, component: str, here: Tensor, clean: Tensor) -> None:
+    """Inside a trace: the clean state in the place of the model's own, where `here` says so."""
+    port, groups = vlm.port(component), (vlm.groups(component), -1)
+    state = port.read(vlm.layers[layer])
+    mixed = torch.where(here[..., None], clean.unflatten(-1, groups), state.unflatten(-1, groups)).flatten(-2)
+    port.write(vlm.layers[layer], mixed)

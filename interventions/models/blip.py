@@ -30,7 +30,7 @@ class Blip(Vlm):
         """As ours: the first word piece of each."""
         return self.answer_id("", correct), self.answer_id("", incorrect)
 
-    def inputs(self, ids: torch.Tensor, pixels: torch.Tensor) -> Inputs:
+    def inputs(self, ids: torch.Tensor, pixels: torch.Tensor, cache: bool = False) -> Inputs:
         start = torch.full((len(ids), 1), self.module.decoder_start_token_id, device=self.device)
         return {"input_ids": ids, "pixel_values": pixels, "decoder_input_ids": start}
 

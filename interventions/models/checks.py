@@ -3,10 +3,11 @@
 import numpy as np
 import torch
 from nnsight import save
+from nnsight.intervention.interleaver import OutOfOrderError
 from PIL import Image
 
 from interventions.models.architecture import Port
-from interventions.models.vlm import Vlm, measure
+from interventions.models.vlm import Inputs, Vlm, measure
 
 QUESTION = "Is this red or blue?"
 
@@ -34,14 +35,10 @@ def check_sites(vlm: Vlm) -> None:
     tolerance = 1e-3 if vlm.dtype == torch.float32 else 0.15
     for number in sorted({0, vlm.n_layers - 1}):
         layer = vlm.layers[number]
-        with torch.no_grad(), vlm.model.trace(**inputs):
-            found: dict[str, torch.Tensor] = save({})
-            projected: dict[str, torch.Tensor] = save({})
-            for component in vlm.architecture.components:
-                found[component] = vlm.port(component).read(layer)
-                if component in vlm.architecture.attention:
-                    projected[component] = Port(vlm.architecture.attention[component].projection).read(layer)
-            clean = save(measure(vlm.logits(), 0, 1))
+        try:
+            found, projected, clean = _read(vlm, inputs, number)
+        except OutOfOrderError as error:
+            raise SiteError(f"layer {number} does not compute its sites in the order {', '.join(vlm.architecture.components)}") from error
         for component, state in found.items():
             width = vlm.n_heads * vlm.head_dim if component in vlm.architecture.attention else vlm.width
             if tuple(state.shape) != (2, len(prompt.ids), width):
@@ -55,3 +52,17 @@ def check_sites(vlm: Vlm) -> None:
         swapped = save(measure(vlm.logits(), 0, 1))
     if not torch.allclose(swapped, clean.flip(0), atol=tolerance, rtol=tolerance) or torch.equal(swapped, clean):
         raise SiteError(f"block of layer {number}: exchanging it between two images does not exchange their answers")
+
+
+def _read(vlm: Vlm, inputs: Inputs, number: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]:
+    """Each component's state at a layer, each attention's output, and the measurements of the run."""
+    layer = vlm.layers[number]
+    with torch.no_grad(), vlm.model.trace(**inputs):
+        found: dict[str, torch.Tensor] = save({})
+        projected: dict[str, torch.Tensor] = save({})
+        for component in vlm.architecture.components:
+            found[component] = vlm.port(component).read(layer)
+            if component in vlm.architecture.attention:
+                projected[component] = Port(vlm.architecture.attention[component].projection).read(layer)
+        clean = save(measure(vlm.logits(), 0, 1))
+    return found, projected, clean

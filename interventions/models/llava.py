@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from nnsight.modeling.huggingface import HuggingFaceModel
 from PIL import Image
+from transformers import DynamicCache
 
 from interventions.models.vlm import Inputs, Vlm
+from interventions.packing import Packing
 
 
 class LlavaModel(HuggingFaceModel):
@@ -48,8 +50,8 @@ class Llava(Vlm):
         """The last sub-token of the text that the model generated, and of the incorrect answer as it stands in the question."""
         return tuple(self.processor.tokenizer(text)["input_ids"][-1] for text in (generated, incorrect))  # type: ignore[return-value]
 
-    def inputs(self, ids: torch.Tensor, pixels: torch.Tensor) -> Inputs:
-        return {"input_ids": ids, "pixel_values": pixels, "attention_mask": torch.ones_like(ids), "use_cache": False, "logits_to_keep": 1}
+    def inputs(self, ids: torch.Tensor, pixels: torch.Tensor, cache: bool = False) -> Inputs:
+        return {"input_ids": ids, "pixel_values": pixels, "attention_mask": torch.ones_like(ids), "use_cache": cache, "logits_to_keep": 1}
 
     def generate(self, questions: Sequence[str], images: Sequence[Image.Image]) -> list[str]:
         prompts = [self.prompt(question) for question in questions]
@@ -68,6 +70,23 @@ class Llava(Vlm):
     def repeated(self, ids: torch.Tensor, states: Any, rows: int) -> Inputs:
         mask = torch.ones(rows, len(states), dtype=torch.long, device=self.device)
         return {"inputs_embeds": states.expand(rows, -1, -1), "attention_mask": mask, "use_cache": False, "logits_to_keep": 1}
+
+    def cache(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(layer.keys, layer.values) for layer in self.model.output.past_key_values.layers]
+
+    def packed(self, packing: Packing, states: Any, cache: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Inputs:
+        mask = torch.zeros_like(visible := packing.visible(len(states)), dtype=self.dtype)
+        return {
+            "inputs_embeds": states[packing.position][None],
+            "attention_mask": mask.masked_fill(~visible, torch.finfo(self.dtype).min)[None, None],
+            "position_ids": packing.position[None],
+            "past_key_values": DynamicCache(cache),  # made anew: a pass appends to it
+            "use_cache": True,
+            "logits_to_keep": packing.last,
+        }
+
+    def packed_logits(self) -> Any:
+        return self.model.lm_head.output[0]
 
     def logits(self) -> Any:
         return self.model.lm_head.output[:, -1]

@@ -12,6 +12,8 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoProcessor
 from transformers.utils import logging as transformers_logging
 
@@ -62,7 +64,7 @@ def load(name: str, device: str = "auto", dtype: str = "float32", revision: str 
         module = auto.from_pretrained(source, revision=revision, dtype=DTYPES[dtype])
     except ModelError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError) as error:
         raise ModelError(f"could not load {name!r} from {where}: {' '.join(str(error).split())}") from error
     vlm = wrap(module.to(chosen).eval().requires_grad_(False), processor, Path(name).name, fingerprint(source, config, revision))
     if check:
@@ -116,7 +118,8 @@ def choose_device(device: str) -> torch.device:
 def check_heads(config: Any, architecture: Architecture) -> None:
     """Raise `ModelError` if the number of heads does not divide the width: heads would be cut wrongly."""
     sizes = getattr(config, architecture.text_config)
-    if not getattr(sizes, "head_dim", None) and sizes.hidden_size % sizes.num_attention_heads:
+    rounded_down = getattr(sizes, "head_dim", None) in (None, sizes.hidden_size // sizes.num_attention_heads)
+    if rounded_down and sizes.hidden_size % sizes.num_attention_heads:
         raise ModelError(
             f"the config says {sizes.num_attention_heads} attention heads and width {sizes.hidden_size}, which {sizes.num_attention_heads} "
             f"does not divide; correct {architecture.text_config}.num_attention_heads in the checkpoint's config.json"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from corruptions.pair import Prompt, Span
 from interventions.models.architecture import Architecture, Port
+from interventions.packing import Packing
 
 Inputs = dict[str, Any]
 
@@ -138,8 +139,11 @@ class Vlm:
         """Token ids of prompts of equal length."""
         return torch.tensor([prompt.ids for prompt in prompts], device=self.device)
 
-    def inputs(self, ids: Int[Tensor, "row token"], pixels: Float[Tensor, "row channel y x"]) -> Inputs:
-        """Arguments of one forward pass over rows of equal length, one image each, that ends at the answer position."""
+    def inputs(self, ids: Int[Tensor, "row token"], pixels: Float[Tensor, "row channel y x"], cache: bool = False) -> Inputs:
+        """Arguments of one forward pass over rows of equal length, one image each, that ends at the answer position.
+
+        With `cache`, a causal decoder keeps its keys and values (see the method of that name).
+        """
         raise NotImplementedError
 
     def generate(self, questions: Sequence[str], images: Sequence[Image.Image]) -> list[str]:
@@ -171,6 +175,18 @@ class Vlm:
 
     def logits(self) -> Any:
         """Inside a trace: logits at the answer position, [row, vocabulary]."""
+        raise NotImplementedError
+
+    def cache(self) -> list[tuple[Tensor, Tensor]]:
+        """At the end of a trace: keys and values of each layer of a causal decoder, else nothing."""
+        return []
+
+    def packed(self, packing: Packing, states: Any, cache: Sequence[tuple[Tensor, Tensor]]) -> Inputs:
+        """Arguments of a pass of a causal decoder over one row of packed runs, on the keys and values of the run they start from."""
+        raise NotImplementedError
+
+    def packed_logits(self) -> Any:
+        """Inside a trace made with `packed`: logits at the last token of each run, [run, vocabulary]."""
         raise NotImplementedError
 
 

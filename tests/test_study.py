@@ -1,0 +1,271 @@
+"""Studies end to end: files of effects, resumption, what is left out, and what is refused."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from data_prep import samples as sample_table
+from interventions import effects, patching
+from interventions.attention_patterns import attention_patterns, capture_attention
+from interventions.head_patching import patch_heads
+from interventions.module_patching import patch_modules
+from interventions.results import ResultsError
+from interventions.study import Options, prepare
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, shapes):
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    sample_table.save(shapes, folder, {"name": "shapes", "seed": 1, "left_out": []})
+    return str(folder)
+
+
+@pytest.fixture
+def study(tmp_path, data, vlm):
+    return prepare(Options(model=vlm.name, data=data, samples=2, out=tmp_path / "results", device="cpu"), vlm)
+
+
+def values(path):
+    with xr.open_dataset(path) as dataset:
+        return dataset.load()
+
+
+def test_head_effects_read_by_label_without_this_project(study):
+    path = patch_heads(study)
+    code = f"""
+import sys, xarray
+ds = xarray.open_dataset({str(path)!r})
+main = ds.attrs["main_token"]
+cell = ds.logit_correct.sel(layer=1, head=2, token=main, sample=ds.sample[0])
+assert cell.ndim == 0 and float(cell) == float(cell)
+assert set(ds.category.values) == {{"colour", "shape", "texture", "position"}}
+assert ds.attrs["granularity"] == "heads" and ds.attrs["dataset_fingerprint"] and "torch" in ds.attrs["library_versions"]
+tree = xarray.open_datatree({str(path)!r})
+assert "interventions" not in sys.modules and "torch" not in sys.modules
+print(sorted(ds.sizes.items()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", check=False)
+    assert done.returncode == 0, done.stderr
+    assert "('sample', 8)" in done.stdout
+
+
+def test_the_file_holds_what_the_engine_measured(study):
+    path = patch_heads(study)
+    dataset = effects.read(path)
+    pairs, _ = study.pairs("sip")
+    pair, component = pairs[3], study.vlm.architecture.head_component
+    part = patching._patch_pair(study, pair, component, True, patching._cells(study, pair, list(dataset.token.values)))
+    row = dataset.sel(sample=pair.sample["sample_id"])
+    for number, name in enumerate(effects.MEASUREMENTS):
+        np.testing.assert_array_equal(row[name].values, part["patched"][..., number])
+        assert float(row[f"clean_{name}"]) == part["runs"][0, number]
+        assert float(row[f"corrupt_{name}"]) == part["runs"][1, number]
+    assert row.attrs["modality"] == "image"
+
+
+def test_module_effects_line_tokens_up_by_role(study):
+    (path,) = patch_modules(study, "str", ("mlp",))
+    dataset = effects.read(path)
+    roles = dataset.effects.by_role()
+    assert {"correct", "incorrect", "or", "noun", "?"} <= set(roles.role.values)
+    unused = dataset.token_role == ""
+    assert bool(np.isnan(dataset.logit_correct.where(unused, drop=True)).all()) or not bool(unused.any())
+    assert not bool(np.isnan(dataset.logit_correct.where(~unused, 0.0)).any())
+
+
+def test_half_of_the_samples_have_the_correct_option_first(study):
+    pairs, _ = study.pairs("sip")
+    first = {}
+    for pair in pairs:
+        first.setdefault(pair.sample["category"], []).append(pair.sample["correct_first"])
+    assert {category: sorted(found) for category, found in first.items()} == dict.fromkeys(first, [False, True])
+
+
+def test_a_finished_file_is_left_alone_and_another_configuration_refused(study):
+    path = patch_heads(study)
+    before = path.stat().st_mtime_ns
+    assert patch_heads(study) == path
+    assert path.stat().st_mtime_ns == before
+    study.options.seed = 5
+    with pytest.raises(ResultsError, match=r"another configuration \(seed: 0 there, 5 asked for\).*--overwrite"):
+        patch_heads(study)
+    study.options.overwrite = True
+    patch_heads(study)
+    with xr.open_dataset(path) as dataset:
+        assert dataset.attrs["seed"] == 5
+    study.options.seed = 0
+
+
+def test_parts_of_another_configuration_are_refused(study, monkeypatch):
+    interrupt_after(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        patch_heads(study)
+    monkeypatch.undo()
+    study.options.samples = 1
+    with pytest.raises(ResultsError, match="samples: 2 there, 1 asked for"):
+        patch_heads(study)
+
+
+def interrupt_after(monkeypatch, samples):
+    count = iter(range(samples))
+    real = patching._patch_pair
+
+    def patch_pair(*arguments):
+        if next(count, None) is None:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(patching, "_patch_pair", patch_pair)
+
+
+def test_an_interrupted_study_goes_on_and_ends_with_the_same_values(study, monkeypatch, tmp_path):
+    interrupt_after(monkeypatch, 5)
+    with pytest.raises(KeyboardInterrupt):
+        patch_heads(study)
+    monkeypatch.undo()
+    redone = []
+    real = patching._patch_pair
+    monkeypatch.setattr(patching, "_patch_pair", lambda *arguments: redone.append(1) or real(*arguments))
+    resumed = values(patch_heads(study))
+    assert len(redone) == 3  # of 8: none was done twice
+    monkeypatch.undo()
+    study.options.out = tmp_path / "whole"
+    whole = values(patch_heads(study))
+    xr.testing.assert_identical(resumed.drop_attrs(), whole.drop_attrs())
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_samples_left_out_are_in_the_manifest_with_their_reasons(tmp_path, data, blip):
+    study = prepare(Options(model=blip.name, data=data, samples=2, out=tmp_path, device="cpu"), blip)
+    wrong = study.table[0]["sample_id"]
+    study.answers[wrong] = "purple"
+    path = patch_heads(study)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    entry = manifest["runs"][str(path.relative_to(tmp_path))]
+    reasons = {left["sample"]: left["reason"] for left in entry["left_out"]}
+    assert reasons[wrong].startswith("the model answers 'purple', not")
+    assert wrong not in values(path).sample.values
+    assert manifest["answers"][f"{blip.name}/shapes"]["colour"]["asked"] == 4
+
+
+def test_no_sample_left_says_why(tmp_path, data, blip):
+    study = prepare(Options(model=blip.name, data=data, samples=2, out=tmp_path, device="cpu"), blip)
+    study.answers = dict.fromkeys(study.answers, "nothing")
+    with pytest.raises(Exception, match=r"no sample of 'shapes' is left.*the model answers 'nothing'.*--keep-wrong"):
+        patch_heads(study)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": "no-such-folder"}, "no-such-folder"),
+        ({"corruption": "noise"}, "unknown corruption 'noise'; choose from sip, str"),
+        ({"samples": 0}, "--samples must be at least 1"),
+        ({"out": Path("/proc/nowhere")}, "cannot write into /proc/nowhere.*--out"),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path, data, blip, options, message):
+    with pytest.raises((ValueError, ResultsError, OSError), match=message):
+        prepare(Options(**{"model": blip.name, "data": data, "out": tmp_path, **options}), blip)
+
+
+def test_wrong_components_and_tokens_are_refused(study):
+    with pytest.raises(ValueError, match="no component 'nose'"):
+        patch_modules(study, components=("mlp", "nose"))
+    with pytest.raises(ValueError, match="'mlp' of .* has no heads"):
+        patch_heads(study, component="mlp")
+    with pytest.raises(ValueError, match="no token has the role 'verb'"):
+        patch_heads(study, tokens=("verb",))
+
+
+def test_a_full_disk_loses_no_finished_sample(study, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    pairs, _ = study.pairs("sip")
+    interrupt_after(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        patch_heads(study)
+    monkeypatch.undo()
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(ResultsError, match=r"No space left on device.*finished before are kept"):
+        patch_heads(study)
+    monkeypatch.undo()
+    component = study.vlm.architecture.head_component
+    assert len(list((study.folder / "sip").glob(f".{component}-heads.partial/*.npz"))) == 2
+    assert len(effects.read(patch_heads(study)).sample) == len(pairs)
+
+
+def test_attention_patterns_are_probabilities_over_patches(study):
+    with xr.open_dataset(attention_patterns(study)) as dataset:
+        sums = dataset.attention.sum("patch")
+        assert bool((dataset.attention >= 0).all())
+        assert bool((sums <= 1 + 1e-5).all())
+        assert dataset.sizes["patch"] == 64
+        assert dataset.image.dtype == np.uint8
+        shares = dataset.object_share.sum("patch") * 64  # each patch has 64 pixels
+        masks = {row["sample_id"]: (np.asarray(row["object_mask"]) > 127).sum() for row in study.table}
+        np.testing.assert_allclose(shares.values, [masks[str(name)] for name in dataset.sample.values], rtol=1e-3)
+
+
+def test_attention_sums_to_one_and_weighs_the_values(vlm, make_pair):
+    """Over all keys; and z is the values of each head weighed by it."""
+    pair = make_pair(vlm, "sip")
+    component = vlm.architecture.head_component
+    with vlm.showing_attention():
+        probabilities = capture_attention(vlm, pair, component)
+    assert probabilities.shape[:3] == (vlm.n_layers, vlm.n_heads, len(vlm.prompt(pair.clean_question).ids))
+    np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("script", ["head_patching", "module_patching", "attention_patterns", "accuracy"])
+def test_scripts_explain_themselves_in_both_forms(script, tmp_path):
+    for command, folder in (([f"{ROOT}/interventions/{script}.py"], tmp_path), (["-m", f"interventions.{script}"], ROOT)):
+        done = subprocess.run([sys.executable, *command, "--help"], capture_output=True, text=True, cwd=folder, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "Example: python -m interventions." in " ".join(done.stdout.split())
+
+
+def test_a_script_reports_an_error_in_one_message(tmp_path):
+    command = [sys.executable, f"{ROOT}/interventions/head_patching.py", "--model", "nothing", "--samples", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert "error: unknown model 'nothing'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_and_kill_lose_no_finished_sample(tmp_path, data):
+    """The script is interrupted twice, by SIGINT and by SIGKILL, and then left to end."""
+    command = [sys.executable, f"{ROOT}/interventions/head_patching.py", "--model", "blip-shapes", "--data", data, "--samples", "2"]
+    command += ["--tokens", "every", "--out", str(tmp_path / "results")]
+    parts = tmp_path / "results/blip-shapes/shapes/sip/.cross_attention-heads.partial"
+
+    def finished():
+        return len(list(parts.glob("*.npz")))
+
+    kept = 0
+    for how in (signal.SIGINT, signal.SIGKILL):
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 120
+        while finished() <= kept and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(how)
+        _, errors = process.communicate()
+        if how == signal.SIGINT and process.returncode:
+            assert process.returncode == 130
+            assert "run the same command again" in errors
+        assert finished() >= kept
+        kept = finished()
+    subprocess.run(command, check=True, capture_output=True)
+    whole = [*command[:-1], str(tmp_path / "whole")]
+    subprocess.run(whole, check=True, capture_output=True)
+    name = "blip-shapes/shapes/sip/cross_attention-heads.nc"
+    xr.testing.assert_identical(values(tmp_path / "results" / name).drop_attrs(), values(tmp_path / "whole" / name).drop_attrs())
