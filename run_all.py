@@ -28,16 +28,16 @@ class RunAll:
     """Models: blip-shapes, llava-shapes (shipped), blip-vqa-base, llava-1.5-7b (the Hub), folders with checkpoints, or Hub ids."""
     datasets: tuple[str, ...] = ("shapes",)
     """Data sets: folders prepared with data_prep, or `shapes`, which is made when it is not there."""
-    corruptions: tuple[str, ...] = ("sip", "str")
+    corruptions: tuple[Literal["sip", "str"], ...] = ("sip", "str")
     """How corrupt runs are made: sip (another image), str (other options in the question)."""
     samples: int = 100
     """Samples of each category (task) that a model answers correctly, half with the correct option first."""
     out: Path = Path("results")
     """Results folder."""
-    modules: Literal["all", "none"] | tuple[str, ...] = "all"
-    """Components whose whole modules are patched: `all`, `none`, or some of mlp, self_attention, cross_attention, block."""
-    metric: str = "logit_difference"
-    """Metric by which heads are judged: logit_difference, restoration_probability, log_odds or normalized_effect."""
+    modules: tuple[Literal["all", "none", "mlp", "self_attention", "cross_attention", "block"], ...] = ("all",)
+    """Components whose whole modules are patched, where a model has them."""
+    metric: Literal["logit_difference", "restoration_probability", "log_odds", "normalized_effect"] = "logit_difference"
+    """Metric by which heads are judged."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<number>."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -60,25 +60,23 @@ def run(options: RunAll) -> None:
     ModelError, SampleError, ResultsError, ValueError
         Before any work where an option is wrong; each says what and what to do.
     """
-    from corruptions import registry  # libraries take seconds to load: not before `--help`
-    from interventions.attention_patterns import attention_patterns
+    from interventions.attention_patterns import attention_patterns  # libraries take seconds to load: not before `--help`
     from interventions.head_patching import patch_heads
+    from interventions.models.architecture import COMPONENTS
     from interventions.models.loading import load, resolve
     from interventions.module_patching import patch_modules
     from interventions.results import check_writable
     from interventions.study import Options, load_data, prepare
 
-    check_writable(options.out)
-    for name in options.corruptions:
-        if name not in registry.NAMES:
-            raise ValueError(f"unknown corruption {name!r}; choose from {', '.join(registry.NAMES)}")
     for name in options.models:
         resolve(name)
+    check_writable(options.out)
     shared = {name: getattr(options, name) for name in ("samples", "out", "device", "dtype", "seed", "threads", "keep_wrong", "overwrite")}
     for data in options.datasets:
         load_data(Options(data=data, samples=options.samples, out=options.out, seed=options.seed))
 
-    per_study = 1 + len(options.corruptions) * (1 + (options.modules != "none"))
+    modules = () if "none" in options.modules else COMPONENTS if "all" in options.modules else options.modules
+    per_study = 1 + len(options.corruptions) * (1 + bool(modules))
     total = len(options.models) * len(options.datasets) * per_study
     with tqdm(total=total, desc="stages", unit="stage", position=0) as stages:
         for model in options.models:
@@ -88,10 +86,9 @@ def run(options: RunAll) -> None:
                 for corruption in options.corruptions:
                     patch_heads(study, corruption)
                     stages.update()
-                    if options.modules != "none":
-                        components = vlm.architecture.components if options.modules == "all" else options.modules
-                        patch_modules(study, corruption, tuple(name for name in components if name in vlm.architecture.components))
-                        stages.update()
+                    if here := tuple(name for name in vlm.architecture.components if name in modules):
+                        patch_modules(study, corruption, here)
+                    stages.update(bool(modules))
                 attention_patterns(study)
                 stages.update()
 
@@ -102,7 +99,7 @@ def analyse(options: RunAll) -> None:
 
     found = universal_heads.find_and_write(options.out, metric=options.metric)
     head_functions.find_and_write(options.out)
-    figures.draw_all(options.out)
+    figures.draw_all(options.out, metric=options.metric)
     page = report.write_report(options.out)
     print(f"\nresults: {options.out.resolve()}\nreport:  {page}\n\n{universal_heads.summary(found)}")
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from corruptions.pair import Pair, Prompt
 
 ROLES = {
-    "[CLS]": "the first special token of an encoder's prompt, or [BOS] of a decoder's",
+    "[CLS]": "the first special token of an encoder's prompt",
+    "[BOS]": "the first special token of a causal decoder's prompt",
     "image": "the image tokens of a causal decoder's prompt, together",
     "template": "the prompt's fixed text around the question",
     "question": "a word of the question that has no role of its own",
@@ -33,7 +34,7 @@ class Cell:
 
 def roles(prompt: Prompt, pair: Pair, causal: bool) -> list[str]:
     """The role of each position of the clean prompt (see `ROLES`)."""
-    found = [_plain_role(prompt, i) for i in range(len(prompt.ids))]
+    found = [_plain_role(prompt, i, causal) for i in range(len(prompt.ids))]
     named = {"noun": _noun(pair), "or": _or(pair), "correct": pair.clean_options[0], "incorrect": pair.clean_options[1]}
     for role, span in named.items():
         for position in prompt.positions(span) if span else ():
@@ -68,10 +69,10 @@ def tokens_of_roles(prompt: Prompt, names: Sequence[str], wanted: Sequence[str])
     return cells
 
 
-def _plain_role(prompt: Prompt, position: int) -> str:
+def _plain_role(prompt: Prompt, position: int, causal: bool) -> str:
     kind, word = prompt.kinds[position], prompt.words[position]
     if kind == "special":
-        return "[CLS]" if position == 0 else "[SEP]"
+        return "[SEP]" if position else "[BOS]" if causal else "[CLS]"
     return "?" if kind == "question" and word == "?" else kind
 
 

@@ -173,8 +173,6 @@ def prepare(options: Options, vlm: Vlm | None = None) -> Study:
     ModelError, SampleError, ResultsError, ValueError
         Each says what is wrong and what to do.
     """
-    if options.samples < 1:
-        raise ValueError(f"--samples must be at least 1, not {options.samples}")
     if options.corruption not in registry.NAMES:
         raise ValueError(f"unknown corruption {options.corruption!r}; choose from {', '.join(registry.NAMES)}")
     check_writable(options.out)
@@ -186,6 +184,8 @@ def prepare(options: Options, vlm: Vlm | None = None) -> Study:
 
 def load_data(options: Options) -> tuple[str, Dataset, str]:
     """Name, table and fingerprint of the data set; makes `shapes` in `<out>/data/` with a fifth more samples than asked for."""
+    if options.samples < 1:
+        raise ValueError(f"--samples must be at least 1, not {options.samples}")
     folder = Path(options.data)
     if options.data == "shapes" and not folder.is_dir():
         per_category = -(-options.samples * 6 // 5) + 4

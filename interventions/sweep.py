@@ -45,9 +45,7 @@ def changes(vlm: Vlm, captured: Captured, patch: Patch) -> bool:
     return not torch.equal(states[CLEAN], states[CORRUPT])
 
 
-def _chunks(
-    vlm: Vlm, captured: Captured, patches: Sequence[Patch], changing: Sequence[int], tokens: int | None
-) -> Iterator[list[int]]:
+def _chunks(vlm: Vlm, captured: Captured, patches: Sequence[Patch], changing: Sequence[int], tokens: int | None) -> Iterator[list[int]]:
     """Cut the patches, in order of layer, into traces of at most `tokens` tokens."""
     prompt = captured.ids.shape[1]
     causal = vlm.architecture.causal
@@ -99,9 +97,7 @@ def run_packed(vlm: Vlm, captured: Captured, patches: Sequence[Patch]) -> Float[
 Site = tuple[int, str]
 
 
-def _sites(
-    vlm: Vlm, captured: Captured, patches: Sequence[Patch], run: Tensor, position: Tensor
-) -> dict[Site, tuple[Tensor, Tensor]]:
+def _sites(vlm: Vlm, captured: Captured, patches: Sequence[Patch], run: Tensor, position: Tensor) -> dict[Site, tuple[Tensor, Tensor]]:
     """For each (layer, component), in the order of computation: where it is patched, bool [row, token, head], and the clean state there.
 
     Parameters

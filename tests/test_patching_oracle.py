@@ -70,9 +70,7 @@ def test_corrupt_into_corrupt_has_no_effect(vlm, make_pair, corruption):
         every = all_patches(vlm, pair, component, heads=False)
         assert torch.equal(sweep(vlm, identity, every), captured.measured[CORRUPT].expand(len(every), -1))
         for run in (run_rows, run_packed) if vlm.architecture.causal else (run_rows,):  # the same through the model
-            torch.testing.assert_close(
-                run(vlm, identity, every), captured.measured[CORRUPT].expand(len(every), -1), atol=TOLERANCE, rtol=0
-            )
+            torch.testing.assert_close(run(vlm, identity, every), captured.measured[CORRUPT].expand(len(every), -1), atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("corruption", ["sip", "str"])

@@ -41,6 +41,7 @@ def test_roles_of_a_causal_decoder(llava, make_pair):
     prompt, found = named(llava, make_pair(llava, "sip"))
     assert (found[-1], prompt.words[-1]) == ("last", ":")
     assert (found[-2], prompt.words[-2]) == ("assistant", "ASSISTANT")
+    assert found[0] == "[BOS]"
     assert found.count("image") == llava.tokens_per_image == 64
 
 

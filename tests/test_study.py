@@ -86,7 +86,7 @@ def test_half_of_the_samples_have_the_correct_option_first(study):
     first = {}
     for pair in pairs:
         first.setdefault(pair.sample["category"], []).append(pair.sample["correct_first"])
-    assert {category: sorted(found) for category, found in first.items()} == dict.fromkeys(first, [False, True])
+    assert {category: sorted(found) for category, found in first.items()} == {category: [False, True] for category in first}
 
 
 def test_a_finished_file_is_left_alone_and_another_configuration_refused(study):
@@ -180,7 +180,7 @@ def test_wrong_options_are_refused(tmp_path, data, blip, options, message):
 def test_wrong_components_and_tokens_are_refused(study):
     with pytest.raises(ValueError, match="no component 'nose'"):
         patch_modules(study, components=("mlp", "nose"))
-    with pytest.raises(ValueError, match="'mlp' of .* has no heads"):
+    with pytest.raises(ValueError, match=r"'mlp' of .* has no heads"):
         patch_heads(study, component="mlp")
     with pytest.raises(ValueError, match="no token has the role 'verb'"):
         patch_heads(study, tokens=("verb",))

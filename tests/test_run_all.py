@@ -1,0 +1,113 @@
+"""`run_all.py` as a user runs it: twice the same values, killed and resumed the same, wrong options refused."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import xarray as xr
+
+from tests.conftest import ROOT
+
+TINY = ["--samples", "2", "--modules", "mlp", "block", "--models"]
+
+
+def start(folder, *options):
+    command = [sys.executable, str(ROOT / "run_all.py"), "--out", "results", *options]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(folder, *options):
+    process = start(folder, *options)
+    out, errors = process.communicate()
+    return process.returncode, out, errors
+
+
+def values(folder):
+    """Every value of every NetCDF file; what says when and how it was made is left aside."""
+    found = {}
+    for path in sorted((folder / "results").rglob("*.nc")):
+        with xr.open_datatree(path) as tree:
+            for node in tree.subtree:
+                found[str(path.relative_to(folder)), node.path] = node.to_dataset().load().drop_attrs()
+    return found
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        xr.testing.assert_identical(one[name], other[name])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("once")
+    code, out, errors = run(folder, *TINY, "blip-shapes", "llava-shapes")
+    assert code == 0, errors
+    return folder, out
+
+
+def test_it_ends_with_where_the_results_are_and_the_universal_heads(finished):
+    folder, out = finished
+    results = folder / "results"
+    assert str(results) in out
+    assert all(f"{model}: vision:" in out for model in ("blip-shapes", "llava-shapes"))
+    made = {str(path.relative_to(results)) for path in results.rglob("*")}
+    wanted = {f"{model}/shapes/{corruption}/{component}.nc" for model in ("blip-shapes", "llava-shapes")
+              for corruption in ("sip", "str") for component in ("mlp", "block")}  # fmt: skip
+    wanted |= {f"blip-shapes/shapes/{corruption}/cross_attention-heads.nc" for corruption in ("sip", "str")}
+    wanted |= {f"llava-shapes/shapes/{corruption}/self_attention-heads.nc" for corruption in ("sip", "str")}
+    wanted |= {"universal_heads.nc", "universal_heads.csv", "head_functions.nc", "head_functions.csv", "report.html", "manifest.json"}
+    assert wanted <= made
+    with xr.open_datatree(results / "universal_heads.nc") as tree:
+        assert set(tree.children) == {"blip-shapes", "llava-shapes"}
+
+
+def test_a_second_run_gives_the_same_values_bit_for_bit(finished, tmp_path):
+    code, _, errors = run(tmp_path, *TINY, "blip-shapes", "llava-shapes")
+    assert code == 0, errors
+    assert_same(values(finished[0]), values(tmp_path))
+
+
+def test_killed_half_way_and_resumed_gives_the_same_values(finished, tmp_path):
+    results = tmp_path / "results"
+    for marker in ("blip-shapes/shapes/sip/cross_attention-heads.nc", "llava-shapes/shapes/str/*/*.npz"):
+        process = start(tmp_path, *TINY, "blip-shapes", "llava-shapes")
+        pattern = marker.replace("/*/", "/.self_attention-heads.partial/")
+        deadline = time.monotonic() + 240
+        while not any(results.glob(pattern)) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    code, _, errors = run(tmp_path, *TINY, "blip-shapes", "llava-shapes")
+    assert code == 0, errors
+    assert_same(values(finished[0]), values(tmp_path))
+
+
+def test_results_of_another_configuration_stop_it(finished):
+    code, _, errors = run(finished[0], *TINY, "blip-shapes", "--dtype", "bfloat16")
+    assert code == 1
+    assert "results of another configuration" in errors
+    assert "dtype" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--models", "blop"], "unknown model 'blop'"),
+        (["--datasets", "no-such-data"], "no-such-data"),
+        (["--corruptions", "noise"], "noise"),
+        (["--out", "/proc/results"], "cannot write into /proc/results"),
+        (["--metric", "beauty"], "beauty"),
+        (["--modules", "nose"], "nose"),
+        (["--samples", "0"], "--samples must be at least 1"),
+    ],
+)
+def test_a_wrong_option_stops_it_before_any_work(tmp_path, options, message):
+    code, _, errors = run(tmp_path, *options)
+    assert code in (1, 2)
+    assert message in errors
+    assert "Traceback" not in errors
+    assert not list(tmp_path.rglob("*.nc"))
