@@ -4,6 +4,8 @@ A stage that is done is skipped; an interrupted run goes on where it was.
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -76,21 +78,33 @@ def run(options: RunAll) -> None:
         load_data(Options(data=data, samples=options.samples, out=options.out, seed=options.seed))
 
     modules = () if "none" in options.modules else COMPONENTS if "all" in options.modules else options.modules
-    per_study = 1 + len(options.corruptions) * (1 + bool(modules))
-    total = len(options.models) * len(options.datasets) * per_study
+    total = len(options.models) * len(options.datasets) * (1 + len(options.corruptions))
     with tqdm(total=total, desc="stages", unit="stage", position=0) as stages:
         for model in options.models:
             vlm = load(model, options.device, options.dtype)
             for data in options.datasets:
                 study = prepare(Options(model=model, data=data, corruption=options.corruptions[0], **shared), vlm)
+                here = tuple(name for name in vlm.architecture.components if name in modules)
                 for corruption in options.corruptions:
-                    patch_heads(study, corruption)
+                    with noting_what_is_left_out():
+                        patch_heads(study, corruption)
+                        if here:
+                            patch_modules(study, corruption, here)
                     stages.update()
-                    if here := tuple(name for name in vlm.architecture.components if name in modules):
-                        patch_modules(study, corruption, here)
-                    stages.update(bool(modules))
-                attention_patterns(study)
+                with noting_what_is_left_out():
+                    attention_patterns(study)
                 stages.update()
+
+
+@contextmanager
+def noting_what_is_left_out() -> Iterator[None]:
+    """A stage for which no sample is left is said to be not run, here and in the manifest; the others go on."""
+    from corruptions.pair import LeftOut
+
+    try:
+        yield
+    except LeftOut as reason:
+        tqdm.write(f"not run: {reason}", file=sys.stderr)
 
 
 def analyse(options: RunAll) -> None:

@@ -280,7 +280,23 @@ def summary(found: dict[str, xr.Dataset]) -> str:
     for model, dataset in found.items():
         heads = {kind: [head_name(*map(int, at)) for at in np.argwhere((dataset["kind"] == kind).values)] for kind in KINDS[:-1]}
         lines.append(f"{model}: " + "; ".join(f"{kind}: {' '.join(names) or 'no head'}" for kind, names in heads.items()))
+        if not any(heads.values()):
+            lines += [f"  {line}" for line in _nearest(dataset)]
     return "\n".join(lines)
+
+
+def _nearest(dataset: xr.Dataset) -> list[str]:
+    """For each corruption, the heads that are important in the most tasks, in words."""
+    lines = []
+    for corruption in dataset["corruption"].values:
+        under = dataset.sel(corruption=corruption)
+        tasks = under["important"].sum("task").values
+        names = " ".join(head_name(*map(int, at)) for at in np.argwhere(tasks == tasks.max()))
+        most = f"{tasks.max()} of {int((under['samples'] > 0).sum())} tasks"
+        lines.append(
+            f"nearest under {corruption}: {names}, important in {most}" if tasks.max() else f"no head is important under {corruption}"
+        )
+    return lines
 
 
 @dataclass(frozen=True)

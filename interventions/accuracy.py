@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from data_prep.samples import load as load_samples
 from data_prep.shapes import make_shapes
-from interventions.answers import accuracy
+from interventions.answers import accuracy, generate_answers
 from interventions.command import reporting_errors
 from interventions.models.loading import load
 from interventions.models.vlm import Vlm
@@ -46,9 +46,7 @@ def measure_accuracy(vlm: Vlm, samples: Dataset, batch: int = 32) -> dict[str, d
     """For each category, how many questions were asked and how many answered correctly (greedy answer, exact match)."""
     answers: dict[str, str] = {}
     for start in tqdm(range(0, len(samples), batch), desc=f"{vlm.name} answers", unit="batch"):
-        rows = [samples[i] for i in range(start, min(start + batch, len(samples)))]
-        generated = vlm.generate([row["question"] for row in rows], [row["clean_image"] for row in rows])
-        answers |= {row["sample_id"]: text for row, text in zip(rows, generated, strict=True)}
+        answers |= generate_answers(vlm, [samples[i] for i in range(start, min(start + batch, len(samples)))])
     return accuracy(samples, answers)
 
 

@@ -2,11 +2,13 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import Dataset
 from tqdm import tqdm
 
+from data_prep.samples import Sample
 from interventions.models.vlm import Vlm
 from interventions.results import differences, update_manifest, write_text
 
@@ -17,7 +19,7 @@ def is_exact_match(generated: str, correct: str) -> bool:
 
 
 def answer_all(vlm: Vlm, samples: Dataset, fingerprint: str, results: Path, dataset: str, batch: int = 16) -> dict[str, str]:
-    """The generated answer of every sample, by sample id.
+    """The generated answer of every sample, by sample id ("" where the prompt is longer than the model takes).
 
     Kept in `<results>/<model>/<dataset>/answers.json`, batch by batch, and read from there where model and data are the same.
     The accuracy of each category goes into the manifest.
@@ -32,12 +34,17 @@ def answer_all(vlm: Vlm, samples: Dataset, fingerprint: str, results: Path, data
     missing = [i for i, sample_id in enumerate(samples["sample_id"]) if sample_id not in answers]
     starts = range(0, len(missing), batch)
     for start in tqdm(starts, desc=f"{vlm.name} answers {dataset}", unit="batch", disable=not missing):
-        rows = [samples[i] for i in missing[start : start + batch]]
-        generated = vlm.generate([row["question"] for row in rows], [row["clean_image"] for row in rows])
-        answers |= {row["sample_id"]: text for row, text in zip(rows, generated, strict=True)}
+        answers |= generate_answers(vlm, [samples[i] for i in missing[start : start + batch]])
         write_text(path, json.dumps({"configuration": configuration, "answers": answers}, ensure_ascii=False))
     update_manifest(results, "answers", f"{vlm.name}/{dataset}", accuracy(samples, answers))
     return answers
+
+
+def generate_answers(vlm: Vlm, rows: Sequence[Sample]) -> dict[str, str]:
+    """The generated answers of one batch, by sample id."""
+    short = [row for row in rows if len(vlm.prompt(row["question"]).ids) <= vlm.longest_prompt]
+    generated = vlm.generate([row["question"] for row in short], [row["clean_image"] for row in short]) if short else []
+    return {row["sample_id"]: "" for row in rows} | {row["sample_id"]: text for row, text in zip(short, generated, strict=True)}
 
 
 def accuracy(samples: Dataset, answers: dict[str, str]) -> dict[str, dict[str, int]]:

@@ -59,7 +59,7 @@ def attention_patterns(study: Study, component: str | None = None, query: str | 
     if store.is_finished:
         return path
     started = perf_counter()
-    pairs, left_out = study.pairs(study.options.corruption)
+    pairs, left_out = study.pairs_for(path, study.options.corruption)
     parts: list[Arrays] = []
     with vlm.showing_attention():
         for pair in tqdm(pairs, desc=f"{vlm.name} {path.stem}", unit="sample"):

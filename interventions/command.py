@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from corruptions.pair import LeftOut
-from interventions.models.checks import SiteError
 from interventions.results import ResultsError
+from interventions.verify import VerificationError
 
 INTERRUPTED = 130
 
@@ -19,5 +19,5 @@ def reporting_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("\ninterrupted: every finished sample is kept; run the same command again to go on", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
-    except (ValueError, OSError, ResultsError, LeftOut, SiteError) as error:
+    except (ValueError, OSError, ResultsError, LeftOut, VerificationError) as error:
         raise SystemExit(f"error: {error}") from error

@@ -17,6 +17,7 @@ from interventions.results import Arrays, Store, update_manifest
 from interventions.roles import Cell, every_token, roles, tokens_of_roles
 from interventions.study import Study
 from interventions.sweep import sweep
+from interventions.verify import verify
 
 EVERY = "every"  # instead of roles: each token of the prompt by itself
 
@@ -41,6 +42,8 @@ def patch_study(study: Study, component: str, *, heads: bool, tokens: Sequence[s
         Unknown component or role, heads of a component that has none.
     ResultsError
         The file holds results of another configuration, or cannot be written.
+    VerificationError
+        The first samples, measured again the plain way, differ.
     """
     vlm, corruption = study.vlm, corruption or study.options.corruption
     vlm.port(component)
@@ -54,14 +57,16 @@ def patch_study(study: Study, component: str, *, heads: bool, tokens: Sequence[s
     if store.is_finished:
         return path
     started = perf_counter()
-    pairs, left_out = study.pairs(corruption)
+    pairs, left_out = study.pairs_for(path, corruption)
     cells = [_cells(study, pair, tokens) for pair in pairs]
     parts: list[Arrays] = []
+    computed = 0
     bar = tqdm(zip(pairs, cells, strict=True), total=len(pairs), desc=f"{vlm.name} {corruption} {path.stem}", unit="sample")
     for pair, here in bar:
         part = store.get(pair.sample["sample_id"])
         if part is None:
-            part = _patch_pair(study, pair, component, heads, here)
+            part = _patch_pair(study, pair, component, heads, here, check=computed < study.options.verify)
+            computed += 1
             store.put(pair.sample["sample_id"], part)
         parts.append(part)
     store.finish(_assemble(study, corruption, component, heads, tokens, pairs, cells, parts), effects.write)
@@ -76,14 +81,16 @@ def _cells(study: Study, pair: Pair, tokens: Sequence[str]) -> list[Cell]:
     return every_token(clean, names) if list(tokens) == [EVERY] else tokens_of_roles(clean, names, tokens)
 
 
-def _patch_pair(study: Study, pair: Pair, component: str, heads: bool, cells: Sequence[Cell]) -> Arrays:
+def _patch_pair(study: Study, pair: Pair, component: str, heads: bool, cells: Sequence[Cell], check: bool = False) -> Arrays:
     vlm = study.vlm
     if study.options.definition == "reference" and vlm.architecture.name == "blip" and component == "mlp":
         component = "block"  # NOTICE's code patches the module called `output`: the layer's
     pixels = vlm.pixels([pair.clean_image, pair.corrupt_image])
     captured = capture(vlm, vlm.ids(prompts_of(vlm, pair)), pixels, study.answer_ids(pair), (component,))
-    n_heads = vlm.n_heads if heads else None
-    measured = sweep(vlm, captured, patches(component, vlm.n_layers, n_heads, cells))
+    every = patches(component, vlm.n_layers, vlm.n_heads if heads else None, cells)
+    measured = sweep(vlm, captured, every)
+    if check:
+        verify(vlm, captured, pixels, every, measured)
     shape = (vlm.n_layers, *([vlm.n_heads] if heads else []), len(cells), len(effects.MEASUREMENTS))
     return {"patched": measured.reshape(shape).cpu().numpy(), "runs": captured.measured.cpu().numpy()}
 

@@ -54,6 +54,8 @@ class Options:
     """`reference` scores LLaVA's answers by their last sub-token and patches BLIP's `mlp` at the layer's output, as NOTICE's code does."""
     threads: int = 0
     """CPU threads; 0 takes one for a small model, whose matrices are not worth sharing out, and all cores for others."""
+    verify: int = 1
+    """Samples of each run, the first ones, of which some cells are measured again the plain way: one patch, one whole trace."""
     overwrite: bool = False
     """Replace results of another configuration that are in the way."""
 
@@ -90,6 +92,15 @@ class Study:
             self._chosen[corruption] = self._choose(corruption)
         return self._chosen[corruption]
 
+    def pairs_for(self, path: Path, corruption: str) -> tuple[list[Pair], list[dict[str, str]]]:
+        """`pairs`, for a results file: when none is left, the manifest says that it was not run, and why."""
+        try:
+            return self.pairs(corruption)
+        except LeftOut as reason:
+            entry = {"status": f"not run: {reason}", "samples": 0}
+            update_manifest(self.options.out, "runs", str(path.relative_to(self.options.out)), entry)
+            raise
+
     def _choose(self, corruption: str) -> tuple[list[Pair], list[dict[str, str]]]:
         maker = registry.make(corruption, self.table.remove_columns(["clean_image", "corrupt_image", "object_mask"]), self.options.seed)
         usable: dict[tuple[str, bool], list[Pair]] = {}
@@ -100,6 +111,7 @@ class Study:
             if len(group) >= wanted:
                 continue
             try:
+                self._check_length(sample)
                 self._check_answer(sample)
                 pair = maker.corrupt(sample, self.vlm.prompt)
                 prompts_of(self.vlm, pair)
@@ -125,6 +137,11 @@ class Study:
         generated = self.answers[sample["sample_id"]]
         if not self.options.keep_wrong and not is_exact_match(generated, sample["correct_answer"]):
             raise LeftOut(f"the model answers {generated!r}, not {sample['correct_answer']!r}")
+
+    def _check_length(self, sample: sample_table.Sample) -> None:
+        tokens = len(self.vlm.prompt(sample["question"]).ids)
+        if tokens > self.vlm.longest_prompt:
+            raise LeftOut(f"the prompt has {tokens} tokens, the model takes {self.vlm.longest_prompt}")
 
     def answer_ids(self, pair: Pair) -> tuple[int, int]:
         """The tokens that the two answers are scored by; raises `LeftOut` when they are the same."""

@@ -6,7 +6,7 @@
 - a patch whose clean state equals the corrupt one bit for bit is not run: it changes nothing, and its effect is exactly 0.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,7 @@ from interventions.models.vlm import Vlm, measure
 from interventions.packing import pack
 from interventions.plan import Patch
 
+Run = Callable[[Vlm, Captured, Sequence[Patch]], Tensor]
 TOKENS_PER_TRACE = 2048  # rows of an encoder are cut into traces of at most so many tokens in all
 PACKED_TOKENS = 512  # and the packed row of a decoder, whose attention grows with its square, after so many
 
@@ -33,8 +34,19 @@ def sweep(vlm: Vlm, captured: Captured, patches: Sequence[Patch], tokens: int | 
     changing = sorted((i for i, patch in enumerate(patches) if changes(vlm, captured, patch)), key=lambda i: patches[i].layer)
     run = run_packed if vlm.architecture.causal else run_rows
     for chunk in _chunks(vlm, captured, patches, changing, tokens):
-        results[chunk] = run(vlm, captured, [patches[i] for i in chunk])
+        results[chunk] = _run_in_memory(run, vlm, captured, [patches[i] for i in chunk])
     return results
+
+
+def _run_in_memory(run: Run, vlm: Vlm, captured: Captured, patches: Sequence[Patch]) -> Float[Tensor, "patch measurement"]:
+    """One trace, or two of half the patches each where the device's memory does not do, and so on."""
+    try:
+        return run(vlm, captured, patches)
+    except torch.OutOfMemoryError:
+        if len(patches) == 1:
+            raise
+    half = len(patches) // 2
+    return torch.cat([_run_in_memory(run, vlm, captured, part) for part in (patches[:half], patches[half:])])
 
 
 def changes(vlm: Vlm, captured: Captured, patch: Patch) -> bool:

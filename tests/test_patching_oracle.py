@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from interventions import sweep as sweep_module
 from interventions.capture import CLEAN, CORRUPT, capture, prompts_of
 from interventions.plain import run_plain
 from interventions.plan import Patch, patches
@@ -92,6 +93,28 @@ def test_tokens_before_the_first_change_of_a_causal_prompt_are_not_run(llava, ma
     for position in (0, first - 1):
         assert not changes(llava, captured, Patch("block", llava.n_layers - 1, None, (position,)))
     assert changes(llava, captured, Patch("block", llava.n_layers - 1, None, (first,)))
+
+
+def test_a_trace_that_does_not_fit_is_halved(vlm, make_pair, monkeypatch):
+    """Down to the patches that fit; the numbers stay the same."""
+    captured, _ = captured_pair(vlm, make_pair(vlm, "sip"))
+    every = all_patches(vlm, make_pair(vlm, "sip"), "mlp", heads=False)[:20]
+    whole = sweep(vlm, captured, every)
+    name = "run_packed" if vlm.architecture.causal else "run_rows"
+    real, sizes = getattr(sweep_module, name), []
+
+    def small_device(vlm, captured, patches):
+        sizes.append(len(patches))
+        if len(patches) > 3:
+            raise torch.OutOfMemoryError("too much")
+        return real(vlm, captured, patches)
+
+    monkeypatch.setattr(sweep_module, name, small_device)
+    torch.testing.assert_close(sweep(vlm, captured, every), whole, atol=TOLERANCE, rtol=0)
+    assert max(sizes) > 3
+    monkeypatch.setattr(sweep_module, name, lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("none fits")))
+    with pytest.raises(torch.OutOfMemoryError):
+        sweep(vlm, captured, every)
 
 
 def output_projection(layer, component):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from corruptions.pair import LeftOut
 from data_prep import samples as sample_table
 from interventions import effects, patching
 from interventions.attention_patterns import attention_patterns, capture_attention
@@ -18,6 +19,7 @@ from interventions.head_patching import patch_heads
 from interventions.module_patching import patch_modules
 from interventions.results import ResultsError
 from interventions.study import Options, prepare
+from interventions.verify import VerificationError
 from tests.conftest import ROOT
 
 
@@ -118,10 +120,10 @@ def interrupt_after(monkeypatch, samples):
     count = iter(range(samples))
     real = patching._patch_pair
 
-    def patch_pair(*arguments):
+    def patch_pair(*arguments, **options):
         if next(count, None) is None:
             raise KeyboardInterrupt
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(patching, "_patch_pair", patch_pair)
 
@@ -133,7 +135,7 @@ def test_an_interrupted_study_goes_on_and_ends_with_the_same_values(study, monke
     monkeypatch.undo()
     redone = []
     real = patching._patch_pair
-    monkeypatch.setattr(patching, "_patch_pair", lambda *arguments: redone.append(1) or real(*arguments))
+    monkeypatch.setattr(patching, "_patch_pair", lambda *arguments, **options: redone.append(1) or real(*arguments, **options))
     resumed = values(patch_heads(study))
     assert len(redone) == 3  # of 8: none was done twice
     monkeypatch.undo()
@@ -161,6 +163,24 @@ def test_no_sample_left_says_why(tmp_path, data, blip):
     study.answers = dict.fromkeys(study.answers, "nothing")
     with pytest.raises(Exception, match=r"no sample of 'shapes' is left.*the model answers 'nothing'.*--keep-wrong"):
         patch_heads(study)
+
+
+def test_a_question_longer_than_the_model_takes_is_left_out(tmp_path, blip, shapes):
+    row = dict(shapes[0]) | {"sample_id": "long", "question": f"Is the {'very ' * 20}big circle red or blue?"}
+    row |= {"correct_answer": "red", "incorrect_answer": "blue", "correct_first": True, "clean_attributes": "", "corrupt_attributes": ""}
+    sample_table.save(sample_table.build([row, dict(shapes[1])]), tmp_path / "data", {"name": "long", "seed": 0, "left_out": []})
+    study = prepare(Options(model=blip.name, data=str(tmp_path / "data"), samples=2, out=tmp_path / "results", device="cpu"), blip)
+    _, left_out = study.pairs("sip")
+    assert {"sample": "long", "reason": "the prompt has 92 tokens, the model takes 64"} in left_out
+
+
+def test_what_has_no_sample_is_in_the_manifest_as_not_run(tmp_path, data, blip):
+    study = prepare(Options(model=blip.name, data=data, samples=2, out=tmp_path, device="cpu"), blip)
+    study.answers = dict.fromkeys(study.answers, "nothing")
+    with pytest.raises(LeftOut):
+        patch_heads(study)
+    (entry,) = json.loads((tmp_path / "manifest.json").read_text())["runs"].values()
+    assert entry["status"].startswith("not run: no sample of 'shapes' is left")
 
 
 @pytest.mark.parametrize(
@@ -224,6 +244,14 @@ def test_attention_sums_to_one_and_weighs_the_values(vlm, make_pair):
         probabilities = capture_attention(vlm, pair, component)
     assert probabilities.shape[:3] == (vlm.n_layers, vlm.n_heads, len(vlm.prompt(pair.clean_question).ids))
     np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
+
+
+def test_a_sweep_that_is_wrong_stops_the_run_and_names_the_cell(study, monkeypatch):
+    real = patching.sweep
+    monkeypatch.setattr(patching, "sweep", lambda *arguments: real(*arguments) + 0.01)
+    with pytest.raises(VerificationError, match=r"layer \d, head \d, positions .* the plain path"):
+        patch_heads(study)
+    assert not list(study.folder.rglob("*.npz"))
 
 
 @pytest.mark.parametrize("script", ["head_patching", "module_patching", "attention_patterns", "accuracy"])

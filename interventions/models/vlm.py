@@ -40,6 +40,7 @@ class Vlm:
         sizes = getattr(self.module.config, architecture.text_config)
         self.n_layers, self.n_heads = int(sizes.num_hidden_layers), int(sizes.num_attention_heads)
         self.width = int(sizes.hidden_size)
+        self.longest_prompt = int(sizes.max_position_embeddings)
         self.head_dim = int(getattr(sizes, "head_dim", None) or self.width // self.n_heads)
 
     # ------------------------------------------------------------------ the module
