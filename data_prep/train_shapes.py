@@ -1,7 +1,7 @@
 """Train the two small models of `checkpoints/` on rendered scenes, on two CPU cores, in under 40 minutes each.
 
 The vision tower first learns to name what each patch shows (foreground, colour, shape, texture, size); then the whole model learns
-two-choice questions while the first loss stays on. Without that warm-up the questions stay at chance.
+two-choice questions while the first loss stays on. Without that warm-up the questions stay at chance. BLIP is polished on questions alone.
 """
 
 import sys
@@ -50,6 +50,8 @@ class Training:
     """Steps on the vision tower alone."""
     steps: int = 4000
     """Steps on questions, after the warm-up."""
+    polish_steps: int = 600
+    """Last steps, on questions alone at a third of the learning rate, with `options_only` 0."""
     images: int = 64
     """Scenes a step in the warm-up; question steps use `images * question_share`."""
     question_share: float = 1.0
@@ -67,7 +69,7 @@ class Training:
     the image. This trains the answer to pass through the option tokens, where NOTICE patches."""
     seed: int = 0
     """Seed of the initial weights and of the order of scenes."""
-    threads: int = 1
+    threads: int = 2
     """CPU threads."""
 
 
@@ -75,7 +77,7 @@ PRESETS = {
     "blip-shapes": ("BLIP: a question encoder that reads the image by cross-attention", Training(Path("checkpoints/blip-shapes"))),
     "llava-shapes": (
         "LLaVA: a causal decoder with image tokens in its prompt",
-        Training(Path("checkpoints/llava-shapes"), "llava-shapes", layers=6, steps=2600, questions=6, question_share=0.5),
+        Training(Path("checkpoints/llava-shapes"), "llava-shapes", layers=6, steps=2600, polish_steps=0, questions=6, question_share=0.5),
     ),
 }
 
@@ -88,6 +90,7 @@ def main(training: Training) -> None:
     started = time.time()
     _run(learner, training, rng, "warm-up", training.warm_up_steps)
     _run(learner, training, rng, "questions", training.steps)
+    _run(learner, training, rng, "polish", training.polish_steps)
     learner.model.save_pretrained(training.out)
     learner.processor.save_pretrained(training.out)
     record = {
@@ -100,13 +103,17 @@ def main(training: Training) -> None:
 
 
 def _run(learner: "Learner", training: Training, rng: np.random.Generator, stage: str, steps: int) -> None:
-    questions = stage == "questions"
+    if not steps:
+        return
+    questions, polish = stage != "warm-up", stage == "polish"
+    learner.options_only = 0.0 if polish else training.options_only
+    rate = training.learning_rate / 3 if polish else training.learning_rate
     vision = [*learner.vision_parameters(), *learner.probe.parameters()]
     known = {id(p) for p in vision}
-    groups: list[dict[str, Any]] = [{"params": vision, "lr": 2 * training.learning_rate}]
+    groups: list[dict[str, Any]] = [{"params": vision, "lr": 2 * rate}]
     if questions:
         rest = [p for p in learner.model.parameters() if id(p) not in known]
-        groups.append({"params": rest, "lr": training.learning_rate})
+        groups.append({"params": rest, "lr": rate})
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [g["lr"] for g in groups], total_steps=steps, pct_start=0.1, anneal_strategy="cos"
@@ -122,7 +129,7 @@ def _run(learner: "Learner", training: Training, rng: np.random.Generator, stage
         if questions:
             asked = [[_draw_question(scene, training.impossible, rng) for _ in range(training.questions)] for scene in scenes]
             answer_loss, answered = learner.answer(hidden, asked, rng)
-            loss = answer_loss + training.patch_loss_weight * patch_loss
+            loss = answer_loss if polish else answer_loss + training.patch_loss_weight * patch_loss
             correct = {"answers": answered} | correct
         optimizer.zero_grad()
         loss.backward()
@@ -179,6 +186,7 @@ class Learner:
 
     model: Any
     processor: Any
+    options_only: float
 
     def __init__(self) -> None:
         self.probe = PatchProbe()
@@ -204,7 +212,6 @@ class BlipLearner(Learner):
 
     def __init__(self, training: Training) -> None:
         self.model, self.processor = blip_shapes(training.out, training.layers, training.heads)
-        self.options_only = training.options_only
         self.tokenizer = self.processor.tokenizer
         self._image_readers: Tensor | None = None
         for layer in self.model.text_encoder.encoder.layer:

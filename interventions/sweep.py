@@ -1,12 +1,13 @@
 """Many patched runs in one trace. None of what is left out is an approximation:
 
 - the image is encoded once, in `capture`;
+- the patched runs are laid end to end in one row, so that the image's keys and values are made once and not copied (`packing`);
 - layers below the first patched one are skipped: there, a patched run is the corrupt run;
-- so are, in a causal decoder, the tokens before the patch (`packing`);
+- so are, in a causal decoder, the tokens before the patch;
 - a patch whose clean state equals the corrupt one bit for bit is not run: it changes nothing, and its effect is exactly 0.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -15,12 +16,8 @@ from torch import Tensor
 
 from interventions.capture import CLEAN, CORRUPT, Captured
 from interventions.models.vlm import Vlm, measure
-from interventions.packing import pack
+from interventions.packing import Packing, first_position, pack
 from interventions.plan import Patch
-
-Run = Callable[[Vlm, Captured, Sequence[Patch]], Tensor]
-TOKENS_PER_TRACE = 2048  # rows of an encoder are cut into traces of at most so many tokens in all
-PACKED_TOKENS = 512  # and the packed row of a decoder, whose attention grows with its square, after so many
 
 
 def sweep(vlm: Vlm, captured: Captured, patches: Sequence[Patch], tokens: int | None = None) -> Float[Tensor, "patch measurement"]:
@@ -28,25 +25,25 @@ def sweep(vlm: Vlm, captured: Captured, patches: Sequence[Patch], tokens: int | 
 
     Parameters
     ----------
-    tokens : at most so many tokens in one trace (but at least one run). The numbers do not depend on it beyond rounding.
+    tokens : at most so many tokens in one trace (but at least one run). The numbers do not depend on it beyond rounding. By default
+        twice the model's width (at least 256): about where attention, which grows with their square, costs as much as the rest.
     """
     results = captured.measured[CORRUPT].repeat(len(patches), 1)
     changing = sorted((i for i, patch in enumerate(patches) if changes(vlm, captured, patch)), key=lambda i: patches[i].layer)
-    run = run_packed if vlm.architecture.causal else run_rows
-    for chunk in _chunks(vlm, captured, patches, changing, tokens):
-        results[chunk] = _run_in_memory(run, vlm, captured, [patches[i] for i in chunk])
+    for chunk in _chunks(vlm, captured, patches, changing, tokens or max(256, 2 * vlm.width)):
+        results[chunk] = _run_in_memory(vlm, captured, [patches[i] for i in chunk])
     return results
 
 
-def _run_in_memory(run: Run, vlm: Vlm, captured: Captured, patches: Sequence[Patch]) -> Float[Tensor, "patch measurement"]:
+def _run_in_memory(vlm: Vlm, captured: Captured, patches: Sequence[Patch]) -> Float[Tensor, "patch measurement"]:
     """One trace, or two of half the patches each where the device's memory does not do, and so on."""
     try:
-        return run(vlm, captured, patches)
+        return run_packed(vlm, captured, patches)
     except torch.OutOfMemoryError:
         if len(patches) == 1:
             raise
     half = len(patches) // 2
-    return torch.cat([_run_in_memory(run, vlm, captured, part) for part in (patches[:half], patches[half:])])
+    return torch.cat([_run_in_memory(vlm, captured, part) for part in (patches[:half], patches[half:])])
 
 
 def changes(vlm: Vlm, captured: Captured, patch: Patch) -> bool:
@@ -57,16 +54,13 @@ def changes(vlm: Vlm, captured: Captured, patch: Patch) -> bool:
     return not torch.equal(states[CLEAN], states[CORRUPT])
 
 
-def _chunks(vlm: Vlm, captured: Captured, patches: Sequence[Patch], changing: Sequence[int], tokens: int | None) -> Iterator[list[int]]:
+def _chunks(vlm: Vlm, captured: Captured, patches: Sequence[Patch], changing: Sequence[int], tokens: int) -> Iterator[list[int]]:
     """Cut the patches, in order of layer, into traces of at most `tokens` tokens."""
-    prompt = captured.ids.shape[1]
-    causal = vlm.architecture.causal
-    most = tokens or (PACKED_TOKENS if causal else TOKENS_PER_TRACE)
     chunk: list[int] = []
     used = 0
     for index in changing:
-        needed = prompt - min(patches[index].positions) if causal else prompt
-        if chunk and used + needed > most:
+        needed = captured.ids.shape[1] - first_position(patches[index], vlm.architecture.causal)
+        if chunk and used + needed > tokens:
             yield chunk
             chunk, used = [], 0
         chunk.append(index)
@@ -75,47 +69,27 @@ def _chunks(vlm: Vlm, captured: Captured, patches: Sequence[Patch], changing: Se
         yield chunk
 
 
-def run_rows(vlm: Vlm, captured: Captured, patches: Sequence[Patch]) -> Float[Tensor, "patch measurement"]:
-    """One trace over the corrupt run, a row for each patch, from the first patched layer on."""
-    image, ids = captured.image[CORRUPT], captured.ids[CORRUPT]
-    first = min(patch.layer for patch in patches)
-    row = torch.arange(len(patches), device=vlm.device)[:, None].expand(-1, len(ids))
-    position = torch.arange(len(ids), device=vlm.device).expand(len(patches), -1)
-    sites = _sites(vlm, captured, patches, row, position)
-    with torch.no_grad(), vlm.model.trace(**vlm.repeated(ids, image, len(patches))):
-        vlm.reuse_image(image)
-        for layer in vlm.layers[:first]:
-            layer.skip(captured.entering[first].expand(len(patches), -1, -1))
-        for (number, component), (here, clean) in sites.items():
-            _put(vlm, number, component, here, clean)
-        measured = save(measure(vlm.logits(), *captured.answers))
-    return measured
-
-
 def run_packed(vlm: Vlm, captured: Captured, patches: Sequence[Patch]) -> Float[Tensor, "patch measurement"]:
-    """One trace over one row that holds every patched run from its first patched token on, from the first patched layer on."""
+    """One trace over one row that holds every patched run, from the first patched layer on."""
     first = min(patch.layer for patch in patches)
-    packing = pack(patches, captured.ids.shape[1], vlm.device)
-    sites = _sites(vlm, captured, patches, packing.run[None], packing.position[None])
-    with torch.no_grad(), vlm.model.trace(**vlm.packed(packing, captured.image[CORRUPT], captured.cache)):
+    ids, image = captured.ids[CORRUPT], captured.image[CORRUPT]
+    packing = pack(patches, len(ids), vlm.architecture.causal, vlm.device)
+    sites = _sites(vlm, captured, patches, packing)
+    with torch.no_grad(), vlm.model.trace(**vlm.packed(packing, ids, image, captured.cache)):
+        vlm.enter_packed(packing, image, captured.entering[0])
         for layer in vlm.layers[:first]:
             layer.skip(captured.entering[first][packing.position][None])
         for (number, component), (here, clean) in sites.items():
             _put(vlm, number, component, here, clean)
-        measured = save(measure(vlm.packed_logits(), *captured.answers))
+        measured = save(measure(vlm.packed_logits(packing), *captured.answers))
     return measured
 
 
 Site = tuple[int, str]
 
 
-def _sites(vlm: Vlm, captured: Captured, patches: Sequence[Patch], run: Tensor, position: Tensor) -> dict[Site, tuple[Tensor, Tensor]]:
-    """For each (layer, component), in the order of computation: where it is patched, bool [row, token, head], and the clean state there.
-
-    Parameters
-    ----------
-    run, position : of each token of the trace's rows, [row, token], the patched run it belongs to and its position in the prompt
-    """
+def _sites(vlm: Vlm, captured: Captured, patches: Sequence[Patch], packing: Packing) -> dict[Site, tuple[Tensor, Tensor]]:
+    """For each (layer, component), in the order of computation: where it is patched, bool [token, head], and the clean state there."""
     order = vlm.architecture.components
     named = sorted({(p.layer, p.component) for p in patches}, key=lambda site: (site[0], order.index(site[1])))
     wanted = {site: torch.zeros(len(patches), captured.ids.shape[1], vlm.groups(site[1]), dtype=torch.bool) for site in named}
@@ -123,7 +97,7 @@ def _sites(vlm: Vlm, captured: Captured, patches: Sequence[Patch], run: Tensor, 
         head = slice(None) if patch.head is None else patch.head
         wanted[patch.layer, patch.component][number, list(patch.positions), head] = True
     return {
-        (layer, component): (here.to(vlm.device)[run, position], captured.states[component][CLEAN, layer][position])
+        (layer, component): (here.to(vlm.device)[packing.run, packing.position], captured.states[component][CLEAN, layer][packing.position])
         for (layer, component), here in wanted.items()
     }
 

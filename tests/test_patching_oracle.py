@@ -11,7 +11,7 @@ from interventions.capture import CLEAN, CORRUPT, capture, prompts_of
 from interventions.plain import run_plain
 from interventions.plan import Patch, patches
 from interventions.roles import every_token, roles
-from interventions.sweep import changes, run_packed, run_rows, sweep
+from interventions.sweep import changes, run_packed, sweep
 from tests.hooks import answer_logits, layers_and_modules, patched_logits
 
 GRANULARITIES = ("module", "heads")
@@ -70,8 +70,8 @@ def test_corrupt_into_corrupt_has_no_effect(vlm, make_pair, corruption):
     for component in vlm.architecture.components:
         every = all_patches(vlm, pair, component, heads=False)
         assert torch.equal(sweep(vlm, identity, every), captured.measured[CORRUPT].expand(len(every), -1))
-        for run in (run_rows, run_packed) if vlm.architecture.causal else (run_rows,):  # the same through the model
-            torch.testing.assert_close(run(vlm, identity, every), captured.measured[CORRUPT].expand(len(every), -1), atol=TOLERANCE, rtol=0)
+        through_the_model = run_packed(vlm, identity, every)
+        torch.testing.assert_close(through_the_model, captured.measured[CORRUPT].expand(len(every), -1), atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("corruption", ["sip", "str"])
@@ -100,8 +100,7 @@ def test_a_trace_that_does_not_fit_is_halved(vlm, make_pair, monkeypatch):
     captured, _ = captured_pair(vlm, make_pair(vlm, "sip"))
     every = all_patches(vlm, make_pair(vlm, "sip"), "mlp", heads=False)[:20]
     whole = sweep(vlm, captured, every)
-    name = "run_packed" if vlm.architecture.causal else "run_rows"
-    real, sizes = getattr(sweep_module, name), []
+    real, sizes = sweep_module.run_packed, []
 
     def small_device(vlm, captured, patches):
         sizes.append(len(patches))
@@ -109,10 +108,10 @@ def test_a_trace_that_does_not_fit_is_halved(vlm, make_pair, monkeypatch):
             raise torch.OutOfMemoryError("too much")
         return real(vlm, captured, patches)
 
-    monkeypatch.setattr(sweep_module, name, small_device)
+    monkeypatch.setattr(sweep_module, "run_packed", small_device)
     torch.testing.assert_close(sweep(vlm, captured, every), whole, atol=TOLERANCE, rtol=0)
     assert max(sizes) > 3
-    monkeypatch.setattr(sweep_module, name, lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("none fits")))
+    monkeypatch.setattr(sweep_module, "run_packed", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("none fits")))
     with pytest.raises(torch.OutOfMemoryError):
         sweep(vlm, captured, every)
 

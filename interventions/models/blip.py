@@ -9,6 +9,7 @@ from PIL import Image
 from transformers.models.blip.modeling_blip import BaseModelOutputWithPooling
 
 from interventions.models.vlm import Inputs, Vlm
+from interventions.packing import Packing, additive
 
 
 class BlipModel(HuggingFaceModel):
@@ -18,7 +19,7 @@ class BlipModel(HuggingFaceModel):
 
 
 class Blip(Vlm):
-    """The answer is the decoder's first token; rows are questions, and one image row serves them all."""
+    """The answer is the decoder's first token."""
 
     def template(self, question: str) -> tuple[str, int]:
         return question, 0
@@ -45,12 +46,21 @@ class Blip(Vlm):
     def image_states(self) -> Any:
         return self.model.vision_model.output.last_hidden_state
 
-    def repeated(self, ids: torch.Tensor, states: Any, rows: int) -> Inputs:
-        nothing = states.new_zeros(1, 3, 1, 1)  # the vision tower is skipped; `forward` only wants the argument
-        return self.inputs(ids.expand(rows, -1), nothing)
+    def packed(self, packing: Packing, ids: torch.Tensor, image: Any, cache: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Inputs:
+        start = torch.full((len(packing.last), 1), self.module.decoder_start_token_id, device=self.device)
+        nothing = image.new_zeros(1, 3, 1, 1)  # the vision tower is skipped; `forward` only wants the argument
+        mask = additive(packing.within_runs(), self.dtype)
+        return {"input_ids": ids[packing.position][None], "attention_mask": mask, "pixel_values": nothing, "decoder_input_ids": start}
 
-    def reuse_image(self, states: Any) -> None:
-        self.model.vision_model.skip(BaseModelOutputWithPooling(last_hidden_state=states[None]))
+    def enter_packed(self, packing: Packing, image: Any, entering: torch.Tensor) -> None:
+        self.model.vision_model.skip(BaseModelOutputWithPooling(last_hidden_state=image[None]))
+        self.model.text_encoder.embeddings.skip(entering[packing.position][None])
+
+    def packed_logits(self, packing: Packing) -> Any:
+        arguments, options = self.model.text_decoder.inputs
+        states = options["encoder_hidden_states"].unflatten(1, (len(packing.last), -1))[0]  # each run is one row of the decoder
+        self.model.text_decoder.inputs = (arguments, options | {"encoder_hidden_states": states, "encoder_attention_mask": None})
+        return self.logits()
 
     def logits(self) -> Any:
         return self.model.text_decoder.output.logits[:, -1]

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import DynamicCache
 
 from interventions.models.vlm import Inputs, Vlm
-from interventions.packing import Packing
+from interventions.packing import Packing, additive
 
 
 class LlavaModel(HuggingFaceModel):
@@ -67,25 +67,20 @@ class Llava(Vlm):
     def image_states(self) -> Any:
         return self.layers[0].input
 
-    def repeated(self, ids: torch.Tensor, states: Any, rows: int) -> Inputs:
-        mask = torch.ones(rows, len(states), dtype=torch.long, device=self.device)
-        return {"inputs_embeds": states.expand(rows, -1, -1), "attention_mask": mask, "use_cache": False, "logits_to_keep": 1}
-
     def cache(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return [(layer.keys, layer.values) for layer in self.model.output.past_key_values.layers]
 
-    def packed(self, packing: Packing, states: Any, cache: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Inputs:
-        mask = torch.zeros_like(visible := packing.visible(len(states)), dtype=self.dtype)
+    def packed(self, packing: Packing, ids: torch.Tensor, image: Any, cache: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Inputs:
         return {
-            "inputs_embeds": states[packing.position][None],
-            "attention_mask": mask.masked_fill(~visible, torch.finfo(self.dtype).min)[None, None],
+            "inputs_embeds": image[packing.position][None],
+            "attention_mask": additive(packing.causal(len(ids)), self.dtype),
             "position_ids": packing.position[None],
             "past_key_values": DynamicCache(cache),  # made anew: a pass appends to it
             "use_cache": True,
             "logits_to_keep": packing.last,
         }
 
-    def packed_logits(self) -> Any:
+    def packed_logits(self, packing: Packing) -> Any:
         return self.model.lm_head.output[0]
 
     def logits(self) -> Any:

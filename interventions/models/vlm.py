@@ -167,13 +167,6 @@ class Vlm:
         """Inside a trace: what later traces need so as not to encode the image again."""
         raise NotImplementedError
 
-    def repeated(self, ids: Int[Tensor, " token"], states: Any, rows: int) -> Inputs:
-        """Arguments of a pass over `rows` copies of one prompt whose image is already encoded (`states`, of that one run)."""
-        raise NotImplementedError
-
-    def reuse_image(self, states: Any) -> None:
-        """Inside a trace made with `repeated`: put the encoded image in."""
-
     def logits(self) -> Any:
         """Inside a trace: logits at the answer position, [row, vocabulary]."""
         raise NotImplementedError
@@ -182,12 +175,20 @@ class Vlm:
         """At the end of a trace: keys and values of each layer of a causal decoder, else nothing."""
         return []
 
-    def packed(self, packing: Packing, states: Any, cache: Sequence[tuple[Tensor, Tensor]]) -> Inputs:
-        """Arguments of a pass of a causal decoder over one row of packed runs, on the keys and values of the run they start from."""
+    def packed(self, packing: Packing, ids: Int[Tensor, " token"], image: Any, cache: Sequence[tuple[Tensor, Tensor]]) -> Inputs:
+        """Arguments of a pass over one row of packed runs, all of one prompt whose image is already encoded.
+
+        Parameters
+        ----------
+        ids, image, cache : of the corrupt run, as captured: its tokens, its `image_states` and its `cache`
+        """
         raise NotImplementedError
 
-    def packed_logits(self) -> Any:
-        """Inside a trace made with `packed`: logits at the last token of each run, [run, vocabulary]."""
+    def enter_packed(self, packing: Packing, image: Any, entering: Float[Tensor, "token width"]) -> None:
+        """Inside a trace made with `packed`, first: put in what is known before the layers (`entering` them, in the corrupt run)."""
+
+    def packed_logits(self, packing: Packing) -> Any:
+        """Inside a trace made with `packed`, after the layers: logits at the answer position of each run, [run, vocabulary]."""
         raise NotImplementedError
 
 
