@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from data_prep.small_models import blip_shapes
+from benchmarks.models import blip_base, llava
 from interventions.capture import CORRUPT, capture
 from interventions.models import loading
 from interventions.models.architecture import BLIP, Port, of_model_type
 from interventions.models.checks import SiteError, check_sites
-from interventions.models.loading import CHECKPOINTS, ModelError, load, wrap
+from interventions.models.loading import CHECKPOINTS, ModelError, load
 from interventions.plain import run_plain
 from interventions.plan import Patch
 from interventions.sweep import sweep
@@ -120,10 +120,14 @@ def test_the_hub_names_lead_to_the_hub():
 
 
 @pytest.mark.parametrize("kind", ["blip", "llava"])
-def test_the_real_checkpoints_shapes_with_random_weights(kind, tmp_path):
+def test_the_real_checkpoints_shapes_with_random_weights(kind):
     """blip-vqa-base's sizes (12 layers x 12 heads, 577 image keys), and LLaVA-1.5's 32 heads of 128 and 576 image tokens in 2 layers."""
-    torch.manual_seed(0)
-    vlm = full_size_blip(tmp_path) if kind == "blip" else full_size_llava()
+    if kind == "blip":
+        vlm = blip_base(vision_layers=2)
+        assert (vlm.n_layers, vlm.n_heads, vlm.head_dim) == (12, 12, 64)
+    else:
+        vlm = llava(layers=2, heads=32, width=4096, feed_forward=1024, vision_layers=2, vision_width=1024)
+        assert (vlm.n_heads, vlm.head_dim, vlm.tokens_per_image) == (32, 128, 576)
     check_sites(vlm)
     question = "Is this person feeling happy or angry?"
     prompt = vlm.prompt(question)
@@ -137,32 +141,3 @@ def test_the_real_checkpoints_shapes_with_random_weights(kind, tmp_path):
     for patch, row in zip(patches, measured, strict=True):
         torch.testing.assert_close(row, run_plain(vlm, captured, pixels, patch), atol=1e-4, rtol=1e-5)
         assert not torch.equal(row, captured.measured[CORRUPT])
-
-
-def full_size_blip(folder):
-    from transformers import BlipConfig, BlipForQuestionAnswering, BlipImageProcessor, BlipProcessor
-
-    _, small = blip_shapes(folder)
-    text = {"num_attention_heads": 12, "bos_token_id": 30522, "encoder_hidden_size": 768}
-    config = BlipConfig(text_config=text, vision_config={"image_size": 384, "num_hidden_layers": 2, "initializer_range": 0.02})
-    processor = BlipProcessor(BlipImageProcessor(size={"height": 384, "width": 384}), small.tokenizer)
-    vlm = wrap(BlipForQuestionAnswering(config).eval().requires_grad_(False), processor, "blip-vqa-base-random")
-    assert (vlm.n_layers, vlm.n_heads, vlm.head_dim) == (12, 12, 64)
-    return vlm
-
-
-def full_size_llava():
-    from transformers import AutoProcessor, CLIPImageProcessor, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-
-    processor = AutoProcessor.from_pretrained(CHECKPOINTS / "llava-shapes")
-    processor.image_processor = CLIPImageProcessor(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
-    processor.patch_size = 14
-    vision = CLIPVisionConfig(
-        hidden_size=1024, intermediate_size=1024, num_hidden_layers=2, num_attention_heads=16, image_size=336, patch_size=14
-    )
-    text = LlamaConfig(vocab_size=200, num_hidden_layers=2, hidden_size=4096, intermediate_size=1024, num_attention_heads=32)
-    image = processor.tokenizer.convert_tokens_to_ids("<image>")
-    config = LlavaConfig(text_config=text, vision_config=vision, image_token_index=image)
-    vlm = wrap(LlavaForConditionalGeneration(config).eval().requires_grad_(False), processor, "llava-1.5-7b-random")
-    assert (vlm.n_heads, vlm.head_dim, vlm.tokens_per_image) == (32, 128, 576)
-    return vlm

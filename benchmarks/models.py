@@ -1,0 +1,59 @@
+"""Models of real shapes with random weights, for cost and for tests: no checkpoint of theirs is at hand."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoProcessor,
+    BlipConfig,
+    BlipForQuestionAnswering,
+    BlipImageProcessor,
+    BlipProcessor,
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
+
+from data_prep.small_models import blip_shapes
+from interventions.models.loading import CHECKPOINTS, wrap
+from interventions.models.vlm import Vlm
+
+
+def blip_base(vision_layers: int = 12) -> Vlm:
+    """blip-vqa-base: 12 layers x 12 heads of 64, 384-pixel images in 577 states."""
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        _, small = blip_shapes(Path(folder))
+    text = {"num_attention_heads": 12, "bos_token_id": 30522, "encoder_hidden_size": 768}
+    vision = {"image_size": 384, "num_hidden_layers": vision_layers, "initializer_range": 0.02}
+    processor = BlipProcessor(BlipImageProcessor(size={"height": 384, "width": 384}), small.tokenizer)
+    module = BlipForQuestionAnswering(BlipConfig(text_config=text, vision_config=vision))
+    return wrap(module.eval().requires_grad_(False), processor, "blip-vqa-base-random")
+
+
+def llava(
+    layers: int, heads: int, width: int, feed_forward: int, vision_layers: int, vision_width: int, key_value_heads: int | None = None
+) -> Vlm:
+    """A LLaVA with 336-pixel images in 576 tokens."""
+    torch.manual_seed(0)
+    processor = AutoProcessor.from_pretrained(CHECKPOINTS / "llava-shapes")
+    processor.image_processor = CLIPImageProcessor(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
+    processor.patch_size = 14
+    vision = CLIPVisionConfig(
+        hidden_size=vision_width, intermediate_size=vision_width, num_hidden_layers=vision_layers, num_attention_heads=16, image_size=336,
+        patch_size=14,
+    )  # fmt: skip
+    text = LlamaConfig(
+        vocab_size=200, num_hidden_layers=layers, hidden_size=width, intermediate_size=feed_forward, num_attention_heads=heads,
+        num_key_value_heads=key_value_heads or heads,
+    )  # fmt: skip
+    config = LlavaConfig(text_config=text, vision_config=vision, image_token_index=processor.tokenizer.get_vocab()["<image>"])
+    return wrap(LlavaForConditionalGeneration(config).eval().requires_grad_(False), processor, f"llava-{layers}x{heads}-random")
+
+
+def small_llava() -> Vlm:
+    """8 layers x 8 heads of 64, about 600 tokens."""
+    return llava(layers=8, heads=8, width=512, feed_forward=1376, vision_layers=4, vision_width=256)
