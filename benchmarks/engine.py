@@ -1,8 +1,8 @@
-"""What a sweep costs, against two naive ways measured in the same run: (a) NOTICE's loop, three whole forward passes a cell, and (b) one patch
-in one whole trace. Prints a table, and writes it as JSON.
+"""What effects cost, against two naive ways measured in the same run: (a) NOTICE's loop, three whole forward passes a cell, and (b) one
+patch in one whole trace. Prints a table, and writes it as JSON.
 
-The naive ways are timed on a few cells and multiplied; ratios are of medians. Models without a trained checkpoint have random weights: their
-cost is that of the real ones.
+The naive ways are timed on a few cells and multiplied; ratios are of medians. Models without a trained checkpoint have random weights:
+their cost is that of the real ones.
 """
 
 import sys
@@ -17,6 +17,7 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -30,7 +31,7 @@ from interventions.capture import capture
 from interventions.models.loading import load
 from interventions.models.vlm import Vlm
 from interventions.plain import run_plain
-from interventions.plan import Patch, patches
+from interventions.plan import patches
 from interventions.roles import Cell
 from interventions.sweep import sweep
 
@@ -58,14 +59,17 @@ class Benchmark:
 
 @dataclass
 class Row:
-    """One line of the table. Times in seconds, of one sample."""
+    """One line of the table. Times in seconds, of one sample: both runs captured, then every cell swept. Ratios, but for
+    `sweep_over_one_patch_a_trace`, count both; arithmetic, its rate and the share outside the model are the sweep's."""
 
     case: str
     patches: int
+    capture: float
     sweep: float
     patches_per_second: float
     times_over_notice_loop: float
     times_over_one_patch_a_trace: float
+    sweep_over_one_patch_a_trace: float
     tflop: float
     share_of_matmul_rate: float
     outside_model: float
@@ -110,31 +114,31 @@ def run_case(name: str, case: Case, repeats: int, naive_cells: int) -> Row:
     every = patches(component, vlm.n_layers, vlm.n_heads, [Cell("", "", (position,)) for position in positions])
     few = [every[i] for i in rng.choice(len(every), naive_cells, replace=False)]
 
-    def whole() -> None:
-        sweep(vlm, capture(vlm, ids, pixels, (1, 2), (component,)), every)
-
-    whole()  # warm
     # in turn, so that a machine that slows down slows all of them
-    fast, plain, notice = [], [], []
+    capturing, sweeping, plain, notice = [], [], [], []
     captured = capture(vlm, ids, pixels, (1, 2), (component,))
+    sweep(vlm, captured, every)  # warm
     for repeat in range(repeats):
-        fast.append(_time(whole))
-        patch: Patch = few[repeat % len(few)]
-        plain.append(_time(lambda patch=patch: run_plain(vlm, captured, pixels, patch)))
-        notice.append(3 * _time(lambda: _forward(vlm, ids, pixels)))
+        capturing.append(_time(partial(capture, vlm, ids, pixels, (1, 2), (component,))))
+        sweeping.append(_time(partial(sweep, vlm, captured, every)))
+        plain.append(_time(partial(run_plain, vlm, captured, pixels, few[repeat % len(few)])))
+        notice.append(3 * _time(partial(_forward, vlm, ids, pixels)))
     with FlopCounterMode(display=False) as counter:
-        whole()
-    flop, rate, seconds = counter.get_total_flops(), matmul_rate(), median(fast)
+        sweep(vlm, captured, every)
+    seconds, whole_seconds = median(sweeping), median(sweeping) + median(capturing)
+    in_model = _share_in_model(partial(sweep, vlm, captured, every))
     return Row(
         case=name,
         patches=len(every),
+        capture=median(capturing),
         sweep=seconds,
-        patches_per_second=len(every) / seconds,
-        times_over_notice_loop=median(notice) * len(every) / seconds,
-        times_over_one_patch_a_trace=median(plain) * len(every) / seconds,
-        tflop=flop / 1e12,
-        share_of_matmul_rate=flop / seconds / rate,
-        outside_model=1 - _model_seconds(vlm, whole) / _time(whole),
+        patches_per_second=len(every) / whole_seconds,
+        times_over_notice_loop=median(notice) * len(every) / whole_seconds,
+        times_over_one_patch_a_trace=median(plain) * len(every) / whole_seconds,
+        sweep_over_one_patch_a_trace=median(plain) * len(every) / seconds,
+        tflop=counter.get_total_flops() / 1e12,
+        share_of_matmul_rate=counter.get_total_flops() / seconds / matmul_rate(),
+        outside_model=1 - in_model,
         peak_gib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     )
 
@@ -145,11 +149,12 @@ def _forward(vlm: Vlm, ids: torch.Tensor, pixels: torch.Tensor) -> None:
         vlm.module(**vlm.inputs(ids[1:], pixels[1:]))
 
 
-def _model_seconds(vlm: Vlm, work: Callable[[], None]) -> float:
-    """Seconds that `work` spends in torch operators, by torch's profiler."""
+def _share_in_model(work: Callable[[], object]) -> float:
+    """Share of the time of `work` that is spent in torch operators, by torch's profiler."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        work()
-    return sum(event.self_cpu_time_total for event in profile.key_averages() if event.key.startswith("aten::")) / 1e6
+        seconds = _time(work)
+    inside = sum(event.self_cpu_time_total for event in profile.key_averages() if event.key.startswith("aten::"))
+    return min(1.0, inside / 1e6 / seconds)
 
 
 def _time(work: Callable[[], object]) -> float:
@@ -165,18 +170,30 @@ def main() -> None:
     if unknown:
         raise SystemExit(f"error: unknown case {unknown[0]!r}; choose from {', '.join(CASES)}")
     rows = []
-    columns = ["case", "patches", "sweep s", "patches/s", "x (a)", "x (b)", "TFLOP", "of matmul", "outside", "peak GiB"]
-    print(
-        f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}; matrix product {matmul_rate() / 1e9:.0f} GFLOP/s"
-    )
-    print("".join(f"{column:>16}" if column == "case" else f"{column:>11}" for column in columns))
+    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    print(f"{machine}; matrix product {matmul_rate() / 1e9:.0f} GFLOP/s")
+    columns = [
+        "case",
+        "patches",
+        "capture s",
+        "sweep s",
+        "patches/s",
+        "x (a)",
+        "x (b)",
+        "sweep x (b)",
+        "TFLOP",
+        "of matmul",
+        "outside",
+        "peak GiB",
+    ]
+    print("".join(f"{column:>{17 if column == 'case' else 12}}" for column in columns))
     for name in options.cases:
         row = run_case(name, CASES[name], options.repeats, options.naive_cells)
         rows.append(asdict(row))
         print(
-            f"{row.case:>16}{row.patches:>11}{row.sweep:>11.3f}{row.patches_per_second:>11.0f}{row.times_over_notice_loop:>11.0f}"
-            f"{row.times_over_one_patch_a_trace:>11.0f}{row.tflop:>11.3f}{row.share_of_matmul_rate:>11.0%}{row.outside_model:>11.0%}"
-            f"{row.peak_gib:>11.1f}",
+            f"{row.case:>17}{row.patches:>12}{row.capture:>12.3f}{row.sweep:>12.3f}{row.patches_per_second:>12.0f}"
+            f"{row.times_over_notice_loop:>12.0f}{row.times_over_one_patch_a_trace:>12.0f}{row.sweep_over_one_patch_a_trace:>12.0f}"
+            f"{row.tflop:>12.4f}{row.share_of_matmul_rate:>12.0%}{row.outside_model:>12.0%}{row.peak_gib:>12.1f}",
             flush=True,
         )
     if options.out:

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.models import llava
 from interventions import sweep as sweep_module
 from interventions.capture import CLEAN, CORRUPT, capture, prompts_of
 from interventions.plain import run_plain
 from interventions.plan import Patch, patches
-from interventions.roles import every_token, roles
+from interventions.roles import Cell, every_token, roles
 from interventions.sweep import changes, run_packed, sweep
 from tests.hooks import answer_logits, layers_and_modules, patched_logits
 
@@ -51,6 +52,22 @@ def test_sweep_agrees_with_raw_hooks_and_with_the_plain_path(vlm, make_pair, cor
         oracle = torch.stack([*logits[list(captured.answers)], logits.logsumexp(-1)])
         torch.testing.assert_close(measured[index], oracle, atol=TOLERANCE, rtol=0)
         torch.testing.assert_close(run_plain(vlm, captured, pixels, patch), oracle, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("component", ["self_attention", "mlp"])
+def test_sweep_agrees_with_raw_hooks_where_heads_share_keys_and_values(make_pair, component):
+    """Grouped-query attention: 4 heads on 2 key-value heads, random weights."""
+    vlm = llava(layers=3, heads=4, width=64, feed_forward=96, vision_layers=1, vision_width=64, key_value_heads=2)
+    pair = make_pair(vlm, "sip")
+    captured, pixels = captured_pair(vlm, pair)
+    last = captured.ids.shape[1] - 1
+    heads = vlm.n_heads if component == "self_attention" else None
+    every = patches(component, vlm.n_layers, heads, [Cell("", "", (at,)) for at in (last, last - 8, 10)])
+    measured = sweep(vlm, captured, every)
+    for patch, row in zip(every, measured, strict=True):
+        logits = patched_logits(vlm.module, captured.ids, pixels, component, patch.layer, patch.positions, columns(vlm, patch))
+        oracle = torch.stack([*logits[list(captured.answers)], logits.logsumexp(-1)])
+        torch.testing.assert_close(row, oracle, atol=TOLERANCE, rtol=0)
 
 
 def test_baselines_are_those_of_the_model_alone(vlm, make_pair):
