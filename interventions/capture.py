@@ -29,6 +29,7 @@ class Captured:
     states : for each captured component, of each run and layer
     image : of both runs, what spares later traces from encoding the image (the model's `image_states`)
     entering : of the corrupt run, the residual stream that enters each layer
+    image_projected : of the corrupt run, keys and values of the image in each layer's cross-attention
     cache : of the corrupt run of a causal decoder, keys and values of each layer, [1, key-value head, token, head_dim] each
     measured : the stored measurements of both runs
     """
@@ -38,6 +39,7 @@ class Captured:
     states: dict[str, Float[Tensor, "run layer token width"]]
     image: Any
     entering: Float[Tensor, "layer token width"]
+    image_projected: list[list[Tensor]]
     cache: list[tuple[Tensor, Tensor]]
     measured: Float[Tensor, "run measurement"]
 
@@ -62,13 +64,17 @@ def capture(
         image = save(vlm.image_states())
         found: dict[str, list[Tensor]] = save({component: [] for component in components})
         entering: list[Tensor] = save([])
+        projected: list[list[Tensor]] = save([])
         for layer in vlm.layers:
             entering.append(layer.input[CORRUPT].clone())
+            projected.append([])
             for component in vlm.architecture.components:
+                for port in vlm.image_projections(component):
+                    projected[-1].append(port.read(layer)[CORRUPT:].clone())
                 if component in components:
                     found[component].append(vlm.port(component).read(layer).clone())
         measured = save(measure(vlm.logits(), *answers))
         cache = save(vlm.cache())
     states = {name: torch.stack(layers, 1) for name, layers in found.items()}
     corrupt_cache = [(keys[CORRUPT:], values[CORRUPT:]) for keys, values in cache]
-    return Captured(ids, answers, states, image, torch.stack(entering), corrupt_cache, measured)
+    return Captured(ids, answers, states, image, torch.stack(entering), projected, corrupt_cache, measured)

@@ -1,7 +1,7 @@
 """Many patched runs in one trace. None of what is left out is an approximation:
 
-- the image is encoded once, in `capture`;
-- the patched runs are laid end to end in one row, so that the image's keys and values are made once and not copied (`packing`);
+- the image is encoded once, in `capture`, and so are its keys and values in cross-attention;
+- the patched runs are laid end to end in one row, so that these need not be copied (`packing`);
 - layers below the first patched one are skipped: there, a patched run is the corrupt run;
 - so are, in a causal decoder, the tokens before the patch;
 - a patch whose clean state equals the corrupt one bit for bit is not run: it changes nothing, and its effect is exactly 0.
@@ -26,11 +26,12 @@ def sweep(vlm: Vlm, captured: Captured, patches: Sequence[Patch], tokens: int | 
     Parameters
     ----------
     tokens : at most so many tokens in one trace (but at least one run). The numbers do not depend on it beyond rounding. By default
-        twice the model's width (at least 256): about where attention, which grows with their square, costs as much as the rest.
+        half the model's width (at least 256): enough to fill matrix products, while attention, which grows with their square, stays
+        cheap and few layers are run below a patch.
     """
     results = captured.measured[CORRUPT].repeat(len(patches), 1)
     changing = sorted((i for i, patch in enumerate(patches) if changes(vlm, captured, patch)), key=lambda i: patches[i].layer)
-    for chunk in _chunks(vlm, captured, patches, changing, tokens or max(256, 2 * vlm.width)):
+    for chunk in _chunks(vlm, captured, patches, changing, tokens or max(256, vlm.width // 2)):
         results[chunk] = _run_in_memory(vlm, captured, [patches[i] for i in chunk])
     return results
 
@@ -79,8 +80,13 @@ def run_packed(vlm: Vlm, captured: Captured, patches: Sequence[Patch]) -> Float[
         vlm.enter_packed(packing, image, captured.entering[0])
         for layer in vlm.layers[:first]:
             layer.skip(captured.entering[first][packing.position][None])
-        for (number, component), (here, clean) in sites.items():
-            _put(vlm, number, component, here, clean)
+        for number in range(first, vlm.n_layers):
+            for component in vlm.architecture.components:
+                if ports := vlm.image_projections(component):
+                    for port, projected in zip(ports, captured.image_projected[number], strict=True):
+                        port.envoy(vlm.layers[number]).skip(projected)
+                if (number, component) in sites:
+                    _put(vlm, number, component, *sites[number, component])
         measured = save(measure(vlm.packed_logits(packing), *captured.answers))
     return measured
 
@@ -89,9 +95,8 @@ Site = tuple[int, str]
 
 
 def _sites(vlm: Vlm, captured: Captured, patches: Sequence[Patch], packing: Packing) -> dict[Site, tuple[Tensor, Tensor]]:
-    """For each (layer, component), in the order of computation: where it is patched, bool [token, head], and the clean state there."""
-    order = vlm.architecture.components
-    named = sorted({(p.layer, p.component) for p in patches}, key=lambda site: (site[0], order.index(site[1])))
+    """For each (layer, component): where it is patched, bool [token, head], and the clean state there."""
+    named = {(patch.layer, patch.component) for patch in patches}
     wanted = {site: torch.zeros(len(patches), captured.ids.shape[1], vlm.groups(site[1]), dtype=torch.bool) for site in named}
     for number, patch in enumerate(patches):
         head = slice(None) if patch.head is None else patch.head

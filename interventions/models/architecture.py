@@ -48,12 +48,14 @@ class Attention:
     projection : the output projection, a linear module below the layer
     probabilities : [row, head, query, key]
     image_keys : which keys are the image's patches: those after the vision tower's class token, or the prompt's image tokens
+    image_projections : of cross-attention, the linear modules that make keys and values of the image: the same in every patched run
     """
 
     z: Port
     projection: str
     probabilities: Port
     image_keys: Literal["after_class_token", "image_tokens"]
+    image_projections: tuple[Port, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ BLIP = Architecture(
             "crossattention.output.dense",
             Port("crossattention.self", element=1),
             "after_class_token",
+            (Port("crossattention.self.key"), Port("crossattention.self.value")),
         ),
     },
     mlp=Port("output.dense"),

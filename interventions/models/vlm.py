@@ -69,6 +69,11 @@ class Vlm:
     def port(self, component: str) -> Port:
         return self.architecture.port(component)
 
+    def image_projections(self, component: str) -> tuple[Port, ...]:
+        """The modules that make a cross-attention's keys and values of the image; none for other components."""
+        attention = self.architecture.attention.get(component)
+        return attention.image_projections if attention else ()
+
     def groups(self, component: str) -> int:
         """Into how many equal parts the last axis of a component's state is cut when it is patched: its heads, or 1."""
         return self.n_heads if component in self.architecture.attention else 1
