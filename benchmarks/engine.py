@@ -35,7 +35,7 @@ from interventions.plan import patches
 from interventions.roles import Cell
 from interventions.sweep import sweep
 
-QUESTION = "Is the circle red or blue?"
+QUESTION = "Is the striped circle red or blue?"  # ten tokens for BLIP
 
 
 @dataclass

@@ -43,7 +43,7 @@ def llava(
     processor.image_processor = CLIPImageProcessor(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
     processor.patch_size = 14
     vision = CLIPVisionConfig(
-        hidden_size=vision_width, intermediate_size=vision_width, num_hidden_layers=vision_layers, num_attention_heads=16, image_size=336,
+        hidden_size=vision_width, intermediate_size=4 * vision_width, num_hidden_layers=vision_layers, num_attention_heads=16, image_size=336,
         patch_size=14,
     )  # fmt: skip
     text = LlamaConfig(
@@ -55,5 +55,5 @@ def llava(
 
 
 def small_llava() -> Vlm:
-    """8 layers x 8 heads of 64, about 600 tokens."""
-    return llava(layers=8, heads=8, width=512, feed_forward=1376, vision_layers=4, vision_width=256)
+    """8 layers x 8 heads of 64, about 600 tokens, and LLaVA-1.5's own vision tower (CLIP ViT-L/14 at 336 pixels)."""
+    return llava(layers=8, heads=8, width=512, feed_forward=1376, vision_layers=24, vision_width=1024)
