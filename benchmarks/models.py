@@ -43,8 +43,8 @@ def llava(
     processor.image_processor = CLIPImageProcessor(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336})
     processor.patch_size = 14
     vision = CLIPVisionConfig(
-        hidden_size=vision_width, intermediate_size=4 * vision_width, num_hidden_layers=vision_layers, num_attention_heads=16, image_size=336,
-        patch_size=14,
+        hidden_size=vision_width, intermediate_size=4 * vision_width, num_hidden_layers=vision_layers, num_attention_heads=16,
+        image_size=336, patch_size=14,
     )  # fmt: skip
     text = LlamaConfig(
         vocab_size=200, num_hidden_layers=layers, hidden_size=width, intermediate_size=feed_forward, num_attention_heads=heads,

@@ -44,10 +44,13 @@ Tokenize = Callable[[str], Prompt]
 
 @dataclass(frozen=True)
 class Pair:
-    """A sample with its clean and its corrupt input. Either the two images or the two questions are equal."""
+    """A sample with its clean and its corrupt input. Either the two images or the two questions are equal.
+
+    Images are the sample's, read when they are asked for: many pairs may be held at once.
+    """
 
     sample: Sample
-    corrupt_image: Image.Image
+    corrupt_image_column: Literal["clean_image", "corrupt_image"]
     corrupt_question: str
     clean_options: tuple[Span, Span]
     corrupt_options: tuple[Span, Span]
@@ -55,6 +58,10 @@ class Pair:
     @property
     def clean_image(self) -> Image.Image:
         return self.sample["clean_image"]
+
+    @property
+    def corrupt_image(self) -> Image.Image:
+        return self.sample[self.corrupt_image_column]
 
     @property
     def clean_question(self) -> str:

@@ -26,7 +26,7 @@ class SemanticImagePairs:
         if sample["clean_attributes"] and sample["corrupt_attributes"]:
             _differ_in_one(json.loads(sample["clean_attributes"]), json.loads(sample["corrupt_attributes"]), sample["changed_attribute"])
         options = option_spans(sample["question"], sample["correct_answer"], sample["incorrect_answer"])
-        return Pair(sample, partner, sample["question"], options, options)
+        return Pair(sample, "corrupt_image", sample["question"], options, options)
 
 
 def _differ_in_one(clean: list[dict[str, str]], corrupt: list[dict[str, str]], asked: str) -> None:

@@ -45,7 +45,7 @@ class SymmetricTokenReplacement:
         for new in self._candidates(sample):
             corrupt_question, corrupt_spans = replace_options(question, spans, new)
             if mismatch(clean, spans, tokenize(corrupt_question), corrupt_spans) is None:
-                return Pair(sample, sample["clean_image"], corrupt_question, spans, corrupt_spans)
+                return Pair(sample, "clean_image", corrupt_question, spans, corrupt_spans)
         lengths = " and ".join(str(len(clean.positions(span))) for span in spans)
         raise LeftOut(f"no two other options of {sample['category']!r} take {lengths} tokens in the places of the options")
 
@@ -74,7 +74,7 @@ class SymmetricTokenReplacement:
         problem = mismatch(clean, spans, tokenize(corrupt_question), corrupt_spans)
         if problem:
             raise LeftOut(f"the given corrupt question {problem}")
-        return Pair(sample, sample["clean_image"], corrupt_question, spans, corrupt_spans)
+        return Pair(sample, "clean_image", corrupt_question, spans, corrupt_spans)
 
 
 def replace_options(question: str, spans: tuple[Span, Span], new: tuple[str, str]) -> tuple[str, tuple[Span, Span]]:

@@ -59,6 +59,28 @@ class SampleError(ValueError):
         super().__init__("\n  ".join([message, *self.problems]))
 
 
+class Row(Mapping[str, Any]):
+    """One sample of a table: texts at hand, images read from the table each time they are asked for."""
+
+    def __init__(self, table: Dataset, index: int, texts: Mapping[str, Any]) -> None:
+        self._table, self._index, self._texts = table, index, texts
+
+    def __getitem__(self, name: str) -> Any:
+        return self._table[self._index][name] if name in _IMAGES else self._texts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(FEATURES)
+
+    def __len__(self) -> int:
+        return len(FEATURES)
+
+
+def rows(table: Dataset) -> Iterator[Row]:
+    """The samples of a table in order, without reading their images."""
+    for index, texts in enumerate(table.remove_columns(_IMAGES)):
+        yield Row(table, index, texts)
+
+
 def option_spans(question: str, correct: str, incorrect: str) -> tuple[tuple[int, int], tuple[int, int]]:
     """Where the two options stand in a question.
 

@@ -102,11 +102,11 @@ class Study:
             raise
 
     def _choose(self, corruption: str) -> tuple[list[Pair], list[dict[str, str]]]:
-        maker = registry.make(corruption, self.table.remove_columns(["clean_image", "corrupt_image", "object_mask"]), self.options.seed)
+        maker = registry.make(corruption, sample_table.rows(self.table), self.options.seed)
         usable: dict[tuple[str, bool], list[Pair]] = {}
         left_out: list[dict[str, str]] = []
         wanted = self.options.samples
-        for sample in self.table:
+        for sample in sample_table.rows(self.table):
             group = usable.setdefault((sample["category"], sample["correct_first"]), [])
             if len(group) >= wanted:
                 continue

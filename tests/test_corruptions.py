@@ -70,7 +70,7 @@ def test_str_meets_its_definition_for_every_sample(vlm, shapes):
         new = [pair.corrupt_question[start:end] for start, end in pair.corrupt_options]
         assert len({*new, row["correct_answer"], row["incorrect_answer"]}) == 4  # differ from each other and from both
         assert set(new) <= options[row["category"]]  # of the same type
-        assert pair.corrupt_image is pair.clean_image or pair.corrupt_image == pair.clean_image
+        assert pair.corrupt_image == pair.clean_image
         clean, corrupt = vlm.prompt(pair.clean_question), vlm.prompt(pair.corrupt_question)
         assert len(clean.ids) == len(corrupt.ids)
         changed = {i for i, (a, b) in enumerate(zip(clean.ids, corrupt.ids, strict=True)) if a != b}

@@ -52,7 +52,7 @@ def test_several_pieces_of_one_option_have_its_role(blip):
     question = "Is it fearful or red?"
     row = {"noun": "", "question": question, "clean_image": None}
     options = option_spans(question, "fearful", "red")
-    pair = Pair(row, None, question, options, options)
+    pair = Pair(row, "clean_image", question, options, options)
     prompt = blip.prompt(question)
     found = roles(prompt, pair, causal=False)
     (cell,) = tokens_of_roles(prompt, found, ["correct"])
