@@ -8,6 +8,7 @@ import time
 import pytest
 import xarray as xr
 
+from interventions import effects
 from tests.conftest import ROOT
 
 TINY = ["--samples", "2", "--modules", "mlp", "block", "--models"]
@@ -62,6 +63,13 @@ def test_it_ends_with_where_the_results_are_and_the_universal_heads(finished):
     assert wanted <= made
     with xr.open_datatree(results / "universal_heads.nc") as tree:
         assert set(tree.children) == {"blip-shapes", "llava-shapes"}
+
+
+def test_the_whole_folder_opens_as_one_tree(finished):
+    tree = effects.read_tree(finished[0] / "results")
+    assert {"blip-shapes", "llava-shapes"} == set(tree.children)
+    by_role = tree["llava-shapes/shapes/str/mlp"].to_dataset().effects.by_role()
+    assert by_role.dims == ("sample", "layer", "role")
 
 
 def test_a_second_run_gives_the_same_values_bit_for_bit(finished, tmp_path):
