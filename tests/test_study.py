@@ -83,6 +83,16 @@ def test_module_effects_line_tokens_up_by_role(study):
     assert not bool(np.isnan(dataset.logit_correct.where(~unused, 0.0)).any())
 
 
+def test_the_reference_definition_patches_blips_mlp_at_the_layers_output(tmp_path, data, blip):
+    options = Options(model=blip.name, data=data, samples=1, out=tmp_path / "reference", device="cpu", definition="reference")
+    (reference,) = patch_modules(prepare(options, blip), components=("mlp",))
+    options = Options(model=blip.name, data=data, samples=1, out=tmp_path / "ours", device="cpu")
+    mlp, block = patch_modules(prepare(options, blip), components=("mlp", "block"))
+    np.testing.assert_array_equal(values(reference).logit_correct, values(block).logit_correct)
+    assert not np.allclose(values(reference).logit_correct, values(mlp).logit_correct, equal_nan=True)
+    assert values(reference).attrs["definition"] == "reference"
+
+
 def test_half_of_the_samples_have_the_correct_option_first(study):
     pairs, _ = study.pairs("sip")
     first = {}

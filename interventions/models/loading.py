@@ -65,7 +65,8 @@ def load(name: str, device: str = "auto", dtype: str = "float32", revision: str 
     except ModelError:
         raise
     except (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError) as error:
-        raise ModelError(f"could not load {name!r} from {where}: {' '.join(str(error).split())}") from error
+        hint = "" if Path(source).is_dir() else " Where the Hub is out of reach, copy the checkpoint's folder here and give its path."
+        raise ModelError(f"could not load {name!r} from {where}: {' '.join(str(error).split())}{hint}") from error
     vlm = wrap(module.to(chosen).eval().requires_grad_(False), processor, Path(name).name, fingerprint(source, config, revision))
     if check:
         check_sites(vlm)
