@@ -55,7 +55,8 @@ class Options:
     threads: int = 0
     """CPU threads; 0 takes one for a small model, whose matrices are not worth sharing out, and all cores for others."""
     verify: int = 1
-    """Samples of each run, the first ones, of which some cells are measured again the plain way: one patch, one whole trace."""
+    """First samples of each run of which some cells are measured again the plain way (one patch, one whole trace), and one sample in a
+    hundred after that; 0 for none."""
     overwrite: bool = False
     """Replace results of another configuration that are in the way."""
 

@@ -1,0 +1,82 @@
+"""How effects of heads in 16-bit weights differ from those in float32, on the shipped checkpoints. Prints a table.
+
+The same samples are used: those that the float32 model answers correctly.
+"""
+
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import tempfile
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+import torch
+import tyro
+import xarray as xr
+from scipy.stats import spearmanr
+
+from analysis.universal_heads import important_heads
+from interventions import effects
+from interventions.head_patching import patch_heads
+from interventions.study import Options, prepare
+
+
+@dataclass
+class Dtypes:
+    """Compare effects of heads in bfloat16 and float16 with float32.
+
+    Example: python -m benchmarks.dtypes --samples 10
+    """
+
+    models: tuple[str, ...] = ("blip-shapes", "llava-shapes")
+    """Models."""
+    dtypes: tuple[str, ...] = ("bfloat16", "float16")
+    """Number formats held against float32."""
+    samples: int = 50
+    """Samples of each category."""
+    seed: int = 0
+    """Seed of the rendered scenes."""
+
+
+def head_effects(
+    model: str, dtype: str, options: Dtypes, corruption: str, answers: dict[str, str] | None
+) -> tuple[xr.DataArray, dict[str, str], float]:
+    """LD_patched - LD_corrupt [sample, layer, head] at the paper's token, the answers that chose the samples, and the seconds it took."""
+    with tempfile.TemporaryDirectory() as folder:
+        study = prepare(
+            Options(model=model, samples=options.samples, seed=options.seed, out=Path(folder), device="cpu", dtype=dtype, verify=0)  # type: ignore[arg-type]
+        )
+        study.answers = answers or study.answers
+        study.pairs(corruption)
+        started = perf_counter()
+        dataset = effects.read(patch_heads(study, corruption))
+        seconds = perf_counter() - started
+        effect = dataset.effects.logit_difference().sel(token=dataset.attrs["main_token"]).assign_coords(category=dataset.category)
+        return effect, study.answers, seconds
+
+
+def main() -> None:
+    options = tyro.cli(Dtypes)
+    print(f"torch {torch.__version__}; {options.samples} samples a category; times relative to float32")
+    print(f"{'model':<14}{'corruption':<12}{'dtype':<10}{'median difference':>19}{'rank':>8}{'important heads':>17}{'time':>8}")
+    for model in options.models:
+        for corruption in ("sip", "str"):
+            exact, answers, base = head_effects(model, "float32", options, corruption, None)
+            for dtype in options.dtypes:
+                rough, _, seconds = head_effects(model, dtype, options, corruption, answers)
+                both, same = xr.align(exact, rough, join="inner")
+                strong = abs(both) >= abs(both).quantile(0.5)  # relative to effects that are not nearly 0
+                relative = float((abs(same - both) / abs(both)).where(strong).median())
+                means = [abs(e).groupby("category").mean("sample") for e in (both, same)]
+                rank = float(np.mean([spearmanr(a.values.ravel(), b.values.ravel()).statistic for a, b in zip(*means, strict=True)]))
+                sets = [important_heads(m)[0].values for m in means]
+                changed = f"{int((sets[0] != sets[1]).sum())} of {int(sets[0].sum())} differ"
+                print(f"{model:<14}{corruption:<12}{dtype:<10}{relative:>19.4f}{rank:>8.4f}{changed:>17}{seconds / base:>8.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
