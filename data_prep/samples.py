@@ -66,7 +66,7 @@ class Row(Mapping[str, Any]):
         self._table, self._index, self._texts = table, index, texts
 
     def __getitem__(self, name: str) -> Any:
-        return self._table[self._index][name] if name in _IMAGES else self._texts[name]
+        return self._table[name][self._index] if name in _IMAGES else self._texts[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(FEATURES)

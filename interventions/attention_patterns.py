@@ -68,9 +68,9 @@ def attention_patterns(study: Study, component: str | None = None, query: str | 
                 part = _maps_of(vlm, pair, component, query)
                 store.put(pair.sample["sample_id"], part)
             parts.append(part)
-    store.finish(_assemble(study, pairs, parts, component, query), effects.write)
     entry = {"status": "finished", "samples": len(pairs), "seconds": round(perf_counter() - started, 1), "left_out": left_out}
     update_manifest(study.options.out, "runs", str(path.relative_to(study.options.out)), entry)
+    store.finish(_assemble(study, pairs, parts, component, query), effects.write)
     return path
 
 

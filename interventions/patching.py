@@ -70,9 +70,9 @@ def patch_study(study: Study, component: str, *, heads: bool, tokens: Sequence[s
             computed += 1
             store.put(pair.sample["sample_id"], part)
         parts.append(part)
-    store.finish(_assemble(study, corruption, component, heads, tokens, pairs, cells, parts), effects.write)
     entry = {"status": "finished", "samples": len(pairs), "seconds": round(perf_counter() - started, 1), "left_out": left_out}
     update_manifest(study.options.out, "runs", str(path.relative_to(study.options.out)), entry)
+    store.finish(_assemble(study, corruption, component, heads, tokens, pairs, cells, parts), effects.write)
     return path
 
 

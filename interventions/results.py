@@ -1,5 +1,6 @@
 """The results folder: who writes where, the manifest of what ran, and the finished samples of a run that is not finished."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -74,6 +75,8 @@ class Store:
         self.parts = path.with_name(f".{path.stem}.partial")
         for found, remove in ((self._finished(), self.path.unlink), (self._started(), self._drop_parts)):
             self._refuse(found, overwrite, remove)
+        if self.is_finished:
+            self._drop_parts()  # left by a run that was killed between the last two steps of `finish`
 
     def _refuse(self, found: Mapping[str, Any] | None, overwrite: bool, remove: Callable[[], None]) -> None:
         difference = differences(found, self.configuration) if found is not None else ""
@@ -103,7 +106,7 @@ class Store:
         return self.path.is_file()
 
     def _part(self, sample_id: str) -> Path:
-        return self.parts / f"{sample_id.encode().hex()[-180:]}.npz"
+        return self.parts / f"{hashlib.sha256(sample_id.encode()).hexdigest()[:32]}.npz"
 
     def get(self, sample_id: str) -> Arrays | None:
         """The arrays of a finished sample, or None."""
@@ -131,6 +134,9 @@ class Store:
             ) from error
 
     def finish(self, dataset: xr.Dataset, write: Callable[[xr.Dataset, Path], None]) -> None:
-        """Write the results file with its configuration, and drop the parts."""
+        """Write the results file with its configuration, and drop the parts.
+
+        Last: a run that is finished is not looked at again, so whatever else is to be said of it must have been said.
+        """
         write(dataset.assign_attrs(configuration=json.dumps(self.configuration, sort_keys=True)), self.path)
         self._drop_parts()

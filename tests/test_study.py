@@ -9,18 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 from corruptions.pair import LeftOut
 from data_prep import samples as sample_table
 from interventions import effects, patching
 from interventions.attention_patterns import attention_patterns, capture_attention
+from interventions.capture import CLEAN, capture
 from interventions.head_patching import patch_heads
 from interventions.module_patching import patch_modules
-from interventions.results import ResultsError
+from interventions.results import ResultsError, Store
 from interventions.study import Options, prepare
 from interventions.verify import VerificationError
 from tests.conftest import ROOT
+from tests.hooks import layers_and_modules
 
 
 @pytest.fixture(scope="module")
@@ -247,13 +250,52 @@ def test_attention_patterns_are_probabilities_over_patches(study):
 
 
 def test_attention_sums_to_one_and_weighs_the_values(vlm, make_pair):
-    """Over all keys; and z is the values of each head weighed by it."""
+    """Over all keys; and z is the values of each head weighed by it (values by a plain hook)."""
     pair = make_pair(vlm, "sip")
     component = vlm.architecture.head_component
+    layers, _ = layers_and_modules(vlm.module)
+    values_of, handles = {}, []
+    for number, layer in enumerate(layers):
+        projection = layer.crossattention.self.value if hasattr(layer, "crossattention") else layer.self_attn.v_proj
+        handles.append(
+            projection.register_forward_hook(lambda _, inputs, output, number=number: values_of.update({number: output[:1].clone()}))
+        )
     with vlm.showing_attention():
         probabilities = capture_attention(vlm, pair, component)
     assert probabilities.shape[:3] == (vlm.n_layers, vlm.n_heads, len(vlm.prompt(pair.clean_question).ids))
     np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
+    ids, pixels = vlm.ids([vlm.prompt(pair.clean_question)] * 2), vlm.pixels([pair.clean_image, pair.corrupt_image])
+    z = capture(vlm, ids, pixels, (1, 2), (component,)).states[component][CLEAN]
+    for handle in handles:
+        handle.remove()
+    for number in range(vlm.n_layers):
+        values = values_of[number][0].unflatten(-1, (vlm.n_heads, vlm.head_dim))
+        weighed = torch.einsum("hqk,khd->qhd", probabilities[number], values)
+        torch.testing.assert_close(weighed.flatten(1), z[number], atol=1e-4, rtol=1e-4)
+
+
+def test_killed_before_the_last_step_of_a_file_loses_no_reason(study, monkeypatch):
+    """Killed as the file is written: the manifest has its entry. Killed before the parts are gone: they go at the next look."""
+    monkeypatch.setattr(Store, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        patch_heads(study)
+    monkeypatch.undo()
+    assert json.loads((study.options.out / "manifest.json").read_text())["runs"]
+    monkeypatch.setattr(Store, "_drop_parts", lambda _: None)
+    path = patch_heads(study)
+    parts = path.with_name(f".{path.stem}.partial")
+    assert parts.is_dir()
+    monkeypatch.undo()
+    patch_heads(study)
+    assert not parts.exists()
+
+
+def test_long_sample_ids_that_end_alike_are_kept_apart(tmp_path):
+    store = Store(tmp_path / "x.nc", {})
+    ids = [f"{start}{'/same/end' * 40}" for start in "ab"]
+    for number, name in enumerate(ids):
+        store.put(name, {"number": np.array(number)})
+    assert [int(store.get(name)["number"]) for name in ids] == [0, 1]
 
 
 def test_a_sweep_that_is_wrong_stops_the_run_and_names_the_cell(study, monkeypatch):

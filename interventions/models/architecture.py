@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 COMPONENTS = ("self_attention", "cross_attention", "mlp", "block")
-ATTENTION = ("self_attention", "cross_attention")
 
 
 @dataclass(frozen=True)

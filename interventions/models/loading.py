@@ -47,7 +47,9 @@ def load(name: str, device: str = "auto", dtype: str = "float32", revision: str 
     ------
     ModelError
         Unknown name, missing or unreadable files, an architecture without description, heads that do not divide the width, a
-        device or dtype that is not there, or a site that fails its check.
+        device or dtype that is not there.
+    SiteError
+        A site is not what its description claims.
     """
     where, source = resolve(name)
     chosen = choose_device(device)
