@@ -13,9 +13,9 @@ from transformers import (
     AutoTokenizer,
     BlipConfig,
     BlipForQuestionAnswering,
-    BlipImageProcessor,
+    BlipImageProcessorPil,
     BlipProcessor,
-    CLIPImageProcessor,
+    CLIPImageProcessorPil,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
@@ -57,7 +57,7 @@ def blip_shapes(folder: Path, layers: int = 6, heads: int = 6, std: float = 0.08
         ),
         projection_dim=WIDTH, image_text_hidden_size=WIDTH, initializer_range=std,
     )  # fmt: skip
-    images = BlipImageProcessor(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
+    images = BlipImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
     model = BlipForQuestionAnswering(config)
     model.generation_config.update(bos_token_id=start, eos_token_id=end, pad_token_id=0)
     return model, BlipProcessor(images, tokenizer)
@@ -91,7 +91,7 @@ def llava_shapes(layers: int = 6, heads: int = 6, std: float = 0.08) -> tuple[Ll
         text_config=text, vision_config=vision, image_token_index=image, vision_feature_layer=-1,
         vision_feature_select_strategy="default", image_seq_length=(IMAGE_SIZE // PATCH) ** 2,
     )  # fmt: skip
-    images = CLIPImageProcessor(
+    images = CLIPImageProcessorPil(
         size={"shortest_edge": IMAGE_SIZE}, crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, do_convert_rgb=True
     )
     model = LlavaForConditionalGeneration(config)

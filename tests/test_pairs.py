@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from data_prep import samples
-from data_prep.pairs import make_pairs, read_table
+from data_prep.pairs import Pairs, read_pairs, read_table
+from data_prep.preparing import prepare
 from data_prep.samples import SampleError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,8 +44,11 @@ def write(folder, rows, columns=COLUMNS, name="t.csv", delimiter=",", encoding="
     return folder / name
 
 
-def make(table, **options):
-    return make_pairs(table, name="mine", progress=False, **options)
+def make(table, images_root=None, strict=False, **more):
+    """The sample table, and what was left out."""
+    options = Pairs(table=table, out=table.parent / "made", name="mine", images_root=images_root, strict=strict, **more)
+    record = prepare(options, read_pairs(table, name="mine", images_root=images_root), progress=False)
+    return samples.load(options.out), record["left_out"]
 
 
 def test_a_table_with_every_column(folder):
@@ -66,7 +70,7 @@ def test_a_table_with_every_column(folder):
     [("t.csv", ",", "utf-8"), ("t.csv", ",", "utf-8-sig"), ("t.csv", ";", "utf-8"), ("t.TSV", "\t", "utf-8-sig")],
 )
 def test_kinds_of_table(folder, name, delimiter, encoding):
-    rows = [GOOD, [], ["a.png", "b.png", "Is it thé, or café?\nSay.", "thé", "CAFÉ"], GOOD]
+    rows = [GOOD, [" "] * 9, ["a.png", "b.png", "Is it thé, or café?\nSay.", "thé", "CAFÉ"], GOOD]
     table = write(folder, rows, name=name, delimiter=delimiter, encoding=encoding)
     dataset, left_out = make(table)
     assert left_out == []
@@ -97,15 +101,17 @@ def test_decomposed_accents_match_composed_ones(folder):
 
 def test_images_have_their_own_root(folder):
     (folder / "tables").mkdir()
-    table = write(folder / "tables", [GOOD, [str(folder / "a.png"), *GOOD[1:]]])
-    assert len(make(table, images_root=folder)[0]) == 2
-    with pytest.raises(SampleError, match="no row can be used"):
+    table = write(folder / "tables", [GOOD])
+    assert len(make(table, images_root=folder)[0]) == 1
+    with pytest.raises(SampleError, match="no sample can be used"):
         make(table)
     with pytest.raises(SampleError, match="does not exist"):
         make(table, images_root=folder / "absent")
 
 
 BAD = {
+    "leaves the folder of images": ["../a.png", *GOOD[1:]],
+    "paths must start from": ["a.png", "/b.png", *GOOD[2:]],
     "no such file": ["absent.png", *GOOD[1:]],
     "HTML page": ["a.png", "page.jpg", *GOOD[2:]],
     "clean_image empty": ["", *GOOD[1:]],
@@ -124,9 +130,9 @@ def test_a_bad_row_is_left_out_with_its_reason_or_stops(folder, reason):
     dataset, left_out = make(table)
     assert dataset["sample_id"][:] == ["mine-0001", "mine-0003"]
     assert [entry["sample"] for entry in left_out] == ["mine-0002"]
-    assert left_out[0]["reason"].startswith("line 3: ")
+    assert left_out[0]["reason"].startswith("t.csv, line 3: ")
     assert reason in left_out[0]["reason"]
-    with pytest.raises(SampleError, match=r"t\.csv, line 3 \(mine-0002\): ") as caught:
+    with pytest.raises(SampleError, match=r"mine-0002: t\.csv, line 3: ") as caught:
         make(table, strict=True)
     assert reason in str(caught.value)
 
@@ -140,6 +146,8 @@ def test_bad_optional_cells(folder):
         ["ones.png", "z", ""],
         ["absent.png", "w", ""],
         ["", "v", GOOD[2]],
+        ["", "x", "", "more"],
+        ["", "x", "", "more"],
     ]
     dataset, left_out = make(write(folder, [[*GOOD, *cells] for cells in extra], columns))
     assert dataset["sample_id"][:] == ["x"]
@@ -149,8 +157,10 @@ def test_bad_optional_cells(folder):
         "no pixel above 127",
         "no such file",
         "corrupt_question equals",
+        "9 cells for 8 columns",
+        "9 cells for 8 columns",
     ]
-    assert [entry["sample"] for entry in left_out] == list("xyzwv")
+    assert [entry["sample"] for entry in left_out] == [*"xyzwv", "mine-0007", "mine-0008"]
     for entry, words in zip(left_out, says, strict=True):
         assert words in entry["reason"]
 
@@ -166,6 +176,7 @@ def test_the_order_of_columns_and_rows_does_not_matter_for_a_row(folder):
     [
         ("t.csv", b"", "the file is empty"),
         ("t.csv", b"\xef\xbb\xbf\n \n", "the file is empty"),
+        ("t.csv", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
         ("t.csv", ",".join(COLUMNS).encode(), "no rows below"),
         ("t.csv", b"image,answer\na,b\n", r"missing columns; found: image, answer\n  missing: clean_image or clean_image_path"),
         ("t.csv", ",".join([*COLUMNS, "clean_prompt"]).encode() + b"\n1,2,3,4,5,6\n", "several columns for question"),
@@ -186,9 +197,22 @@ def test_a_table_that_cannot_be_read_stops(folder, name, content, says):
 
 
 def test_no_row_left(folder):
-    with pytest.raises(SampleError, match="no row can be used") as caught:
+    with pytest.raises(SampleError, match="no sample can be used") as caught:
         make(write(folder, [BAD["identical"], BAD["no such file"]]))
-    assert "mine-0002, line 3: absent.png: no such file" in str(caught.value)
+    assert "mine-0002: t.csv, line 3: absent.png: no such file" in str(caught.value)
+
+
+def test_a_mended_table_is_read_again(folder):
+    assert len(make(write(folder, [GOOD, BAD["identical"]]))[0]) == 1
+    assert len(make(write(folder, [GOOD, ["a.png", "c.png", *GOOD[2:]]]))[0]) == 2
+
+
+def test_limit_and_scaling_of_a_mask(folder):
+    table = write(folder, [[*GOOD, "mask.png", kind] for kind in "xxxyy"], [*COLUMNS, "mask", "category"])
+    dataset, _ = make(table, limit=2, longest_side=6)
+    assert sorted(dataset["category"]) == list("xxyy")
+    row = dataset[0]
+    assert (row["clean_image"].size, row["object_mask"].size, list(row["object_box"])) == ((6, 5), (6, 5), [1, 1, 5, 3])
 
 
 def test_command_line_from_another_folder(folder, tmp_path_factory):
@@ -201,24 +225,24 @@ def test_command_line_from_another_folder(folder, tmp_path_factory):
 
     done = run(str(ROOT / "data_prep" / "pairs.py"), "--table", str(table), "--out", "t")
     assert done.returncode == 0, done.stderr
-    assert "1 samples (1 t) in t\n1 rows left out" in done.stdout
-    assert "left out t-0002: line 3: the clean and the corrupt image are identical" in done.stderr
+    assert "1 samples (1 t) in t\n1 left out" in done.stdout
+    assert "left out t-0002: t.csv, line 3: the clean and the corrupt image are identical" in done.stderr
     assert len(samples.load(elsewhere / "t")) == 1
     assert samples.left_out(elsewhere / "t")[0]["sample"] == "t-0002"
     assert samples.provenance(elsewhere / "t")["source"] == "t.csv"
 
     failed = run("-m", "data_prep.pairs", "--table", str(table), "--out", "u", "--strict")
     assert failed.returncode == 1
-    assert "line 3 (t-0002)" in failed.stderr
+    assert "t-0002: t.csv, line 3: " in failed.stderr
     assert "Traceback" not in failed.stderr
     assert not (elsewhere / "u").exists()
 
 
 @pytest.mark.skipif(not SMOKE.exists(), reason="the shared photographs are not here")
 def test_photographs_of_many_kinds(tmp_path):
-    dataset, left_out = make(SMOKE)
+    record = prepare(Pairs(table=SMOKE, out=tmp_path / "t"), read_pairs(SMOKE), progress=False)
+    dataset = samples.load(tmp_path / "t")
     assert len(dataset) == 13
-    assert [entry["sample"] for entry in left_out] == ["mine-0014"]
-    assert "not in the question" in left_out[0]["reason"]
-    samples.save(dataset, tmp_path / "t", {"name": "mine", "left_out": left_out})
-    assert samples.fingerprint(samples.load(tmp_path / "t")) == samples.fingerprint(dataset)
+    assert [entry["sample"] for entry in record["left_out"]] == ["sip_pairs_smoke-0014"]
+    assert "not in the question" in record["left_out"][0]["reason"]
+    assert samples.fingerprint(dataset) == record["fingerprint"]
