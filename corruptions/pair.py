@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 from PIL import Image
 
+from data_prep.images import open_image
 from data_prep.samples import Sample
 
 Span = tuple[int, int]
@@ -25,7 +27,7 @@ class Prompt:
     ids : token ids, image tokens expanded
     spans : for each token, its characters in the *question*, or None for tokens outside it (template, special, image)
     words : the text of each token
-    kinds : for each token: "question", "image", "special", "assistant" (names the answering side) or "template"
+    kinds : for each token: "question", "image", "special", "assistant" (names the answering side), "template" or "answer"
     """
 
     text: str
@@ -44,16 +46,17 @@ Tokenize = Callable[[str], Prompt]
 
 @dataclass(frozen=True)
 class Pair:
-    """A sample with its clean and its corrupt input. Either the two images or the two questions are equal.
+    """A sample with its clean and its corrupt input. Either the two images or the two questions are equal, or both where noise corrupts.
 
-    Images are the sample's, read when they are asked for: many pairs may be held at once.
+    Images are columns of the sample's, or the corrupt one is a file; they are read when they are asked for: many pairs may be held at once.
     """
 
     sample: Sample
-    corrupt_image_column: Literal["clean_image", "corrupt_image"]
+    corrupt_image_from: Literal["clean_image", "corrupt_image"] | Path
     corrupt_question: str
     clean_options: tuple[Span, Span]
     corrupt_options: tuple[Span, Span]
+    noise: Literal["", "image", "text"] = ""  # the embeddings that get noise in the corrupt run
 
     @property
     def clean_image(self) -> Image.Image:
@@ -61,7 +64,8 @@ class Pair:
 
     @property
     def corrupt_image(self) -> Image.Image:
-        return self.sample[self.corrupt_image_column]
+        source = self.corrupt_image_from
+        return open_image(source) if isinstance(source, Path) else self.sample[source]
 
     @property
     def clean_question(self) -> str:

@@ -1,0 +1,121 @@
+"""Constraint replacement (Basu et al.): the words that tie the question to the image ("this place") become others ("Paris City").
+
+In a two-choice question these are the noun that names the thing asked about: "Is the striped circle red or blue?" becomes "Is the striped
+star red or blue?", where the image has no star. The options and the image stay. The replaced tokens have the role `noun`.
+"""
+
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from corruptions.pair import LeftOut, Pair, Prompt, Span, Tokenize
+from data_prep.samples import Sample, option_spans
+
+
+class ConstraintReplacement:
+    """Replaces the noun by another one of as many tokens of the model's tokenizer, so that positions correspond.
+
+    The other noun is one of the data set's, of a question with the same first word ("Is", "Are"), and if it can be of the same category.
+    It is not yet in the question, and names nothing in the image as far as the sample's attributes tell. Nouns too general to be among
+    their own sample's attributes ("object") would still fit the image and are not taken. The draw depends on the seed, the sample's id
+    and the set of nouns alone.
+
+    Parameters
+    ----------
+    samples : every sample of the data set; their nouns are what can be drawn.
+    words : what can be drawn instead; for a data set with one noun ("person").
+    """
+
+    name = "constraint"
+    modality: Literal["image", "text"] = "text"
+
+    def __init__(self, samples: Iterable[Sample], seed: int, words: Sequence[str] = ()) -> None:
+        self.seed, self.words = seed, tuple(words)
+        self._nouns = {(_first_word(s["question"]), s["category"], s["noun"]) for s in samples if s["noun"] and _is_particular(s)}
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """What its questions depend on, besides data set and seed."""
+        return {"constraint_words": list(self.words)}
+
+    def corrupt(self, sample: Sample, tokenize: Tokenize) -> Pair:
+        question = sample["question"]
+        options = option_spans(question, sample["correct_answer"], sample["incorrect_answer"])
+        start, end = constraint_span(sample, options)
+        clean = tokenize(question)
+        for word in self._candidates(sample, (start, end)):
+            corrupt_question = question[:start] + word + question[end:]
+            if _differ_in(clean, (start, end), tokenize(corrupt_question), (start, start + len(word))):
+                shift = len(word) - (end - start)
+                right, wrong = ((a + shift, b + shift) if a >= end else (a, b) for a, b in options)
+                return Pair(sample, "clean_image", corrupt_question, options, (right, wrong))
+        among = "the words given" if self.words else "the data set's nouns (--constraint-words gives others)"
+        tokens = len(clean.positions((start, end)))
+        raise LeftOut(f"none of {among} takes {tokens} tokens in the place of {question[start:end]!r} and is about something else")
+
+    def _candidates(self, sample: Sample, span: Span) -> Iterator[str]:
+        rng = np.random.default_rng([self.seed, zlib.crc32(sample["sample_id"].encode())])
+        alike = [(category, noun) for first, category, noun in self._nouns if first == _first_word(sample["question"])]
+        own = {noun for category, noun in alike if category == sample["category"]}
+        others = {noun for _, noun in alike} - own
+        for group in [set(self.words)] if self.words else [own, others]:
+            fitting = sorted(word for word in group if _is_about_something_else(word, sample) and _keeps_article(word, sample, span))
+            yield from (fitting[index] for index in rng.permutation(len(fitting)))
+
+
+def constraint_span(sample: Sample, options: tuple[Span, Span]) -> Span:
+    """Where the noun stands in the question: its last occurrence before the options, else after or between them.
+
+    Raises
+    ------
+    LeftOut
+        The sample has no noun, or it is in the question only as part of an option.
+    """
+    noun, question = sample["noun"], sample["question"]
+    if not noun:
+        raise LeftOut("the sample does not say which noun of its question names the thing asked about")
+    found = [match.span() for match in re.finditer(rf"\b{re.escape(noun)}\b", question, re.IGNORECASE)]
+    outside = [(start, end) for start, end in found if all(end <= a or b <= start for a, b in options)]
+    if not outside:
+        raise LeftOut(f"the noun {noun!r} is not in the question outside of its options")
+    return max([span for span in outside if span[1] <= min(options)[0]] or outside)
+
+
+def _differ_in(clean: Prompt, old: Span, corrupt: Prompt, new: Span) -> bool:
+    """Whether two prompts have equally many tokens and differ in the tokens of the two spans alone, which are at the same positions."""
+    places = clean.positions(old)
+    changed = [i for i, (a, b) in enumerate(zip(clean.ids, corrupt.ids, strict=False)) if a != b]
+    return len(clean.ids) == len(corrupt.ids) and places == corrupt.positions(new) and bool(changed) and set(changed) <= set(places)
+
+
+def _first_word(question: str) -> str:
+    return question.split()[0].lower()
+
+
+def _is_particular(sample: Sample) -> bool:
+    """Whether the noun names a kind of thing; true where the sample states no attributes."""
+    return not sample["clean_attributes"] or sample["noun"].lower() in _attributes(sample)
+
+
+def _is_about_something_else(word: str, sample: Sample) -> bool:
+    in_question = re.search(rf"\b{re.escape(word)}\b", sample["question"], re.IGNORECASE)
+    return in_question is None and word.lower() not in _attributes(sample)
+
+
+def _attributes(sample: Sample) -> set[str]:
+    """All values of the clean image's objects."""
+    return {str(value).lower() for item in json.loads(sample["clean_attributes"] or "[]") for value in item.values()}
+
+
+def _keeps_article(word: str, sample: Sample, span: Span) -> bool:
+    """Whether "a" or "an" before the noun, if there is one, is right before the word too."""
+    old, before = sample["question"][slice(*span)], sample["question"][: span[0]]
+    return re.search(r"\ban?\s+$", before, re.IGNORECASE) is None or _begins_with_vowel(old) == _begins_with_vowel(word)
+
+
+def _begins_with_vowel(word: str) -> bool:
+    return word[0].lower() in "aeiou"
