@@ -6,15 +6,21 @@ A stage that is done is skipped; an interrupted run goes on where it was.
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 from tqdm import tqdm
 
+from corruptions.options import CorruptionOptions
+
 DEFAULT_MODELS = ("blip-shapes", "llava-shapes")
+SHARED = (  # options that every intervention takes
+    *("samples", "out", "device", "dtype", "seed", "threads", "direction", "noise_multiple", "noise_draws", "divergence"),
+    *("shared_pieces", "painting", "keep_wrong", "overwrite"),
+)
 
 
 @dataclass
@@ -30,8 +36,8 @@ class RunAll:
     """Models: blip-shapes, llava-shapes (shipped), blip-vqa-base, llava-1.5-7b (the Hub), folders with checkpoints, or Hub ids."""
     datasets: tuple[str, ...] = ("shapes",)
     """Data sets: folders prepared with data_prep, or `shapes`, which is made when it is not there."""
-    corruptions: tuple[Literal["sip", "str"], ...] = ("sip", "str")
-    """How corrupt runs are made: sip (another image), str (other options in the question)."""
+    corruptions: tuple[str, ...] = ("sip", "str")
+    """How corrupt runs are made: sip (another image), str (other options in the question), gaussian_noise, ...; README.md lists them."""
     samples: int = 100
     """Samples of each category (task) that a model answers correctly, half with the correct option first."""
     out: Path = Path("results")
@@ -42,12 +48,24 @@ class RunAll:
     """Metric by which heads are judged."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<number>."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Number format of the weights."""
+    dtype: Literal["float32", "bfloat16", "float16", "nf4"] = "float32"
+    """Number format of the weights; nf4 (4 bits) needs the packages of requirements-nf4.txt."""
     seed: int = 0
     """Seed of the rendered scenes and of the draws of `str`."""
     threads: int = 0
     """CPU threads; 0 takes one for a small model and all cores for others."""
+    direction: Literal["denoising", "noising"] = "denoising"
+    """denoising puts clean states into the corrupt run; noising puts corrupt states into the clean run."""
+    noise_multiple: float = 3.0
+    """Standard deviation of gaussian_noise, as a multiple of that of the embeddings."""
+    noise_draws: int = 10
+    """Draws of gaussian_noise a sample."""
+    divergence: bool = False
+    """Measure the Kullback-Leibler divergence from the clean run too."""
+    shared_pieces: Literal["leave-out", "force"] = "leave-out"
+    """Answers whose first token is the same: left out, or given what they share and scored on the next token."""
+    painting: Annotated[CorruptionOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=CorruptionOptions)
+    """Options of corruptions that paint images or replace nouns."""
     keep_wrong: bool = False
     """Use samples that a model answers wrongly too (the paper does not)."""
     overwrite: bool = False
@@ -62,18 +80,24 @@ def run(options: RunAll) -> None:
     ModelError, SampleError, ResultsError, ValueError
         Before any work where an option is wrong; each says what and what to do.
     """
+    from corruptions import registry
     from interventions.attention_patterns import attention_patterns  # libraries take seconds to load: not before `--help`
-    from interventions.head_patching import patch_heads
+    from interventions.head_patching import head_target
     from interventions.models.architecture import COMPONENTS
     from interventions.models.loading import load, resolve
-    from interventions.module_patching import patch_modules
+    from interventions.module_patching import module_targets
+    from interventions.patching import patch_study
     from interventions.results import check_writable
     from interventions.study import Options, load_data, prepare
 
     for name in options.models:
         resolve(name)
     check_writable(options.out)
-    shared = {name: getattr(options, name) for name in ("samples", "out", "device", "dtype", "seed", "threads", "keep_wrong", "overwrite")}
+    for corruption in options.corruptions:
+        if corruption not in registry.NAMES:
+            raise ValueError(f"unknown corruption {corruption!r}; choose from {', '.join(registry.NAMES)}")
+        registry.configuration(corruption, options.painting)  # raises where its diffusion model cannot be used
+    shared = {name: getattr(options, name) for name in SHARED}
     for data in options.datasets:
         load_data(Options(data=data, samples=options.samples, out=options.out, seed=options.seed))
 
@@ -85,11 +109,10 @@ def run(options: RunAll) -> None:
             for data in options.datasets:
                 study = prepare(Options(model=model, data=data, corruption=options.corruptions[0], **shared), vlm)
                 here = tuple(name for name in vlm.architecture.components if name in modules)
+                targets = [head_target(study), *(module_targets(study, here) if here else [])]
                 for corruption in options.corruptions:
                     with noting_what_is_left_out():
-                        patch_heads(study, corruption)
-                        if here:
-                            patch_modules(study, corruption, here)
+                        patch_study(study, targets, corruption)
                     stages.update()
                 with noting_what_is_left_out():
                     attention_patterns(study)

@@ -25,7 +25,7 @@ def answer_all(vlm: Vlm, samples: Dataset, fingerprint: str, results: Path, data
     The accuracy of each category goes into the manifest.
     """
     path = results / vlm.name / dataset / "answers.json"
-    configuration = {"model_revision": vlm.revision, "dtype": str(vlm.dtype), "dataset_fingerprint": fingerprint}
+    configuration = {"model_revision": vlm.revision, "dtype": vlm.number_format, "dataset_fingerprint": fingerprint}
     answers: dict[str, str] = {}
     if path.is_file():
         stored = json.loads(path.read_text())

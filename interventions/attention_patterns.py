@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from corruptions.pair import Pair
+from corruptions.pair import LeftOut, Pair
 from interventions import effects
 from interventions.command import reporting_errors
 from interventions.models.vlm import Vlm
@@ -59,19 +59,34 @@ def attention_patterns(study: Study, component: str | None = None, query: str | 
     if store.is_finished:
         return path
     started = perf_counter()
-    pairs, left_out = study.pairs_for(path, study.options.corruption)
+    if problem := _no_grid(study, component):
+        update_manifest(
+            study.options.out, "runs", str(path.relative_to(study.options.out)), {"status": f"not run: {problem}", "samples": 0}
+        )
+        raise LeftOut(problem)
+    pairs, left_out = study.pairs_for([path], study.options.corruption)
     parts: list[Arrays] = []
     with vlm.showing_attention():
         for pair in tqdm(pairs, desc=f"{vlm.name} {path.stem}", unit="sample"):
-            part = store.get(pair.sample["sample_id"])
-            if part is None:
-                part = _maps_of(vlm, pair, component, query)
-                store.put(pair.sample["sample_id"], part)
-            parts.append(part)
+            if not store.has(pair.sample["sample_id"]):
+                store.put(pair.sample["sample_id"], _maps_of(vlm, pair, component, query))
+            parts.append(store.get(pair.sample["sample_id"]))
     entry = {"status": "finished", "samples": len(pairs), "seconds": round(perf_counter() - started, 1), "left_out": left_out}
     update_manifest(study.options.out, "runs", str(path.relative_to(study.options.out)), entry)
     store.finish(_assemble(study, pairs, parts, component, query), effects.write)
     return path
+
+
+def _no_grid(study: Study, component: str) -> str:
+    """Why a component's keys are not one square grid of image patches; "" where they are."""
+    vlm = study.vlm
+    attention = vlm.architecture.attention[component]
+    if attention.image_keys == "after_class_token":
+        return ""
+    count = vlm.prompt(study.table[0]["question"]).kinds.count("image") if attention.image_keys == "image_tokens" else 0
+    if count and round(count**0.5) ** 2 == count:
+        return ""
+    return f"the keys of {component} in {vlm.name} are not one square grid of image patches ({count} image tokens), so it has no maps"
 
 
 def capture_attention(vlm: Vlm, pair: Pair, component: str) -> Float[Tensor, "layer head query key"]:
@@ -93,8 +108,6 @@ def _maps_of(vlm: Vlm, pair: Pair, component: str, query: str) -> Arrays:
         keys = range(1, probabilities.shape[-1])
     else:
         keys = [i for i, kind in enumerate(prompt.kinds) if kind == "image"]  # type: ignore[assignment]
-    if not len(keys):
-        raise ValueError(f"{component} of {vlm.architecture.name} reads no image tokens")
     maps = probabilities[:, :, list(cell.positions)].mean(2)[:, :, list(keys)]
     mask = pair.sample["object_mask"]
     return {
@@ -108,7 +121,9 @@ def _seen(vlm: Vlm, image: Image.Image) -> Image.Image:
     """An image as the model's processor cuts and scales it, no larger than is kept."""
     processor = vlm.processor.image_processor
     mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
-    seen = vlm.pixels([image])[0].float().cpu() * std + mean
+    if vlm.architecture.square:
+        return image.convert("RGB").resize((LARGEST_PICTURE, LARGEST_PICTURE), Image.Resampling.LANCZOS)
+    seen = vlm.pixels([image])["pixel_values"][0, 0].float().cpu() * std + mean
     picture = Image.fromarray((seen.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
     return picture if picture.width <= LARGEST_PICTURE else picture.resize((LARGEST_PICTURE, LARGEST_PICTURE), Image.Resampling.LANCZOS)
 
@@ -116,9 +131,12 @@ def _seen(vlm: Vlm, image: Image.Image) -> Image.Image:
 def _patch_shares(vlm: Vlm, mask: Image.Image, patches: int) -> np.ndarray:
     """The part of each patch that a mask covers: the mask goes the way of the image."""
     side = round(patches**0.5)
+    white = mask.point(lambda value: 255 if value > 127 else 0)
+    if vlm.architecture.square:
+        return np.asarray(white.convert("L").resize((side, side), Image.Resampling.BOX), np.float32).ravel() / 255
     processor = vlm.processor.image_processor
     mean, std = processor.image_mean[0], processor.image_std[0]
-    covered = vlm.pixels([mask.point(lambda value: 255 if value > 127 else 0)])[:, :1].float().cpu() * std + mean
+    covered = vlm.pixels([white])["pixel_values"][0, :, :1].float().cpu() * std + mean
     return torch.nn.functional.adaptive_avg_pool2d(covered.clamp(0, 1), side).flatten().numpy()
 
 
@@ -149,7 +167,7 @@ def _assemble(study: Study, pairs: list[Pair], parts: list[Arrays], component: s
             "dataset_fingerprint": study.fingerprint,
             "component": component,
             "query": query,
-            "dtype": str(vlm.dtype).removeprefix("torch."),
+            "dtype": vlm.number_format,
             "device": vlm.device.type,
             **study.provenance(),
         },

@@ -6,13 +6,17 @@ One `xarray.Dataset` per (model, data set, corruption, component, heads or whole
 =====================  ==============================  ==========================================================================
 name                   dims                            what
 =====================  ==============================  ==========================================================================
-<measurement>          sample, layer[, head], token    of the corrupt run with the clean state put in at that site (float32)
+<measurement>          sample[, draw], layer[, head],  of the corrupt run with the clean state put in at that site (float32); with
+                       token                           the attribute direction = "noising", of the clean run with the corrupt state
 clean_<measurement>    sample                          of the clean run
-corrupt_<measurement>  sample                          of the corrupt run
+corrupt_<measurement>  sample[, draw]                  of the corrupt run
+kl_from_clean,         as the measurements             where --divergence was given: KL(clean run || this run) over the vocabulary, in
+corrupt_kl_from_clean                                  nats
 token_role             sample, token                   what the token is in this question ("" where a prompt is shorter)
 token_text             sample, token                   the token's text
 sample                 sample                          sample id (an index)
-layer, head            layer, head                     counted from 0 (indexes)
+layer, head            layer, head                     counted from 0 (indexes); with the attribute window = n, the centre of n layers
+draw                   draw                            of the noise, where the corruption is noise: metrics are averaged over draws
 token                  token                           for heads: a role, e.g. "correct", "last" or "all" (every position at once);
                                                        for whole modules: the number of the prompt's token, all image tokens of
                                                        a causal decoder being one
@@ -30,13 +34,14 @@ xarray alone, so that results can be analysed where there is no torch.
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
 MEASUREMENTS = ("logit_correct", "logit_incorrect", "log_normalizer")
+DIVERGENCE = "kl_from_clean"  # a fourth measurement, where it was asked for
 SAMPLE_COORDINATES = ("category", "correct_answer", "incorrect_answer", "correct_first", "clean_prompt", "corrupt_prompt")
 DESCRIPTIONS = {
     "logit_correct": "logit of the correct answer in the patched run",
@@ -45,6 +50,7 @@ DESCRIPTIONS = {
     **{f"{run}_logit_correct": f"logit of the correct answer in the {run} run" for run in ("clean", "corrupt")},
     **{f"{run}_logit_incorrect": f"logit of the incorrect answer in the {run} run" for run in ("clean", "corrupt")},
     **{f"{run}_log_normalizer": f"logsumexp of the logits over the vocabulary in the {run} run" for run in ("clean", "corrupt")},
+    DIVERGENCE: "Kullback-Leibler divergence KL(clean || patched) over the vocabulary, in nats",
     "token_role": "what the token is in its question",
     "category": "the task",
     "correct_first": "whether the correct option comes first in the question",
@@ -59,10 +65,11 @@ class SchemaError(ValueError):
 def validate(effects: xr.Dataset) -> xr.Dataset:
     """Return `effects` unchanged if it follows the schema, else raise `SchemaError` naming everything that is wrong."""
     heads = effects.attrs.get("granularity") == "heads"
-    dims = ("sample", "layer", "head", "token") if heads else ("sample", "layer", "token")
+    draws = ("draw",) if "draw" in effects.dims else ()
+    dims = ("sample", *draws, "layer", *(("head",) if heads else ()), "token")
     problems = [f"attribute {name!r} is missing" for name in REQUIRED_ATTRIBUTES if name not in effects.attrs]
     wanted: dict[str, tuple[str, ...]] = dict.fromkeys(MEASUREMENTS, dims)
-    wanted |= {f"{run}_{name}": ("sample",) for run in ("clean", "corrupt") for name in MEASUREMENTS}
+    wanted |= {f"clean_{name}": ("sample",) for name in MEASUREMENTS} | {f"corrupt_{name}": ("sample", *draws) for name in MEASUREMENTS}
     wanted |= dict.fromkeys(SAMPLE_COORDINATES, ("sample",)) | dict.fromkeys(("token_role", "token_text"), ("sample", "token"))
     for name, expected in wanted.items():
         if name not in effects.variables:
@@ -131,11 +138,30 @@ def read_tree(results: Path) -> xr.DataTree:
 class Effects:
     """Metrics of a dataset of effects, each a `DataArray` with the dims of the measurements (or `sample`, for a baseline).
 
+    An effect is that of the patched run minus that of the run that was patched: the corrupt one, or in the noising direction the
+    clean one. Where the corruption is noise, effects are means over its draws; `each_draw` gives them one by one.
+
     Formulas are those of NOTICE, section 3 (metrics), and of Zhang and Nanda, "Towards best practices of activation patching".
     """
 
     def __init__(self, dataset: xr.Dataset) -> None:
         self._dataset = dataset
+
+    @property
+    def base(self) -> str:
+        """The run that states were put into: "corrupt", or "clean" in the noising direction."""
+        return "clean" if self._dataset.attrs.get("direction") == "noising" else "corrupt"
+
+    def each_draw(self) -> Iterator[xr.Dataset]:
+        """The effects of each draw of the noise, or the one dataset where there is none."""
+        if "draw" in self._dataset.dims:
+            yield from (self._dataset.isel(draw=number, drop=True) for number in range(self._dataset.sizes["draw"]))
+        else:
+            yield self._dataset
+
+    @staticmethod
+    def _averaged(effect: xr.DataArray, name: str) -> xr.DataArray:
+        return (effect.mean("draw") if "draw" in effect.dims else effect).rename(name)
 
     def _measured(self, name: str, run: str) -> xr.DataArray:
         if run not in ("patched", "clean", "corrupt"):
@@ -157,20 +183,42 @@ class Effects:
 
     def logit_difference(self) -> xr.DataArray:
         """LD_patched - LD_corrupt: NOTICE's logit difference, in logits."""
-        return (self.logit_difference_of() - self.logit_difference_of("corrupt")).rename("logit_difference")
+        return self._averaged(self.logit_difference_of() - self.logit_difference_of(self.base), "logit_difference")
 
     def restoration_probability(self) -> xr.DataArray:
         """P_patched(correct) - P_corrupt(correct): NOTICE's restoration probability."""
-        return (self.probability_of() - self.probability_of("corrupt")).rename("restoration_probability")
+        return self._averaged(self.probability_of() - self.probability_of(self.base), "restoration_probability")
 
     def log_odds(self) -> xr.DataArray:
         """Difference of the log-odds of the correct answer, patched minus corrupt."""
-        return (self.log_odds_of() - self.log_odds_of("corrupt")).rename("log_odds")
+        return self._averaged(self.log_odds_of() - self.log_odds_of(self.base), "log_odds")
 
     def normalized_effect(self) -> xr.DataArray:
-        """(LD_patched - LD_corrupt) / (LD_clean - LD_corrupt): 0 is the corrupt run, 1 the clean run; NaN where the two are equal."""
-        gap = self.logit_difference_of("clean") - self.logit_difference_of("corrupt")
-        return (self.logit_difference() / gap.where(gap != 0)).rename("normalized_effect")
+        """(LD_patched - LD_corrupt) / (LD_clean - LD_corrupt): 0 is the corrupt run, 1 the clean run; NaN where the two are equal.
+
+        In the noising direction the runs are exchanged: 0 is the clean run, 1 the corrupt one.
+        """
+        other = "corrupt" if self.base == "clean" else "clean"
+        gap = self.logit_difference_of(other) - self.logit_difference_of(self.base)
+        effect = self.logit_difference_of() - self.logit_difference_of(self.base)
+        return self._averaged(effect / gap.where(gap != 0), "normalized_effect")
+
+    def relative_change(self) -> xr.DataArray:
+        """(P_patched - P_corrupt) / P_corrupt of the correct answer: the measure of attention knockout (Zhang et al.), where the run that
+        is changed is the clean one."""
+        base = self.probability_of(self.base)
+        return self._averaged((self.probability_of() - base) / base, "relative_change")
+
+    def divergence(self) -> xr.DataArray:
+        """KL(clean || patched) - KL(clean || corrupt), in nats: below 0 where the patch brings the corrupt run nearer to the clean one.
+
+        Raises
+        ------
+        KeyError
+            When it was not measured (--divergence).
+        """
+        baseline = self._dataset[f"corrupt_{DIVERGENCE}"] if self.base == "corrupt" else 0.0
+        return self._averaged(self._dataset[DIVERGENCE].astype("float64") - baseline, "divergence")
 
     def by_role(self, metric: str = "logit_difference") -> xr.DataArray:
         """Whole-module effects averaged over the tokens of each role in each sample: dims sample, layer[, head], role.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import tyro
 
 from interventions.command import reporting_errors
-from interventions.patching import patch_study
+from interventions.patching import Target, patch_study
 from interventions.study import Options, Study, prepare
 
 
@@ -23,20 +23,25 @@ class HeadPatching(Options):
     """
 
     component: str | None = None
-    """Attention component: cross_attention or self_attention. Default: the paper's (BLIP cross, LLaVA self)."""
+    """Attention component: cross_attention or self_attention. Default: the paper's (BLIP cross, causal decoders self)."""
     tokens: tuple[str, ...] = ()
     """Token roles, e.g. correct, incorrect, or, noun, last; `all` for every position at once; `every` alone for each token by itself.
-    Default: the paper's (BLIP correct; LLaVA last and correct)."""
+    Default: the paper's (BLIP correct; causal decoders last and correct)."""
 
 
-DEFAULT_TOKENS = {"blip": ("correct",), "llava": ("last", "correct")}
+def head_target(study: Study, component: str | None = None, tokens: tuple[str, ...] = ()) -> Target:
+    """All heads of a component; by default the component and the tokens of the paper."""
+    architecture = study.vlm.architecture
+    return Target(
+        component or architecture.head_component,
+        heads=True,
+        tokens=tokens or (("last", "correct") if architecture.causal else (architecture.main_token,)),
+    )
 
 
 def patch_heads(study: Study, corruption: str | None = None, component: str | None = None, tokens: tuple[str, ...] = ()) -> Path:
-    """Patch all heads of a component; by default the component and the tokens of the paper. Returns the file of effects."""
-    architecture = study.vlm.architecture
-    tokens = tokens or DEFAULT_TOKENS[architecture.name]
-    return patch_study(study, component or architecture.head_component, heads=True, tokens=tokens, corruption=corruption)
+    """Patch all heads of a component (see `head_target`). Returns the file of effects."""
+    return patch_study(study, [head_target(study, component, tokens)], corruption)[0]
 
 
 def main() -> None:

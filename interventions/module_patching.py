@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import tyro
 
 from interventions.command import reporting_errors
-from interventions.patching import EVERY, patch_study
+from interventions.patching import EVERY, Target, patch_study
 from interventions.study import Options, Study, prepare
 
 
@@ -26,22 +26,26 @@ class ModulePatching(Options):
     """Of mlp, self_attention, cross_attention (z of all heads) and block (the residual stream after a layer). Default: all there are."""
     tokens: tuple[str, ...] = (EVERY,)
     """`every` token by itself (a causal decoder's image tokens together), or roles, or `all`."""
+    window: int = 1
+    """Layers that are patched together around each (Palit et al. 3; Basu et al. 3 and 6)."""
+
+
+def module_targets(study: Study, components: tuple[str, ...] = (), tokens: tuple[str, ...] = (EVERY,), window: int = 1) -> list[Target]:
+    """Some components as whole modules, by default all the architecture has."""
+    return [Target(component, heads=False, tokens=tokens, window=window) for component in components or study.vlm.architecture.components]
 
 
 def patch_modules(
-    study: Study, corruption: str | None = None, components: tuple[str, ...] = (), tokens: tuple[str, ...] = (EVERY,)
+    study: Study, corruption: str | None = None, components: tuple[str, ...] = (), tokens: tuple[str, ...] = (EVERY,), window: int = 1
 ) -> list[Path]:
-    """Patch some components, by default all the architecture has. Returns a file of effects for each."""
-    components = components or study.vlm.architecture.components
-    for component in components:
-        study.vlm.port(component)
-    return [patch_study(study, component, heads=False, tokens=tokens, corruption=corruption) for component in components]
+    """Patch some components (see `module_targets`). Returns a file of effects for each."""
+    return patch_study(study, module_targets(study, components, tokens, window), corruption)
 
 
 def main() -> None:
     options = tyro.cli(ModulePatching)
     with reporting_errors():
-        print(*patch_modules(prepare(options), None, options.components, options.tokens), sep="\n")
+        print(*patch_modules(prepare(options), None, options.components, options.tokens, options.window), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,79 +1,152 @@
-"""Activation patching of one component over a study: capture and sweep each pair, keep it, and assemble the file of effects."""
+"""Activation patching over a study: capture and sweep its pairs, some at a time, keep them, and assemble the files of effects."""
 
+import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+import torch
 import xarray as xr
+from torch import Tensor
 from tqdm import tqdm
 
 from corruptions import registry
 from corruptions.pair import Pair
 from interventions import effects
-from interventions.capture import CLEAN, CORRUPT, capture, prompts_of
-from interventions.plan import patches
-from interventions.results import Arrays, Store, update_manifest
+from interventions.capture import CLEAN, CORRUPT, Example, capture, prompts_of
+from interventions.memory import peak_memory
+from interventions.models.vlm import Vlm
+from interventions.plan import Patch, patches
+from interventions.planning import Plan, batches, plan, tokens_in_a_trace
+from interventions.results import Arrays, Store, read_manifest, update_manifest
 from interventions.roles import Cell, every_token, roles, tokens_of_roles
 from interventions.study import Study
 from interventions.sweep import sweep
 from interventions.verify import verify
 
+log = logging.getLogger(__name__)
 EVERY = "every"  # instead of roles: each token of the prompt by itself
 
 
-def patch_study(study: Study, component: str, *, heads: bool, tokens: Sequence[str] = (EVERY,), corruption: str | None = None) -> Path:
-    """Patch one component of every pair of a study, and write its effects.
+@dataclass(frozen=True)
+class Target:
+    """What is patched, into one file of effects.
 
-    Parameters
+    Attributes
     ----------
     component : see the architecture's `components`
     heads : patch each head's z by itself; else the whole module
     tokens : roles whose positions are patched together ("all": every position at once), or "every" alone: each token by itself
+    window : layers around each that are patched together
+    """
+
+    component: str
+    heads: bool
+    tokens: tuple[str, ...] = (EVERY,)
+    window: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"{self.component}{'-heads' if self.heads else ''}{f'-window{self.window}' if self.window > 1 else ''}"
+
+
+def patch_study(study: Study, targets: Sequence[Target], corruption: str | None = None) -> list[Path]:
+    """Patch some targets in every pair of a study, and write their effects; a pair's states are captured once for all targets.
+
+    Parameters
+    ----------
     corruption : default: that of the study's options
 
     Returns
     -------
-    The file, `<out>/<model>/<dataset>/<corruption>/<component>[-heads].nc`; it is left as it is when already made so.
+    The files, `<out>/<model>/<dataset>/<corruption>[-noising]/<component>[-heads][-window<n>].nc`; one that is already made so is left
+    as it is.
 
     Raises
     ------
     ValueError
         Unknown component or role, heads of a component that has none.
     ResultsError
-        The file holds results of another configuration, or cannot be written.
+        A file holds results of another configuration, or cannot be written.
+    LeftOut
+        No sample is left; the manifest says so too.
     VerificationError
         The first samples, measured again the plain way, differ.
     """
-    vlm, corruption = study.vlm, corruption or study.options.corruption
-    vlm.port(component)
-    if heads and component not in vlm.architecture.attention:
-        raise ValueError(f"{component!r} of {vlm.architecture.name} has no heads; choose from {', '.join(vlm.architecture.attention)}")
-    path = study.folder / corruption / f"{component}{'-heads' if heads else ''}.nc"
+    corruption = corruption or study.options.corruption
+    for target in targets:
+        _check(study, target)
+    stores = {target: _store(study, target, corruption) for target in targets}
+    wanted = {target: store for target, store in stores.items() if not store.is_finished}
+    if wanted:
+        _patch_and_write(study, corruption, wanted)
+    return [store.path for store in stores.values()]
+
+
+def _check(study: Study, target: Target) -> None:
+    architecture = study.vlm.architecture
+    architecture.port(target.component)
+    if target.heads and target.component not in architecture.attention:
+        choices = ", ".join(architecture.attention)
+        raise ValueError(f"{target.component!r} of {architecture.name} has no heads; choose from {choices}")
+    if not 1 <= target.window <= study.vlm.n_layers:
+        raise ValueError(f"a window of {target.window} layers does not fit; the model has {study.vlm.n_layers}")
+
+
+def _store(study: Study, target: Target, corruption: str) -> Store:
     configuration = study.configuration(
-        corruption=corruption, component=component, granularity="heads" if heads else "module", tokens=list(tokens)
+        corruption=corruption,
+        component=target.component,
+        granularity="heads" if target.heads else "module",
+        tokens=list(target.tokens),
+        window=target.window,
+        **registry.configuration(corruption, study.options.painting),
+        **({"noise_multiple": study.options.noise_multiple, "noise_draws": study.draws(corruption)} if study.draws(corruption) > 1 else {}),
     )
-    store = Store(path, configuration, study.options.overwrite)
-    if store.is_finished:
-        return path
+    return Store(study.folder / study.label(corruption) / f"{target.name}.nc", configuration, study.options.overwrite)
+
+
+def _patch_and_write(study: Study, corruption: str, stores: dict[Target, Store]) -> None:
+    vlm, results = study.vlm, study.options.out
     started = perf_counter()
-    pairs, left_out = study.pairs_for(path, corruption)
-    cells = [_cells(study, pair, tokens) for pair in pairs]
-    parts: list[Arrays] = []
+    pairs, left_out = study.pairs_for([store.path for store in stores.values()], corruption)
+    cells = {target: [_cells(study, pair, target.tokens) for pair in pairs] for target in stores}
+    chosen = _plan(study, corruption, pairs)
     computed = 0
-    bar = tqdm(zip(pairs, cells, strict=True), total=len(pairs), desc=f"{vlm.name} {corruption} {path.stem}", unit="sample")
-    for pair, here in bar:
-        part = store.get(pair.sample["sample_id"])
-        if part is None:
-            part = _patch_pair(study, pair, component, heads, here, check=_to_verify(study, computed, pair))
-            computed += 1
-            store.put(pair.sample["sample_id"], part)
-        parts.append(part)
-    entry = {"status": "finished", "samples": len(pairs), "seconds": round(perf_counter() - started, 1), "left_out": left_out}
-    update_manifest(study.options.out, "runs", str(path.relative_to(study.options.out)), entry)
-    store.finish(_assemble(study, corruption, component, heads, tokens, pairs, cells, parts), effects.write)
-    return path
+    with tqdm(total=len(pairs), desc=f"{vlm.name} {corruption} {', '.join(t.name for t in stores)}", unit="sample") as bar:
+        for batch in batches(len(pairs), chosen.samples):
+            here = [pairs[i] for i in batch]
+            missing = [t for t, store in stores.items() if not all(store.has(pair.sample["sample_id"]) for pair in here)]
+            if missing:
+                checked = [i for i, pair in enumerate(here) if _to_verify(study, computed + i, pair)]
+                wanted = {t: ([cells[t][i] for i in batch], stores[t]) for t in missing}
+                _patch_pairs(study, here, corruption, wanted, chosen, checked)
+                computed += len(here)
+            bar.update(len(here))
+    made = {"samples": len(pairs), "seconds": round(perf_counter() - started, 1), "left_out": left_out}
+    made |= {"peak_memory_gib": round(peak_memory(vlm.device) / 2**30, 2), "samples_a_trace": chosen.samples}
+    for target, store in stores.items():
+        parts = [store.get(pair.sample["sample_id"]) for pair in pairs]
+        update_manifest(results, "runs", str(store.path.relative_to(results)), {"status": "finished", **made})
+        store.finish(_assemble(study, corruption, target, pairs, cells[target], parts), effects.write)
+
+
+def _plan(study: Study, corruption: str, pairs: Sequence[Pair]) -> Plan:
+    """The plan of a study: the one it began with, if on the same device and in the same dtype, or as the options say."""
+    if study.options.batch:
+        return Plan(study.options.batch if study.vlm.batches_pairs else 1, tokens_in_a_trace(study.vlm))
+    key = f"{study.vlm.name}/{study.name}/{corruption}"
+    where = {"device": study.vlm.device.type, "dtype": study.vlm.number_format}
+    known = read_manifest(study.options.out).get("plans", {}).get(key, {})
+    if {name: known.get(name) for name in where} == where:
+        return Plan(known["samples"], known["tokens"])
+    chosen = plan(study.vlm, [len(study.vlm.prompt(pair.clean_question).ids) for pair in pairs])
+    update_manifest(study.options.out, "plans", key, {"samples": chosen.samples, "tokens": chosen.tokens, **where})
+    return chosen
 
 
 def _to_verify(study: Study, computed: int, pair: Pair) -> bool:
@@ -83,82 +156,147 @@ def _to_verify(study: Study, computed: int, pair: Pair) -> bool:
 
 
 def _cells(study: Study, pair: Pair, tokens: Sequence[str]) -> list[Cell]:
-    clean, _ = prompts_of(study.vlm, pair)
+    clean, _ = prompts_of(study.vlm, pair, study.scored(pair).forced)
     names = roles(clean, pair, study.vlm.architecture.causal)
     return every_token(clean, names) if list(tokens) == [EVERY] else tokens_of_roles(clean, names, tokens)
 
 
-def _patch_pair(study: Study, pair: Pair, component: str, heads: bool, cells: Sequence[Cell], check: bool = False) -> Arrays:
-    vlm = study.vlm
-    if study.options.definition == "reference" and vlm.architecture.name == "blip" and component == "mlp":
-        component = "block"  # NOTICE's code patches the module called `output`: the layer's
-    pixels = vlm.pixels([pair.clean_image, pair.corrupt_image])
-    captured = capture(vlm, vlm.ids(prompts_of(vlm, pair)), pixels, study.answer_ids(pair), (component,))
-    every = patches(component, vlm.n_layers, vlm.n_heads if heads else None, cells)
-    measured = sweep(vlm, captured, every)
-    if check:
-        verify(vlm, captured, pixels, every, measured)
-    shape = (vlm.n_layers, *([vlm.n_heads] if heads else []), len(cells), len(effects.MEASUREMENTS))
-    return {"patched": measured.reshape(shape).cpu().numpy(), "runs": captured.measured.cpu().numpy()}
+def _patch_pairs(
+    study: Study,
+    pairs: Sequence[Pair],
+    corruption: str,
+    targets: Mapping[Target, tuple[Sequence[Sequence[Cell]], Store]],
+    chosen: Plan,
+    checked: Sequence[int] = (),
+) -> None:
+    """Capture some pairs together, sweep each target, hold the checked ones against the plain path, and keep the measurements."""
+    vlm, draws = study.vlm, study.draws(corruption)
+    components = {target: _patched_component(study, target) for target in targets}
+    every = {
+        target: [_patches(study, components[target], target, of_pair) for of_pair in cells for _ in range(draws)]
+        for target, (cells, _) in targets.items()
+    }
+    runs: list[np.ndarray] = []
+    patched: dict[Target, list[np.ndarray]] = {target: [] for target in targets}
+    examples = chain.from_iterable(study.examples(pair, corruption) for pair in pairs)
+    for start in range(0, draws * len(pairs), chosen.samples):
+        here = list(islice(examples, chosen.samples))
+        of_here = {target: of_all[start : start + len(here)] for target, of_all in every.items()}
+        found, measured = _measure(vlm, here, components, of_here, chosen.tokens, study.options.divergence)
+        runs += found
+        for target, of_examples in measured.items():
+            patched[target] += [of_one.cpu().numpy() for of_one in of_examples]
+            for i, (ours, of_one) in enumerate(zip(here, of_examples, strict=True), start):
+                if i // draws in checked and i % draws == 0:
+                    verify(vlm, ours, every[target][i], of_one)
+    exchanged = study.options.direction == "noising"
+    for target, (cells, store) in targets.items():
+        for i, pair in enumerate(pairs):
+            shape = (draws, vlm.n_layers, *([vlm.n_heads] if target.heads else []), len(cells[i]), runs[0].shape[-1])
+            own = slice(i * draws, (i + 1) * draws)
+            both = np.stack(runs[own])[:, ::-1] if exchanged else np.stack(runs[own])
+            store.put(pair.sample["sample_id"], {"patched": np.stack(patched[target][own]).reshape(shape), "runs": both})
+
+
+def _measure(
+    vlm: Vlm,
+    examples: Sequence[Example],
+    components: Mapping[Target, str],
+    every: Mapping[Target, Sequence[Sequence[Patch]]],
+    tokens: int,
+    divergence: bool,
+) -> tuple[list[np.ndarray], dict[Target, list[Tensor]]]:
+    """Both runs of some pairs, and their patched runs; where the device's memory does not do for all, of half of them at a time."""
+    try:
+        captured = capture(vlm, examples, tuple(dict.fromkeys(components.values())), divergence)
+        swept = {target: sweep(vlm, captured, of_examples, tokens) for target, of_examples in every.items()}
+        return list(captured.measured.cpu().numpy()), swept
+    except torch.OutOfMemoryError:
+        if len(examples) == 1:
+            raise
+    half = len(examples) // 2
+    log.warning("%d pairs did not fit in memory; going on with %d at a time", len(examples), half)
+    parts = [
+        _measure(vlm, examples[part], components, {target: of_all[part] for target, of_all in every.items()}, tokens, divergence)
+        for part in (slice(half), slice(half, None))
+    ]
+    return parts[0][0] + parts[1][0], {target: parts[0][1][target] + parts[1][1][target] for target in every}
+
+
+def _patched_component(study: Study, target: Target) -> str:
+    """NOTICE's code patches, for BLIP's `mlp`, the module called `output`: the layer's."""
+    as_reference = study.options.definition == "reference" and study.vlm.architecture.name == "blip" and target.component == "mlp"
+    return "block" if as_reference else target.component
+
+
+def _patches(study: Study, component: str, target: Target, cells: Sequence[Cell]) -> list[Patch]:
+    return patches(component, study.vlm.n_layers, study.vlm.n_heads if target.heads else None, cells, target.window)
 
 
 def _assemble(
     study: Study,
     corruption: str,
-    component: str,
-    heads: bool,
-    tokens: Sequence[str],
+    target: Target,
     pairs: Sequence[Pair],
     cells: Sequence[Sequence[Cell]],
     parts: Sequence[Arrays],
 ) -> xr.Dataset:
-    vlm = study.vlm
+    vlm, component, heads = study.vlm, target.component, target.heads
     longest = max(map(len, cells))
-    dims = ("sample", "layer", *(["head"] if heads else []), "token")
-    patched = np.full((len(parts), *parts[0]["patched"].shape[:-2], longest, len(effects.MEASUREMENTS)), np.nan, np.float32)
+    dims = ("sample", "draw", "layer", *(["head"] if heads else []), "token")
+    names = [*effects.MEASUREMENTS, *([effects.DIVERGENCE] if study.options.divergence else [])]
+    patched = np.full((len(parts), *parts[0]["patched"].shape[:-2], longest, len(names)), np.nan, np.float32)
     texts = {name: np.full((len(parts), longest), "", object) for name in ("role", "text")}
     for row, (here, part) in enumerate(zip(cells, parts, strict=True)):
         patched[row, ..., : len(here), :] = part["patched"]
+        patched[row, :, [layer for layer in range(vlm.n_layers) if target.component not in vlm.components_of(layer)]] = np.nan
         texts["role"][row, : len(here)] = [cell.role for cell in here]
         texts["text"][row, : len(here)] = [cell.text for cell in here]
     runs = np.stack([part["runs"] for part in parts])
-    variables = {name: (dims, patched[..., number]) for number, name in enumerate(effects.MEASUREMENTS)}
-    for run, label in ((CLEAN, "clean"), (CORRUPT, "corrupt")):
-        variables |= {f"{label}_{name}": (("sample",), runs[:, run, number]) for number, name in enumerate(effects.MEASUREMENTS)}
+    variables = {name: (dims, patched[..., number]) for number, name in enumerate(names)}
+    for number, name in enumerate(names):
+        variables[f"clean_{name}"] = (("sample",), runs[:, 0, CLEAN, number])
+        variables[f"corrupt_{name}"] = (("sample", "draw"), runs[:, :, CORRUPT, number])
     samples = [pair.sample for pair in pairs]
-    prompts = [prompts_of(vlm, pair) for pair in pairs]
+    scored = [study.scored(pair) for pair in pairs]
+    prompts = [prompts_of(vlm, pair, found.forced) for pair, found in zip(pairs, scored, strict=True)]
     coordinates = {
         "sample": np.array([sample["sample_id"] for sample in samples], object),
         "layer": np.arange(vlm.n_layers),
-        "token": np.arange(longest) if list(tokens) == [EVERY] else np.array(tokens, object),
+        "token": np.arange(longest) if target.tokens == (EVERY,) else np.array(target.tokens, object),
         "category": ("sample", np.array([sample["category"] for sample in samples], object)),
         "correct_answer": ("sample", np.array([sample["correct_answer"] for sample in samples], object)),
         "incorrect_answer": ("sample", np.array([sample["incorrect_answer"] for sample in samples], object)),
         "correct_first": ("sample", np.array([sample["correct_first"] for sample in samples])),
         "clean_prompt": ("sample", np.array([clean.text for clean, _ in prompts], object)),
         "corrupt_prompt": ("sample", np.array([corrupt.text for _, corrupt in prompts], object)),
+        "given_answer": ("sample", np.array([vlm.processor.tokenizer.decode(found.forced) for found in scored], object)),
         "token_role": (("sample", "token"), texts["role"]),
         "token_text": (("sample", "token"), texts["text"]),
     }
     if heads:
         coordinates["head"] = np.arange(vlm.n_heads)
-    dataset = xr.Dataset(variables, coordinates)
-    for name in dataset.variables:
-        if name in effects.DESCRIPTIONS:
-            dataset[name].attrs["long_name"] = effects.DESCRIPTIONS[str(name)]
+    dataset = xr.Dataset(variables, coordinates | {"draw": np.arange(runs.shape[1])})
+    if runs.shape[1] == 1:
+        dataset = dataset.isel(draw=0, drop=True)
+    for variable in map(str, dataset.variables):
+        if variable in effects.DESCRIPTIONS:
+            dataset[variable].attrs["long_name"] = effects.DESCRIPTIONS[variable]
     dataset.attrs = {
         "title": f"Effects of patching {component}{' heads' if heads else ''}",
         "model": vlm.name,
         "model_revision": vlm.revision,
         "dataset": study.name,
         "dataset_fingerprint": study.fingerprint,
-        "corruption": corruption,
+        "corruption": study.label(corruption),
+        "direction": study.options.direction,
+        "window": target.window,
         "modality": registry.MODALITIES[corruption],
         "component": component,
         "granularity": "heads" if heads else "module",
         "main_token": vlm.architecture.main_token,
         "definition": study.options.definition,
-        "dtype": str(vlm.dtype).removeprefix("torch."),
+        "dtype": vlm.number_format,
         "device": vlm.device.type,
         "seed": study.options.seed,
         **study.provenance(),

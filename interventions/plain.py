@@ -5,22 +5,47 @@ from jaxtyping import Float
 from nnsight import save
 from torch import Tensor
 
-from interventions.capture import CLEAN, CORRUPT, Captured
-from interventions.models.vlm import Vlm, measure
+from interventions.capture import CLEAN, CORRUPT, Example
+from interventions.models.vlm import Inputs, Vlm, measure
 from interventions.plan import Patch
 
 
-def run_plain(vlm: Vlm, captured: Captured, pixels: Float[Tensor, "run channel y x"], patch: Patch) -> Float[Tensor, " measurement"]:
-    """The measurements of one patched run."""
-    port, layer = vlm.port(patch.component), vlm.layers[patch.layer]
-    clean = captured.states[patch.component][CLEAN, patch.layer]
-    start, stop = 0, clean.shape[-1]
-    if patch.head is not None:
-        start, stop = patch.head * vlm.head_dim, (patch.head + 1) * vlm.head_dim
-    with torch.no_grad(), vlm.model.trace(**vlm.inputs(captured.ids[CORRUPT:], pixels[CORRUPT:])):
-        state = port.read(layer).clone()
-        for position in patch.positions:
-            state[0, position, start:stop] = clean[position, start:stop]
-        port.write(layer, state)
-        measured = save(measure(vlm.logits(), *captured.answers))
+def clean_states(vlm: Vlm, example: Example, patch: Patch) -> dict[int, Float[Tensor, "token width"]]:
+    """The clean run's states of a patch, by layer."""
+    with torch.no_grad(), vlm.model.trace(**_inputs(vlm, example, CLEAN)):
+        _add_noise(vlm, example, CLEAN)
+        states: dict[int, Tensor] = save({})
+        for layer in patch.layers:
+            states[layer] = vlm.port(patch.component).read(vlm.layers[layer])[0].clone()
+    return states
+
+
+def run_plain(vlm: Vlm, example: Example, patch: Patch, clean: dict[int, Tensor] | None = None) -> Float[Tensor, " measurement"]:
+    """The measurements of one patched run; `clean` spares a clean run where the states are at hand."""
+    clean = clean or clean_states(vlm, example, patch)
+    port = vlm.port(patch.component)
+    answers = torch.tensor([example.answers], device=vlm.device)
+    with torch.no_grad(), vlm.model.trace(**_inputs(vlm, example, CORRUPT)):
+        _add_noise(vlm, example, CORRUPT)
+        for layer in patch.layers:
+            state = port.read(vlm.layers[layer]).clone()
+            start, stop = 0, state.shape[-1]
+            if patch.head is not None:
+                start, stop = patch.head * vlm.head_dim, (patch.head + 1) * vlm.head_dim
+            for position in patch.positions:
+                state[0, position, start:stop] = clean[layer][position, start:stop]
+            port.write(vlm.layers[layer], state)
+        measured = save(measure(vlm.logits(), answers))
     return measured[0]
+
+
+def _add_noise(vlm: Vlm, example: Example, run: int) -> None:
+    """Inside a trace."""
+    if example.noise is not None and example.noisy == run:
+        states = vlm.read_embeddings(example.noise.modality)
+        vlm.write_embeddings(example.noise.modality, states + example.noise.values)
+
+
+def _inputs(vlm: Vlm, example: Example, run: int) -> Inputs:
+    pixels = {name: values[run : run + 1] for name, values in example.pixels.items()}
+    return vlm.inputs(example.ids[run : run + 1], pixels, forced=[example.forced])

@@ -45,13 +45,18 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def read_manifest(results: Path) -> dict[str, Any]:
+    """What `manifest.json` says; empty where there is none."""
+    path = results / "manifest.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 def update_manifest(results: Path, section: str, key: str, entry: Any) -> None:
     """Set one entry of `manifest.json`; safe among processes."""
-    path = results / "manifest.json"
     with FileLock(results / ".manifest.lock"):
-        manifest = json.loads(path.read_text()) if path.is_file() else {}
+        manifest = read_manifest(results)
         manifest.setdefault(section, {})[key] = entry
-        write_text(path, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        write_text(results / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
 
 def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
@@ -108,12 +113,13 @@ class Store:
     def _part(self, sample_id: str) -> Path:
         return self.parts / f"{hashlib.sha256(sample_id.encode()).hexdigest()[:32]}.npz"
 
-    def get(self, sample_id: str) -> Arrays | None:
-        """The arrays of a finished sample, or None."""
-        path = self._part(sample_id)
-        if not path.is_file():
-            return None
-        with np.load(path) as arrays:
+    def has(self, sample_id: str) -> bool:
+        """Whether a sample is finished."""
+        return self._part(sample_id).is_file()
+
+    def get(self, sample_id: str) -> Arrays:
+        """The arrays of a finished sample."""
+        with np.load(self._part(sample_id)) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
     def put(self, sample_id: str, arrays: Arrays) -> None:

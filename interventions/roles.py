@@ -19,6 +19,10 @@ ROLES = {
     "?": "the question mark",
     "[SEP]": "the last special token of an encoder's prompt",
     "assistant": 'the name of the answering side ("ASSISTANT")',
+    "start": "the token from which an answer decoder starts",
+    "patch": "a patch of the image, or its class token, in a vision tower",
+    "query": "a query token of a Q-Former",
+    "answer": "what the model is given of the answer",
     "last": "the last token of a causal decoder's prompt, from which the answer is read",
 }
 

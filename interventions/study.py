@@ -2,25 +2,30 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+import tyro
 from datasets import Dataset
 
 from corruptions import registry
+from corruptions.options import CorruptionOptions
 from corruptions.pair import LeftOut, Pair
 from data_prep import samples as sample_table
 from data_prep.shapes import make_shapes
 from interventions import __version__
 from interventions.answers import answer_all, is_exact_match
-from interventions.capture import PairError, prompts_of
+from interventions.capture import Example, PairError, example, prompts_of
 from interventions.models.loading import load
-from interventions.models.vlm import Vlm
-from interventions.results import check_writable, update_manifest
+from interventions.models.parts import part_of
+from interventions.models.vlm import Scored, Vlm
+from interventions.noise import Noise, draw_noise, embedding_deviation
+from interventions.results import check_writable, read_manifest, update_manifest
 
 SMALL_WIDTH = 256
 LIBRARIES = ("nnsight", "torch", "transformers", "numpy", "xarray")
@@ -42,18 +47,35 @@ class Options:
     """Results folder."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<number>."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Number format of the weights."""
+    dtype: Literal["float32", "bfloat16", "float16", "nf4"] = "float32"
+    """Number format of the weights; nf4 (4 bits) needs the packages of requirements-nf4.txt."""
     revision: str | None = None
     """Revision of a checkpoint on the Hub."""
+    part: Literal["", "decoder", "vision", "qformer"] = ""
+    """Patch another part of the model than the layers that read the prompt: BLIP's answer decoder or vision tower, or the Q-Former of
+    BLIP-2 and InstructBLIP (its heads that read the image)."""
     seed: int = 0
     """Seed of the data set `shapes` and of the draws of `str`."""
+    shared_pieces: Literal["leave-out", "force"] = "leave-out"
+    """Answers whose first token is the same: left out; or the model is given the tokens that both begin with, and scored on the next."""
+    direction: Literal["denoising", "noising"] = "denoising"
+    """denoising puts clean states into the corrupt run; noising puts corrupt states into the clean run."""
+    noise_multiple: float = 3.0
+    """Standard deviation of gaussian_noise, as a multiple of that of the embeddings over the data set's clean runs."""
+    noise_draws: int = 10
+    """Draws of gaussian_noise a sample; they are kept apart in the file, and metrics are averaged over them."""
+    divergence: bool = False
+    """Measure the Kullback-Leibler divergence of each run from the clean one too (variable `kl_from_clean`)."""
+    painting: Annotated[CorruptionOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=CorruptionOptions)
+    """Options of corruptions that paint images or replace nouns."""
     keep_wrong: bool = False
     """Use samples that the model answers wrongly too (the paper does not)."""
     definition: Literal["ours", "reference"] = "ours"
     """`reference` scores LLaVA's answers by their last sub-token and patches BLIP's `mlp` at the layer's output, as NOTICE's code does."""
     threads: int = 0
     """CPU threads; 0 takes one for a small model, whose matrices are not worth sharing out, and all cores for others."""
+    batch: int = 0
+    """Pairs that are run in one trace; 0 chooses by the model's size and free memory. The numbers depend on it by rounding alone."""
     verify: int = 1
     """First samples of each run of which some cells are measured again the plain way (one patch, one whole trace), and one sample in a
     hundred after that; 0 for none."""
@@ -78,10 +100,19 @@ class Study:
     fingerprint: str
     answers: dict[str, str]
     _chosen: dict[str, tuple[list[Pair], list[dict[str, str]]]] = field(default_factory=dict)
+    _sigma: dict[str, float] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
         return self.options.out / self.vlm.name / self.name
+
+    def draws(self, corruption: str) -> int:
+        """How many corrupt runs a sample has."""
+        return self.options.noise_draws if corruption.startswith("gaussian_noise") else 1
+
+    def label(self, corruption: str) -> str:
+        """What results under a corruption are filed under."""
+        return corruption + ("-noising" if self.options.direction == "noising" else "")
 
     def pairs(self, corruption: str) -> tuple[list[Pair], list[dict[str, str]]]:
         """The pairs that are used under a corruption, and the samples left out with their reasons.
@@ -93,17 +124,18 @@ class Study:
             self._chosen[corruption] = self._choose(corruption)
         return self._chosen[corruption]
 
-    def pairs_for(self, path: Path, corruption: str) -> tuple[list[Pair], list[dict[str, str]]]:
-        """`pairs`, for a results file: when none is left, the manifest says that it was not run, and why."""
+    def pairs_for(self, paths: Sequence[Path], corruption: str) -> tuple[list[Pair], list[dict[str, str]]]:
+        """`pairs`, for some results files: when none is left, the manifest says that they were not run, and why."""
         try:
             return self.pairs(corruption)
         except LeftOut as reason:
-            entry = {"status": f"not run: {reason}", "samples": 0}
-            update_manifest(self.options.out, "runs", str(path.relative_to(self.options.out)), entry)
+            for path in paths:
+                entry = {"status": f"not run: {reason}", "samples": 0}
+                update_manifest(self.options.out, "runs", str(path.relative_to(self.options.out)), entry)
             raise
 
     def _choose(self, corruption: str) -> tuple[list[Pair], list[dict[str, str]]]:
-        maker = registry.make(corruption, sample_table.rows(self.table), self.options.seed)
+        maker = registry.make(corruption, sample_table.rows(self.table), self.options.seed, self.options.painting, self.options.device)
         usable: dict[tuple[str, bool], list[Pair]] = {}
         left_out: list[dict[str, str]] = []
         wanted = self.options.samples
@@ -114,9 +146,8 @@ class Study:
             try:
                 self._check_length(sample)
                 self._check_answer(sample)
-                pair = maker.corrupt(sample, self.vlm.prompt)
-                prompts_of(self.vlm, pair)
-                self.answer_ids(pair)
+                pair = maker.corrupt(sample, self.vlm.tokenize)
+                prompts_of(self.vlm, pair, self.scored(pair).forced)
                 group.append(pair)
             except (LeftOut, PairError) as reason:
                 left_out.append({"sample": sample["sample_id"], "reason": str(reason)})
@@ -144,17 +175,49 @@ class Study:
         if tokens > self.vlm.longest_prompt:
             raise LeftOut(f"the prompt has {tokens} tokens, the model takes {self.vlm.longest_prompt}")
 
-    def answer_ids(self, pair: Pair) -> tuple[int, int]:
-        """The tokens that the two answers are scored by; raises `LeftOut` when they are the same."""
+    def examples(self, pair: Pair, corruption: str) -> list[Example]:
+        """A pair as the model takes it, once for each draw of the noise, in the study's direction."""
+        scored = self.scored(pair)
+        noises = [self._noise(pair, corruption, draw) for draw in range(self.draws(corruption))] if pair.noise else [None]
+        made = [example(self.vlm, pair, scored, noise) for noise in noises]
+        return [one.exchanged() for one in made] if self.options.direction == "noising" else made
+
+    def _noise(self, pair: Pair, corruption: str, draw: int) -> Noise:
+        sigma = self.options.noise_multiple * self.embedding_deviation(corruption)
+        return draw_noise(self.vlm, pair, pair.noise, sigma, self.options.seed, draw)
+
+    def embedding_deviation(self, corruption: str) -> float:
+        """The standard deviation of the embeddings that get noise, over the clean runs of the pairs; measured once."""
+        if corruption not in self._sigma:
+            pairs, _ = self.pairs(corruption)
+            key = f"{self.vlm.name}/{self.name}/{corruption}"
+            of = self.configuration(corruption=corruption)
+            known = read_manifest(self.options.out).get("embedding_deviations", {}).get(key, {})
+            if known.get("of") != of:
+                known = {"deviation": embedding_deviation(self.vlm, pairs, pairs[0].noise), "of": of}
+                update_manifest(self.options.out, "embedding_deviations", key, known)
+            self._sigma[corruption] = known["deviation"]
+        return self._sigma[corruption]
+
+    def scored(self, pair: Pair) -> Scored:
+        """By what tokens the two answers are scored; raises `LeftOut` when they cannot be told apart."""
         generated = self.answers[pair.sample["sample_id"]]
-        texts = [self.vlm.spoken(pair.sample[name], generated) for name in ("correct_answer", "incorrect_answer")]
         if self.options.definition == "reference":
-            correct, incorrect = self.vlm.reference_answer_ids(generated, pair.sample["correct_answer"], pair.sample["incorrect_answer"])
-        else:
-            correct, incorrect = (self.vlm.answer_id(pair.clean_question, text) for text in texts)
-        if correct == incorrect:
-            raise LeftOut(f"the answers {texts[0]!r} and {texts[1]!r} are scored by the same token")
-        return correct, incorrect
+            answers = (pair.sample[name] for name in ("correct_answer", "incorrect_answer"))
+            scored = Scored(*self.vlm.reference_answer_ids(generated, *answers))
+            if scored.correct == scored.incorrect:
+                raise LeftOut(f"the answers are scored by the same token, {scored.correct}")
+            return scored
+        texts = [self.vlm.spoken(pair.sample[name], generated) for name in ("correct_answer", "incorrect_answer")]
+        try:
+            scored = self.vlm.scored(pair.clean_question, *texts)
+        except ValueError as error:
+            raise LeftOut(str(error)) from error
+        if scored.forced and self.options.shared_pieces == "leave-out":
+            raise LeftOut(
+                f"the answers {texts[0]!r} and {texts[1]!r} begin with the same token (--shared-pieces force scores the first that differs)"
+            )
+        return scored
 
     def configuration(self, **more: Any) -> dict[str, Any]:
         """Everything that the numbers depend on."""
@@ -165,10 +228,13 @@ class Study:
             "dataset_fingerprint": self.fingerprint,
             "samples": self.options.samples,
             "seed": self.options.seed,
-            "dtype": str(self.vlm.dtype).removeprefix("torch."),
+            "dtype": self.vlm.number_format,
             "device": self.vlm.device.type,
             "definition": self.options.definition,
             "keep_wrong": self.options.keep_wrong,
+            "direction": self.options.direction,
+            "divergence": self.options.divergence,
+            "shared_pieces": self.options.shared_pieces,
             "program_version": __version__,
             **more,
         }
@@ -193,9 +259,11 @@ def prepare(options: Options, vlm: Vlm | None = None) -> Study:
     """
     if options.corruption not in registry.NAMES:
         raise ValueError(f"unknown corruption {options.corruption!r}; choose from {', '.join(registry.NAMES)}")
+    registry.configuration(options.corruption, options.painting)  # raises where its diffusion model cannot be used
     check_writable(options.out)
     name, table, fingerprint = load_data(options)
     vlm = vlm or load(options.model, options.device, options.dtype, options.revision)
+    vlm = part_of(vlm, options.part) if options.part else vlm
     torch.set_num_threads(options.threads or (1 if vlm.width < SMALL_WIDTH else os.cpu_count() or 1))
     return Study(options, vlm, name, table, fingerprint, answer_all(vlm, table, fingerprint, options.out, name))
 

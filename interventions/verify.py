@@ -1,4 +1,4 @@
-"""The sweep held against the plain path while it runs: a few cells of a sample are measured again, one patch in one whole trace each."""
+"""The sweep held against the plain path while it runs: some cells of a sample are measured again, by a whole clean and patched run each."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interventions.capture import Captured
+from interventions.capture import Example
 from interventions.models.vlm import Vlm
 from interventions.plain import run_plain
 from interventions.plan import Patch
@@ -21,8 +21,7 @@ class VerificationError(RuntimeError):
 
 def verify(
     vlm: Vlm,
-    captured: Captured,
-    pixels: Float[Tensor, "run channel y x"],
+    example: Example,
     patches: Sequence[Patch],
     measured: Float[Tensor, "patch measurement"],
     cells: int = 4,
@@ -36,12 +35,12 @@ def verify(
     """
     tolerance = TOLERANCES[vlm.dtype]
     for index in np.random.default_rng(len(patches)).choice(len(patches), min(cells, len(patches)), replace=False):
-        plain = run_plain(vlm, captured, pixels, patches[index])
-        if not torch.allclose(measured[index], plain, atol=tolerance, rtol=tolerance):
+        plain = run_plain(vlm, example, patches[index])
+        if not torch.allclose(measured[index, : len(plain)], plain, atol=tolerance, rtol=tolerance):
             patch = patches[index]
-            head = "" if patch.head is None else f", head {patch.head}"
+            where = f"layer {', '.join(map(str, patch.layers))}" + ("" if patch.head is None else f", head {patch.head}")
             raise VerificationError(
-                f"{patch.component} of {vlm.name}, layer {patch.layer}{head}, positions {list(patch.positions)}: the sweep measured "
+                f"{patch.component} of {vlm.name}, {where}, positions {list(patch.positions)}: the sweep measured "
                 f"{measured[index].tolist()}, the plain path {plain.tolist()}, further apart than {tolerance}. Results of this model would "
                 "be wrong; nothing of this sample was kept. Please report it with the model's config.json"
             )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from interventions.capture import CLEAN, CORRUPT, capture
+from interventions.capture import CLEAN, CORRUPT, Example, capture
 from interventions.models.loading import load
 from interventions.plan import patches
 from interventions.roles import Cell
@@ -27,16 +27,17 @@ def pair_of(vlm, inputs, row, components):
     ids = torch.from_numpy(inputs["input_ids_clean"][row])
     ids = ids[ids >= 0]  # -1 fills up shorter prompts
     if vlm.image_token_id is not None:
-        ids = torch.repeat_interleave(ids, torch.where(ids == vlm.image_token_id, vlm.tokens_per_image, 1))
+        image_tokens = vlm.prompt("Is it red or blue?").ids.count(vlm.image_token_id)
+        ids = torch.repeat_interleave(ids, torch.where(ids == vlm.image_token_id, image_tokens, 1))
     pixels = torch.from_numpy(np.stack([inputs[f"pixel_values_{run}"][row] for run in ("clean", "corrupt")]))
     answers = tuple(int(token) for token in inputs["answer_tokens"][row])
-    return capture(vlm, torch.stack([ids, ids]), pixels, answers, components)
+    return capture(vlm, [Example(torch.stack([ids, ids]), {"pixel_values": pixels[:, None]}, answers)], components)
 
 
 def metrics(measured, captured):
     """The reference's four scores of each patched run."""
     correct, incorrect, normalizer = measured.double().unbind(-1)
-    runs = captured.measured.double()
+    runs = captured.measured[0].double()
     ld = runs[:, 0] - runs[:, 1]
     probability, corrupt = torch.exp(correct - normalizer), torch.exp(runs[CORRUPT, 0] - runs[CORRUPT, 2])
     difference = correct - incorrect - ld[CORRUPT]
@@ -71,7 +72,7 @@ def test_scores_match(golden, case):
             positions = list(range(int(wanted["n_tokens"][row])))
         cells = [Cell("", "", (position,)) for position in positions]
         every = patches(component, vlm.n_layers, vlm.n_heads if heads else None, cells)
-        found = metrics(sweep(vlm, captured, every), captured)
+        found = metrics(sweep(vlm, captured, [every])[0], captured)
         found = found.reshape(vlm.n_layers, *([vlm.n_heads] if heads else []), len(cells), 4)
         found = np.moveaxis(found, -2, 0)  # token first, as there
         for number, name in enumerate(wanted["metric_names"]):
@@ -89,8 +90,8 @@ def test_clean_and_corrupt_logits_match(golden):
         captured = pair_of(vlm, inputs, row, ())
         for run, name in ((CLEAN, "logits_clean_image"), (CORRUPT, "logits_corrupt_image")):
             logits = inputs[name][row]
-            expected = [*logits[list(captured.answers)], np.log(np.exp(logits.astype(np.float64)).sum())]
-            np.testing.assert_allclose(captured.measured[run], expected, atol=3e-5)
+            expected = [*logits[captured.answers[0].tolist()], np.log(np.exp(logits.astype(np.float64)).sum())]
+            np.testing.assert_allclose(captured.measured[0, run], expected, atol=3e-5)
 
 
 def test_reference_scores_llava_by_the_last_piece_of_the_generated_text(golden):

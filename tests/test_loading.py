@@ -1,6 +1,7 @@
 """Loading: what is refused, and that a wrong site is noticed; the real checkpoints' shapes go through the same code."""
 
 import dataclasses
+import importlib.util
 import json
 import shutil
 
@@ -9,13 +10,15 @@ import torch
 from PIL import Image
 
 from benchmarks.models import blip_base, llava
-from interventions.capture import CORRUPT, capture
+from interventions.capture import CORRUPT, Example, capture, example
 from interventions.models import loading
 from interventions.models.architecture import BLIP, Port, of_model_type
 from interventions.models.checks import SiteError, check_sites
 from interventions.models.loading import CHECKPOINTS, ModelError, load
+from interventions.models.vlm import Scored
 from interventions.plain import run_plain
-from interventions.plan import Patch
+from interventions.plan import Patch, patches
+from interventions.roles import Cell
 from interventions.sweep import sweep
 
 
@@ -121,23 +124,55 @@ def test_the_hub_names_lead_to_the_hub():
 
 @pytest.mark.parametrize("kind", ["blip", "llava"])
 def test_the_real_checkpoints_shapes_with_random_weights(kind):
-    """blip-vqa-base's sizes (12 layers x 12 heads, 577 image keys), and LLaVA-1.5's 32 heads of 128 and 576 image tokens in 2 layers."""
+    """blip-vqa-base whole (12 layers x 12 heads, 577 image keys), and LLaVA-1.5's 32 heads of 128 and 576 image tokens in 2 layers."""
     if kind == "blip":
-        vlm = blip_base(vision_layers=2)
+        vlm = blip_base()
         assert (vlm.n_layers, vlm.n_heads, vlm.head_dim) == (12, 12, 64)
     else:
         vlm = llava(layers=2, heads=32, width=4096, feed_forward=1024, vision_layers=2, vision_width=1024)
-        assert (vlm.n_heads, vlm.head_dim, vlm.tokens_per_image) == (32, 128, 576)
+        assert (vlm.n_heads, vlm.head_dim, vlm.prompt("?").kinds.count("image")) == (32, 128, 576)
     check_sites(vlm)
     question = "Is this person feeling happy or angry?"
     prompt = vlm.prompt(question)
     pixels = vlm.pixels([Image.new("RGB", (640, 480), colour) for colour in ("red", "blue")])
+    answers = (vlm.answer_ids(question, "happy")[0], vlm.answer_ids(question, "angry")[0])
+    pair = Example(vlm.ids([prompt, prompt]), pixels, answers)
     component = vlm.architecture.head_component
-    captured = capture(
-        vlm, vlm.ids([prompt, prompt]), pixels, (vlm.answer_id(question, "happy"), vlm.answer_id(question, "angry")), (component,)
-    )
-    patches = [Patch(component, layer, head, (len(prompt.ids) - 1,)) for layer, head in ((0, 0), (1, vlm.n_heads - 1))]
-    measured = sweep(vlm, captured, patches)
+    captured = capture(vlm, [pair], (component,))
+    patches = [Patch(component, (layer,), head, (len(prompt.ids) - 1,)) for layer, head in ((0, 0), (1, vlm.n_heads - 1))]
+    (measured,) = sweep(vlm, captured, [patches])
     for patch, row in zip(patches, measured, strict=True):
-        torch.testing.assert_close(row, run_plain(vlm, captured, pixels, patch), atol=1e-4, rtol=1e-5)
-        assert not torch.equal(row, captured.measured[CORRUPT])
+        torch.testing.assert_close(row, run_plain(vlm, pair, patch), atol=1e-4, rtol=1e-5)
+        assert not torch.equal(row, captured.measured[0, CORRUPT])
+
+
+def test_four_bit_weights_go_the_same_way(tmp_path, make_pair):
+    """Sweep and plain path agree; the weights are 4-bit ones, so the numbers are others."""
+    pytest.importorskip("bitsandbytes")
+    random = llava(layers=2, heads=4, width=128, feed_forward=256, vision_layers=2, vision_width=64)
+    random.module.save_pretrained(tmp_path)
+    random.processor.save_pretrained(tmp_path)
+    vlm, exact = load(str(tmp_path), "cpu", "nf4"), load(str(tmp_path), "cpu")
+    assert (vlm.number_format, exact.number_format) == ("nf4", "float32")
+    pair = make_pair(vlm, "sip")
+    component = vlm.architecture.head_component
+    ours, theirs = (example(model, pair, Scored(5, 6)) for model in (vlm, exact))
+    captured = capture(vlm, [ours], (component,))
+    every = patches(component, vlm.n_layers, vlm.n_heads, [Cell("", "", (captured.lengths[0] - 1,))])
+    (measured,) = sweep(vlm, captured, [every])
+    for patch, row in list(zip(every, measured, strict=True))[::3]:
+        torch.testing.assert_close(row, run_plain(vlm, ours, patch), atol=1e-4, rtol=1e-5)
+    assert (capture(exact, [theirs], (component,)).measured - captured.measured).abs().max() > 1e-3
+
+
+def test_four_bit_weights_on_a_cpu_need_widths_in_whole_blocks():
+    pytest.importorskip("bitsandbytes")
+    with pytest.raises(ModelError, match="nf4 on a CPU needs widths that 64 divides; the model has 96"):
+        load("llava-shapes", "cpu", "nf4")
+
+
+def test_four_bit_weights_without_their_packages_say_what_to_install(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "bitsandbytes" else real(name, *rest))
+    with pytest.raises(ModelError, match=r"nf4 needs bitsandbytes.*pip install -r requirements-nf4.txt"):
+        load("blip-shapes", "cpu", "nf4")

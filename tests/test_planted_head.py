@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from interventions.capture import CLEAN, CORRUPT, capture
+from interventions.capture import CLEAN, CORRUPT, Example, capture
 from interventions.models.checks import check_sites
 from interventions.plan import Patch, patches
 from interventions.roles import Cell
@@ -19,8 +19,8 @@ def planted(tmp_path_factory):
     vlm = planted_blip(tmp_path_factory.mktemp("planted"))
     pixels = vlm.pixels([Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")])
     prompt = vlm.prompt(QUESTION)
-    answers = (vlm.answer_id(QUESTION, "red"), vlm.answer_id(QUESTION, "blue"))
-    return vlm, capture(vlm, vlm.ids([prompt, prompt]), pixels, answers, vlm.architecture.components), prompt
+    answers = (vlm.answer_ids(QUESTION, "red")[0], vlm.answer_ids(QUESTION, "blue")[0])
+    return vlm, capture(vlm, [Example(vlm.ids([prompt, prompt]), pixels, answers)], vlm.architecture.components), prompt
 
 
 def logit_difference(measured):
@@ -30,8 +30,8 @@ def logit_difference(measured):
 def test_the_model_answers_from_the_image_and_passes_the_causal_checks(planted):
     vlm, captured, _ = planted
     check_sites(vlm)
-    assert logit_difference(captured.measured)[CLEAN] > 0.1
-    assert logit_difference(captured.measured)[CORRUPT] < -0.1
+    assert logit_difference(captured.measured[0])[CLEAN] > 0.1
+    assert logit_difference(captured.measured[0])[CORRUPT] < -0.1
 
 
 @pytest.mark.parametrize("positions", ["correct", "all"])
@@ -43,7 +43,7 @@ def test_patching_finds_the_planted_head_and_no_other(planted, positions):
     assert [prompt.words[i] for i in where][:1] == (["red"] if positions == "correct" else ["[CLS]"])
     for component in vlm.architecture.attention:
         every = patches(component, vlm.n_layers, vlm.n_heads, [Cell("", "", where)])
-        effect = logit_difference(sweep(vlm, captured, every) - captured.measured[CORRUPT]).reshape(vlm.n_layers, vlm.n_heads)
+        effect = logit_difference(sweep(vlm, captured, [every])[0] - captured.measured[0, CORRUPT]).reshape(vlm.n_layers, vlm.n_heads)
         others = effect.copy()
         if component == "cross_attention":
             assert effect[LAYER, HEAD] > 0.02
@@ -53,5 +53,5 @@ def test_patching_finds_the_planted_head_and_no_other(planted, positions):
 
 def test_the_planted_head_at_all_tokens_restores_everything(planted):
     vlm, captured, prompt = planted
-    measured = sweep(vlm, captured, [Patch("cross_attention", LAYER, HEAD, tuple(range(len(prompt.ids))))])
-    np.testing.assert_allclose(measured[0], captured.measured[CLEAN], atol=1e-5)
+    measured = sweep(vlm, captured, [[Patch("cross_attention", (LAYER,), HEAD, tuple(range(len(prompt.ids))))]])
+    np.testing.assert_allclose(measured[0][0], captured.measured[0, CLEAN], atol=1e-5)

@@ -1,5 +1,6 @@
 """Studies end to end: files of effects, resumption, what is left out, and what is refused."""
 
+import gc
 import json
 import signal
 import subprocess
@@ -14,13 +15,16 @@ import xarray as xr
 
 from corruptions.pair import LeftOut
 from data_prep import samples as sample_table
-from interventions import effects, patching
+from interventions import effects, patching, planning
 from interventions.attention_patterns import attention_patterns, capture_attention
-from interventions.capture import CLEAN, capture
+from interventions.capture import CLEAN, capture, example
 from interventions.head_patching import patch_heads
+from interventions.models.vlm import Scored
 from interventions.module_patching import patch_modules
-from interventions.results import ResultsError, Store
+from interventions.plan import patches
+from interventions.results import ResultsError, Store, update_manifest
 from interventions.study import Options, prepare
+from interventions.sweep import sweep
 from interventions.verify import VerificationError
 from tests.conftest import ROOT
 from tests.hooks import layers_and_modules
@@ -66,13 +70,19 @@ def test_the_file_holds_what_the_engine_measured(study):
     path = patch_heads(study)
     dataset = effects.read(path)
     pairs, _ = study.pairs("sip")
-    pair, component = pairs[3], study.vlm.architecture.head_component
-    part = patching._patch_pair(study, pair, component, True, patching._cells(study, pair, list(dataset.token.values)))
+    pair, vlm = pairs[3], study.vlm
+    ours = example(vlm, pair, study.scored(pair))
+    cells = patching._cells(study, pair, list(dataset.token.values))
+    (measured,) = sweep(
+        vlm,
+        captured := capture(vlm, [ours], (path.stem.removesuffix("-heads"),)),
+        [patches(path.stem.removesuffix("-heads"), vlm.n_layers, vlm.n_heads, cells)],
+    )
     row = dataset.sel(sample=pair.sample["sample_id"])
     for number, name in enumerate(effects.MEASUREMENTS):
-        np.testing.assert_array_equal(row[name].values, part["patched"][..., number])
-        assert float(row[f"clean_{name}"]) == part["runs"][0, number]
-        assert float(row[f"corrupt_{name}"]) == part["runs"][1, number]
+        np.testing.assert_allclose(row[name].values.ravel(), measured[:, number], atol=1e-5)  # there, other pairs are in the trace too
+        assert float(row[f"clean_{name}"]) == pytest.approx(float(captured.measured[0, 0, number]), abs=1e-5)
+        assert float(row[f"corrupt_{name}"]) == pytest.approx(float(captured.measured[0, 1, number]), abs=1e-5)
     assert row.attrs["modality"] == "image"
 
 
@@ -120,7 +130,8 @@ def test_a_finished_file_is_left_alone_and_another_configuration_refused(study):
 
 
 def test_parts_of_another_configuration_are_refused(study, monkeypatch):
-    interrupt_after(monkeypatch, 3)
+    study.options.batch = 3
+    interrupt_after(monkeypatch, 1)
     with pytest.raises(KeyboardInterrupt):
         patch_heads(study)
     monkeypatch.undo()
@@ -129,33 +140,101 @@ def test_parts_of_another_configuration_are_refused(study, monkeypatch):
         patch_heads(study)
 
 
-def interrupt_after(monkeypatch, samples):
-    count = iter(range(samples))
-    real = patching._patch_pair
+def interrupt_after(monkeypatch, traces):
+    """Interrupt a study of which some pairs at a time are finished."""
+    count = iter(range(traces))
+    real = patching._patch_pairs
 
-    def patch_pair(*arguments, **options):
+    def patch_pairs(*arguments):
         if next(count, None) is None:
             raise KeyboardInterrupt
-        return real(*arguments, **options)
+        return real(*arguments)
 
-    monkeypatch.setattr(patching, "_patch_pair", patch_pair)
+    monkeypatch.setattr(patching, "_patch_pairs", patch_pairs)
 
 
-def test_an_interrupted_study_goes_on_and_ends_with_the_same_values(study, monkeypatch, tmp_path):
-    interrupt_after(monkeypatch, 5)
+@pytest.mark.parametrize("within", [False, True])
+def test_an_interrupted_study_goes_on_and_ends_with_the_same_values(study, monkeypatch, tmp_path, within):
+    """Interrupted between two traces, or while the pairs of one are kept."""
+    study.options.batch = 3
+    interrupt_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         patch_heads(study)
     monkeypatch.undo()
+    if within:
+        last = study.pairs("sip")[0][4].sample["sample_id"]
+        (folder,) = study.folder.rglob("*.partial")
+        Store(folder.with_name(folder.name.removeprefix(".").removesuffix(".partial") + ".nc"), _configuration(folder))._part(last).unlink()
     redone = []
-    real = patching._patch_pair
-    monkeypatch.setattr(patching, "_patch_pair", lambda *arguments, **options: redone.append(1) or real(*arguments, **options))
+    real = patching._patch_pairs
+    monkeypatch.setattr(patching, "_patch_pairs", lambda study, pairs, *rest: redone.append(len(pairs)) or real(study, pairs, *rest))
     resumed = values(patch_heads(study))
-    assert len(redone) == 3  # of 8: none was done twice
+    assert redone == ([3, 2] if within else [2])  # of 8: none that was whole was done twice
     monkeypatch.undo()
     study.options.out = tmp_path / "whole"
     whole = values(patch_heads(study))
     xr.testing.assert_identical(resumed.drop_attrs(), whole.drop_attrs())
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def _configuration(parts):
+    return json.loads((parts / "configuration.json").read_text())
+
+
+def test_a_study_keeps_the_plan_it_began_with(study, monkeypatch):
+    """Whatever memory is free later; another device or dtype is planned anew."""
+    monkeypatch.setattr(planning, "free_memory", lambda device: 0)
+    patch_heads(study)
+    key = f"{study.vlm.name}/shapes/sip"
+    begun = json.loads((study.options.out / "manifest.json").read_text())["plans"][key]
+    assert begun["samples"] == 1
+    monkeypatch.undo()
+    seen = []
+    real = patching._patch_pairs
+    monkeypatch.setattr(patching, "_patch_pairs", lambda study, pairs, *rest: seen.append(len(pairs)) or real(study, pairs, *rest))
+    patch_modules(study, components=("mlp",))
+    assert set(seen) == {1}
+    update_manifest(study.options.out, "plans", key, begun | {"dtype": "bfloat16"})
+    patch_modules(study, components=("block",))
+    assert max(seen) > 1
+
+
+def test_pairs_that_do_not_fit_in_memory_together_are_halved(study, monkeypatch, caplog):
+    whole = values(patch_heads(study))
+    real, sizes = patching.capture, []
+
+    def small_device(vlm, examples, components, divergence):
+        sizes.append(len(examples))
+        if len(examples) > 3:
+            raise torch.OutOfMemoryError("too much")
+        return real(vlm, examples, components, divergence)
+
+    monkeypatch.setattr(patching, "capture", small_device)
+    study.options.out = study.options.out / "again"
+    halved = values(patch_heads(study))
+    assert sizes == [8, 4, 2, 2, 4, 2, 2]
+    assert "8 pairs did not fit in memory; going on with 4 at a time" in caplog.text
+    np.testing.assert_allclose(halved.logit_correct, whole.logit_correct, atol=5e-5)
+    np.testing.assert_allclose(halved.clean_logit_correct, whole.clean_logit_correct, atol=5e-5)
+
+
+def test_memory_stays_flat(study):
+    """What a sample leaves behind does not grow: after some warm up, nothing lives on but its numbers."""
+    pairs, _ = study.pairs("sip")
+    target = patching.Target(study.vlm.architecture.head_component, True, ("all",))
+    store = Store(study.options.out / "x.nc", {})
+    cells = [patching._cells(study, pair, target.tokens) for pair in pairs]
+
+    def once():
+        patching._patch_pairs(study, pairs, "sip", {target: (cells, store)}, patching.Plan(8, 1000))
+        gc.collect()
+        return sum(thing.numel() for thing in gc.get_objects() if type(thing) is torch.Tensor)
+
+    once()
+    before = once()
+    for _ in range(3):
+        after = once()
+    assert after <= before
 
 
 def test_samples_left_out_are_in_the_manifest_with_their_reasons(tmp_path, data, blip):
@@ -224,6 +303,7 @@ def test_a_full_disk_loses_no_finished_sample(study, monkeypatch):
         raise OSError(28, "No space left on device")
 
     pairs, _ = study.pairs("sip")
+    study.options.batch = 1
     interrupt_after(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         patch_heads(study)
@@ -264,8 +344,7 @@ def test_attention_sums_to_one_and_weighs_the_values(vlm, make_pair):
         probabilities = capture_attention(vlm, pair, component)
     assert probabilities.shape[:3] == (vlm.n_layers, vlm.n_heads, len(vlm.prompt(pair.clean_question).ids))
     np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
-    ids, pixels = vlm.ids([vlm.prompt(pair.clean_question)] * 2), vlm.pixels([pair.clean_image, pair.corrupt_image])
-    z = capture(vlm, ids, pixels, (1, 2), (component,)).states[component][CLEAN]
+    z = capture(vlm, [example(vlm, pair, Scored(1, 2))], (component,)).states[component][0, CLEAN]
     for handle in handles:
         handle.remove()
     for number in range(vlm.n_layers):
@@ -300,13 +379,19 @@ def test_long_sample_ids_that_end_alike_are_kept_apart(tmp_path):
 
 def test_a_sweep_that_is_wrong_stops_the_run_and_names_the_cell(study, monkeypatch):
     real = patching.sweep
-    monkeypatch.setattr(patching, "sweep", lambda *arguments: real(*arguments) + 0.01)
+    monkeypatch.setattr(patching, "sweep", lambda *arguments: [measured + 0.01 for measured in real(*arguments)])
     with pytest.raises(VerificationError, match=r"layer \d, head \d, positions .* the plain path"):
         patch_heads(study)
     assert not list(study.folder.rglob("*.npz"))
 
 
-@pytest.mark.parametrize("script", ["head_patching", "module_patching", "attention_patterns", "accuracy"])
+@pytest.mark.parametrize(
+    "script",
+    [
+        *("head_patching", "module_patching", "attention_patterns", "accuracy"),
+        *("head_ablation", "attribution_patching", "direct_effect"),
+    ],
+)
 def test_scripts_explain_themselves_in_both_forms(script, tmp_path):
     for command, folder in (([f"{ROOT}/interventions/{script}.py"], tmp_path), (["-m", f"interventions.{script}"], ROOT)):
         done = subprocess.run([sys.executable, *command, "--help"], capture_output=True, text=True, cwd=folder, check=False)
@@ -324,8 +409,19 @@ def test_a_script_reports_an_error_in_one_message(tmp_path):
 
 def test_ctrl_c_and_kill_lose_no_finished_sample(tmp_path, data):
     """The script is interrupted twice, by SIGINT and by SIGKILL, and then left to end."""
-    command = [sys.executable, f"{ROOT}/interventions/head_patching.py", "--model", "blip-shapes", "--data", data, "--samples", "2"]
-    command += ["--tokens", "every", "--out", str(tmp_path / "results")]
+    command = [
+        sys.executable,
+        f"{ROOT}/interventions/head_patching.py",
+        "--model",
+        "blip-shapes",
+        "--data",
+        data,
+        "--samples",
+        "2",
+        "--batch",
+        "1",
+    ]
+    command += ["--batch", "1", "--tokens", "every", "--out", str(tmp_path / "results")]
     parts = tmp_path / "results/blip-shapes/shapes/sip/.cross_attention-heads.partial"
 
     def finished():

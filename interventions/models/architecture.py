@@ -3,7 +3,7 @@
 Paths are relative to a layer. `Port` says at which module a value is read and written, on which side, and which element of a tuple.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 COMPONENTS = ("self_attention", "cross_attention", "mlp", "block")
@@ -16,6 +16,14 @@ class Port:
     module: str
     side: Literal["input", "output"] = "output"
     element: int | None = None
+
+    def exists(self, layer: Any) -> bool:
+        """Whether a layer has the module: in some models layers are of two kinds."""
+        try:
+            self.envoy(layer)
+        except AttributeError:
+            return False
+        return True
 
     def envoy(self, layer: Any) -> Any:
         """The envoy of the module. nnsight mounts a submodule called `output` or `input` as `E_output`, `E_input`."""
@@ -36,6 +44,10 @@ class Port:
             state = (*whole[: self.element], state, *whole[self.element + 1 :])
         setattr(envoy, self.side, state)
 
+    def skip(self, layer: Any, state: Any) -> None:
+        """Put `state` in the place of the module's output and do not run the module, inside a trace."""
+        self.envoy(layer).skip(state if self.element is None else (state, None))
+
 
 @dataclass(frozen=True)
 class Attention:
@@ -46,15 +58,17 @@ class Attention:
     z : the context vectors of all heads, [row, token, head * head_dim], before the output projection
     projection : the output projection, a linear module below the layer
     probabilities : [row, head, query, key]
-    image_keys : which keys are the image's patches: those after the vision tower's class token, or the prompt's image tokens
+    image_keys : which keys are the image's patches: those after the vision tower's class token, the prompt's image tokens, or all
     image_projections : of cross-attention, the linear modules that make keys and values of the image: the same in every patched run
+    mask : the keyword by which the module that gives the probabilities takes its mask
     """
 
     z: Port
     projection: str
     probabilities: Port
-    image_keys: Literal["after_class_token", "image_tokens"]
+    image_keys: Literal["after_class_token", "image_tokens", "all"]
     image_projections: tuple[Port, ...] = ()
+    mask: str = "attention_mask"
 
 
 @dataclass(frozen=True)
@@ -64,29 +78,47 @@ class Architecture:
     Attributes
     ----------
     model_types : the `model_type` of the Hugging Face configs that it describes
-    layers : path of the layers whose components are patched
+    text_model : path of the module that runs the layers whose components are patched
+    layers : path of these layers below it
     attention : its attention components
-    mlp : output of the MLP's own last linear map, before the residual sum
+    mlp : output of the MLP's own last linear map, before the residual sum; None where it cannot be read token by token
     block : the residual stream after a layer
+    answer_head : path of the module that makes logits of a causal decoder's states
+    final_norm : path, below the text model, of the norm before it
     head_component, main_token : where NOTICE patches heads: the component, and the role of the token
-    causal : whether a token reads only those before it, and the answer is read at the prompt's last token
+    causal : the answer is read at the prompt's last token, which has read those before it
+    causal_from : from where on a token of such a prompt reads only those before it, and no layer gets more of the image: from its
+        start, from the end of its image, or nowhere. Before that, patched runs cannot be packed, and take the batched path
+    template : the prompt; "chat" is the processor's own chat template. {image} is its image placeholder
+    square : images are scaled to squares of so many pixels, so that every prompt has as many image tokens; None where the image
+        processor itself sees to it
+    patches_block : whether `block` is a component that is patched
+    done_before : for a component, the modules of its layer that have run before it and are worth skipping where their outputs are known
     text_config : the part of the config with the sizes of those layers
     """
 
     name: str
     model_types: tuple[str, ...]
+    text_model: str
     layers: str
     attention: dict[str, Attention]
-    mlp: Port
+    mlp: Port | None
     block: Port
     head_component: str
     main_token: str
     causal: bool
+    answer_head: str = "lm_head"
+    final_norm: str = "norm"
+    causal_from: Literal["start", "image", "nowhere"] = "start"
+    template: str = "{question}"
+    square: int | None = None
+    patches_block: bool = True
+    done_before: dict[str, tuple[Port, ...]] = field(default_factory=dict)
     text_config: str = "text_config"
 
     @property
     def components(self) -> tuple[str, ...]:
-        return (*self.attention, "mlp", "block")
+        return (*self.attention, *(["mlp"] if self.mlp else []), *(["block"] if self.patches_block else []))
 
     def port(self, component: str) -> Port:
         """Where a component is patched (for attention: z of all heads).
@@ -101,10 +133,13 @@ class Architecture:
         return self.attention[component].z if component in self.attention else getattr(self, component)
 
 
+ONE_WORD = "{question} Answer with one word."  # what a chat model is asked; NOTICE's
+
 BLIP = Architecture(
     name="blip",
     model_types=("blip",),
-    layers="text_encoder.encoder.layer",
+    text_model="text_encoder",
+    layers="encoder.layer",
     attention={
         "self_attention": Attention(
             Port("attention.self", element=0), "attention.output.dense", Port("attention.self", element=1), "image_tokens"
@@ -115,6 +150,7 @@ BLIP = Architecture(
             Port("crossattention.self", element=1),
             "after_class_token",
             (Port("crossattention.self.key"), Port("crossattention.self.value")),
+            mask="encoder_attention_mask",
         ),
     },
     mlp=Port("output.dense"),
@@ -122,31 +158,91 @@ BLIP = Architecture(
     head_component="cross_attention",
     main_token="correct",
     causal=False,
+    done_before={
+        "cross_attention": (Port("attention", element=0),),
+        "mlp": (Port("attention", element=0), Port("crossattention", element=0), Port("intermediate")),
+    },
 )
+
+SELF_ATTENTION = Attention(Port("self_attn.o_proj", side="input"), "self_attn.o_proj", Port("self_attn", element=1), "image_tokens")
 
 LLAVA = Architecture(
     name="llava",
-    model_types=("llava",),
-    layers="model.language_model.layers",
-    attention={
-        "self_attention": Attention(
-            Port("self_attn.o_proj", side="input"), "self_attn.o_proj", Port("self_attn", element=1), "image_tokens"
-        ),
-    },
+    model_types=("llava", "vipllava"),
+    text_model="model.language_model",
+    layers="layers",
+    attention={"self_attention": SELF_ATTENTION},
     mlp=Port("mlp"),
     block=Port(""),
     head_component="self_attention",
     main_token="last",
     causal=True,
+    template="USER: {image}\n" + ONE_WORD + " ASSISTANT:",
+    done_before={"mlp": (Port("self_attn", element=0),)},
 )
+CHAT = replace(LLAVA, template="chat", square=448)  # most decoders that read image tokens differ from LLaVA in no more than this
 
-ARCHITECTURES = (BLIP, LLAVA)
+ARCHITECTURES = (
+    BLIP,
+    LLAVA,
+    replace(CHAT, name="llava_next", model_types=("llava_next",)),
+    replace(CHAT, name="llava_onevision", model_types=("llava_onevision",)),
+    replace(CHAT, name="qwen2_vl", model_types=("qwen2_vl", "qwen2_5_vl")),
+    replace(CHAT, name="qwen3_vl", model_types=("qwen3_vl",), causal_from="image"),  # its first layers get features of the image
+    replace(CHAT, name="smolvlm", model_types=("smolvlm", "idefics3"), text_model="model.text_model"),
+    replace(CHAT, name="paligemma", model_types=("paligemma",), causal_from="nowhere", template="{image}answer en {question}"),
+    replace(CHAT, name="gemma3", model_types=("gemma3",), causal_from="image"),  # image tokens read each other
+    replace(CHAT, name="internvl", model_types=("internvl",)),
+    replace(CHAT, name="mistral3", model_types=("mistral3",)),
+    replace(
+        LLAVA,
+        name="instructblip",
+        model_types=("instructblip",),
+        text_model="language_model.model",
+        answer_head="language_model.lm_head",
+        template="{question} Short answer:",
+    ),
+    replace(
+        LLAVA,
+        name="blip_2",
+        model_types=("blip-2",),
+        text_model="language_model.model.decoder",
+        answer_head="language_model.lm_head",
+        final_norm="final_layer_norm",
+        template="Question: {question} Answer:",
+        attention={
+            "self_attention": Attention(
+                Port("self_attn.out_proj", side="input"), "self_attn.out_proj", Port("self_attn", element=1), "image_tokens"
+            )
+        },
+        mlp=None,
+        done_before={},
+    ),
+    replace(
+        CHAT,
+        name="mllama",
+        model_types=("mllama",),
+        attention={
+            "self_attention": SELF_ATTENTION,
+            "cross_attention": Attention(
+                Port("cross_attn.o_proj", side="input"), "cross_attn.o_proj", Port("cross_attn", element=1), "all"
+            ),
+        },
+        head_component="cross_attention",
+        causal_from="nowhere",  # it could be packed, were the masks of its cross-attention packed too
+        done_before={"mlp": (Port("self_attn", element=0), Port("cross_attn", element=0))},
+    ),
+)
 
 
 def of_model_type(model_type: str) -> Architecture:
-    """The description for a config's `model_type`; ValueError names those that exist."""
+    """The description for a config's `model_type`; that of the common layout, under the type's own name, where there is none."""
     for architecture in ARCHITECTURES:
         if model_type in architecture.model_types:
             return architecture
-    known = ", ".join(name for architecture in ARCHITECTURES for name in architecture.model_types)
-    raise ValueError(f"no description of model type {model_type!r} in interventions/models/architecture.py; there are: {known}")
+    return replace(CHAT, name=model_type, model_types=(model_type,))
+
+
+def is_described(model_type: str) -> bool:
+    """Whether there is a description for a config's `model_type`."""
+    return any(model_type in architecture.model_types for architecture in ARCHITECTURES)

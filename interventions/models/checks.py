@@ -32,11 +32,12 @@ def check_sites(vlm: Vlm) -> None:
     prompt = vlm.prompt(QUESTION)
     ids = vlm.ids([prompt, prompt])
     inputs = vlm.inputs(ids, vlm.pixels(images))
+    options = torch.tensor([[0, 1]], device=vlm.device).expand(2, -1)
     tolerance = 1e-3 if vlm.dtype == torch.float32 else 0.15
     for number in sorted({0, vlm.n_layers - 1}):
         layer = vlm.layers[number]
         try:
-            found, projected, clean = _read(vlm, inputs, number)
+            found, projected, block, clean = _read(vlm, inputs, number, options)
         except OutOfOrderError as error:
             raise SiteError(f"layer {number} does not compute its sites in the order {', '.join(vlm.architecture.components)}") from error
         for component, state in found.items():
@@ -48,21 +49,24 @@ def check_sites(vlm: Vlm) -> None:
             if not torch.allclose(again, attended, atol=tolerance, rtol=tolerance):
                 raise SiteError(f"{component} of layer {number}: the output projection of z is not the attention's output")
     with torch.no_grad(), vlm.model.trace(**inputs):
-        vlm.port("block").write(layer, found["block"].flip(0))
-        swapped = save(measure(vlm.logits(), 0, 1))
+        vlm.architecture.block.write(layer, block.flip(0))
+        swapped = save(measure(vlm.logits(), options))
     if not torch.allclose(swapped, clean.flip(0), atol=tolerance, rtol=tolerance) or torch.equal(swapped, clean):
         raise SiteError(f"block of layer {number}: exchanging it between two images does not exchange their answers")
 
 
-def _read(vlm: Vlm, inputs: Inputs, number: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor]:
-    """Each component's state at a layer, each attention's output, and the measurements of the run."""
+def _read(
+    vlm: Vlm, inputs: Inputs, number: int, options: torch.Tensor
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+    """Each component's state at a layer, each attention's output, the layer's, and the measurements of the run."""
     layer = vlm.layers[number]
     with torch.no_grad(), vlm.model.trace(**inputs):
         found: dict[str, torch.Tensor] = save({})
         projected: dict[str, torch.Tensor] = save({})
-        for component in vlm.architecture.components:
+        for component in vlm.components_of(number):
             found[component] = vlm.port(component).read(layer)
             if component in vlm.architecture.attention:
                 projected[component] = Port(vlm.architecture.attention[component].projection).read(layer)
-        clean = save(measure(vlm.logits(), 0, 1))
-    return found, projected, clean
+        block = save(vlm.architecture.block.read(layer))
+        clean = save(measure(vlm.logits(), options))
+    return found, projected, block, clean

@@ -1,10 +1,11 @@
 """Load a checkpoint by name, folder or Hub id, wrap it, and check that its sites are what the architecture says."""
 
 import hashlib
+import importlib.util
 import json
+import logging
 import os
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,21 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
-from interventions.models.architecture import Architecture, of_model_type
+from interventions.models.architecture import ARCHITECTURES, Architecture, is_described, of_model_type
 from interventions.models.blip import Blip, BlipModel
-from interventions.models.checks import check_sites
-from interventions.models.llava import Llava, LlavaModel
+from interventions.models.checks import SiteError, check_sites
+from interventions.models.decoder import Decoder, DecoderModel, QFormerDecoder
 from interventions.models.vlm import Vlm
 
+log = logging.getLogger(__name__)
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
 HUB = {"blip-vqa-base": "Salesforce/blip-vqa-base", "llava-1.5-7b": "llava-hf/llava-1.5-7b-hf"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_WRAPPERS: Mapping[str, tuple[type[Vlm], Any]] = {"blip": (Blip, BlipModel), "llava": (Llava, LlavaModel)}
+NF4_BLOCK = 64  # weights that bitsandbytes scales together
+NF4 = "nf4"  # weights of 4 bits in the normal-float format; states are computed in bfloat16 on CUDA, in float32 on a CPU
 
 
 class ModelError(ValueError):
@@ -41,6 +44,7 @@ def load(name: str, device: str = "auto", dtype: str = "float32", revision: str 
     name : `blip-shapes` or `llava-shapes` (shipped in `checkpoints/`), `blip-vqa-base` or `llava-1.5-7b` (from the Hub), a folder, or a
         Hub id
     device : "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
+    dtype : float32, bfloat16, float16, or nf4 (4-bit weights, with the packages of requirements-nf4.txt)
     check : verify on two random images that every site is what it claims to be
 
     Raises
@@ -53,36 +57,91 @@ def load(name: str, device: str = "auto", dtype: str = "float32", revision: str 
     """
     where, source = resolve(name)
     chosen = choose_device(device)
-    if dtype not in DTYPES:
-        raise ModelError(f"unknown dtype {dtype!r}; choose from {', '.join(DTYPES)}")
+    if dtype not in (*DTYPES, NF4):
+        raise ModelError(f"unknown dtype {dtype!r}; choose from {', '.join((*DTYPES, NF4))}")
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(source, revision=revision)
-        architecture = of_model_type(config.model_type)
+        architecture = describe(config)
         check_heads(config, architecture)
         processor = AutoProcessor.from_pretrained(source, revision=revision)
-        auto = getattr(transformers, _WRAPPERS[architecture.name][1].AUTO_CLASS)
-        module = auto.from_pretrained(source, revision=revision, dtype=DTYPES[dtype])
+        auto = getattr(transformers, _wrapper(architecture)[1].AUTO_CLASS)
+        module = auto.from_pretrained(source, revision=revision, **_number_format(dtype, chosen, config))
     except ModelError:
         raise
+    except ImportError as error:
+        raise ModelError(f"the processor of {name!r} needs a package that is not installed: {' '.join(str(error).split())}") from error
     except (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError) as error:
         hint = "" if Path(source).is_dir() else " Where the Hub is out of reach, copy the checkpoint's folder here and give its path."
         raise ModelError(f"could not load {name!r} from {where}: {' '.join(str(error).split())}{hint}") from error
-    vlm = wrap(module.to(chosen).eval().requires_grad_(False), processor, Path(name).name, fingerprint(source, config, revision))
+    module = (module if dtype == NF4 else module.to(chosen)).eval().requires_grad_(False)  # quantized weights are placed on loading
+    vlm = wrap(module, processor, Path(name).name, fingerprint(source, config, revision))
     if check:
-        check_sites(vlm)
+        try:
+            check_sites(vlm)
+        except (SiteError, AttributeError) as error:
+            if is_described(config.model_type):
+                raise
+            raise ModelError(
+                f"{name!r} is of type {config.model_type!r}, for which there is no description, and the common layout does not fit: "
+                f"{error}. Describe it in interventions/models/architecture.py: where its layers, its heads' outputs before their "
+                "projection, and its MLPs are"
+            ) from error
     return vlm
+
+
+def _number_format(dtype: str, device: torch.device, config: Any) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for a number format."""
+    if dtype != NF4:
+        return {"dtype": DTYPES[dtype]}
+    missing = [name for name in ("bitsandbytes", "accelerate") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModelError(f"nf4 needs {' and '.join(missing)}, which this environment lacks: pip install -r requirements-nf4.txt")
+    widths = {part.hidden_size for part in (config.text_config, config.vision_config)}
+    if device.type == "cpu" and any(width % NF4_BLOCK for width in widths):
+        raise ModelError(f"nf4 on a CPU needs widths that {NF4_BLOCK} divides; the model has {', '.join(map(str, sorted(widths)))}")
+    compute = torch.bfloat16 if device.type == "cuda" else torch.float32
+    quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+    return {"dtype": compute, "quantization_config": quantization, "device_map": {"": device}}
 
 
 def wrap(module: Any, processor: Any, name: str, revision: str = "") -> Vlm:
     """Wrap a loaded Hugging Face module (for a model made in memory)."""
-    architecture = of_model_type(module.config.model_type)
+    architecture = describe(module.config)
     check_heads(module.config, architecture)
-    vlm_class, wrapper = _WRAPPERS[architecture.name]
+    _complete(processor, module.config)
+    vlm_class, wrapper = _wrapper(architecture)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*has a submodule named")  # `Port` knows of it
         return vlm_class(wrapper(module), processor, architecture, name, revision)
+
+
+def describe(config: Any) -> Architecture:
+    """The description for a config; that of the common layout where the type has none but the config's parts are those of such a model."""
+    architecture = of_model_type(config.model_type)
+    if is_described(config.model_type):
+        return architecture
+    if not (hasattr(config, "text_config") and hasattr(config, "vision_config")):
+        known = ", ".join(name for described in ARCHITECTURES for name in described.model_types)
+        raise ModelError(f"no description of model type {config.model_type!r} in interventions/models/architecture.py; there are: {known}")
+    log.warning("model type %r has no description in interventions/models/architecture.py; trying the common layout", config.model_type)
+    return architecture
+
+
+def _complete(processor: Any, config: Any) -> None:
+    """Older LLaVA checkpoints leave to the model what a processor must know to count image tokens."""
+    if hasattr(processor, "patch_size") and processor.patch_size is None:
+        processor.patch_size = config.vision_config.patch_size
+        processor.vision_feature_select_strategy = config.vision_feature_select_strategy
+        processor.num_additional_image_tokens = 1  # CLIP's class token, which the strategy "default" takes off again
+
+
+def _wrapper(architecture: Architecture) -> tuple[type[Vlm], Any]:
+    """Our class of a model, and the nnsight wrapper it stands on."""
+    if not architecture.causal:
+        return Blip, BlipModel
+    return (QFormerDecoder if architecture.text_model.startswith("language_model.") else Decoder), DecoderModel
 
 
 def resolve(name: str) -> tuple[str, str]:

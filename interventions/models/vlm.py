@@ -1,24 +1,72 @@
 """A wrapped model: sites to read and write inside nnsight traces, prompts and inputs to feed it, and the logits of its answer.
 
-`Vlm` holds what all models share; `blip.py` and `llava.py` say how theirs differ.
+`Vlm` holds what all models share; `blip.py` and `decoder.py` say how theirs differ.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from nnsight.modeling.huggingface import HuggingFaceModel
 from PIL import Image
 from torch import Tensor
 
 from corruptions.pair import Prompt, Span
-from interventions.models.architecture import Architecture, Port
+from interventions.models.architecture import ONE_WORD, Architecture, Port
 from interventions.packing import Packing
 
 Inputs = dict[str, Any]
+Pixels = dict[str, Tensor]  # what the processor makes of images, each of [image, part, ...]; parts are laid end to end for the model
+TEXT_INPUTS = {
+    "input_ids",
+    "attention_mask",
+    "token_type_ids",
+    "mm_token_type_ids",
+    "cross_attention_mask",
+    "labels",
+}  # what it makes of text
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the corrupt run of each row of some patched runs.
+
+    Attributes
+    ----------
+    ids, embedded : at each packed token, its token and its embedding
+    image : what `image_states` gave
+    text_inputs : what `text_inputs` gave
+    cache : keys and values of each layer, before the last run starts
+    forced : of each run, the tokens of the answer that are given
+    """
+
+    ids: Int[Tensor, "row packed"]
+    embedded: Float[Tensor, "row packed width"]
+    image: Any
+    text_inputs: Inputs
+    cache: Sequence[tuple[Tensor, Tensor]]
+    forced: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The tokens that the two answers are scored by.
+
+    Attributes
+    ----------
+    forced : tokens that both answers begin with; the model is given them, and what it says next is scored
+    """
+
+    correct: int
+    incorrect: int
+    forced: tuple[int, ...] = ()
 
 
 class Vlm:
@@ -34,13 +82,23 @@ class Vlm:
 
     max_answer_tokens = 8
 
-    def __init__(self, model: HuggingFaceModel, processor: Any, architecture: Architecture, name: str, revision: str) -> None:
+    def __init__(
+        self,
+        model: HuggingFaceModel,
+        processor: Any,
+        architecture: Architecture,
+        name: str,
+        revision: str,
+        longest_prompt: int | None = None,
+    ) -> None:
         self.model, self.processor, self.architecture = model, processor, architecture
         self.name, self.revision = name, revision
+        self._made_prompts: dict[str, Prompt] = {}
+        self.texts: dict[tuple[int, ...], str] = {}  # of the prompts made so far, by their token ids
         sizes = getattr(self.module.config, architecture.text_config)
         self.n_layers, self.n_heads = int(sizes.num_hidden_layers), int(sizes.num_attention_heads)
         self.width = int(sizes.hidden_size)
-        self.longest_prompt = int(sizes.max_position_embeddings)
+        self.longest_prompt = int(longest_prompt or sizes.max_position_embeddings)
         self.head_dim = int(getattr(sizes, "head_dim", None) or self.width // self.n_heads)
 
     # ------------------------------------------------------------------ the module
@@ -54,17 +112,41 @@ class Vlm:
     def device(self) -> torch.device:
         return next(self.module.parameters()).device
 
+    def to(self, device: torch.device) -> "Vlm":
+        """Move the weights."""
+        self.module.to(device)
+        return self
+
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.module.parameters()).dtype
+        """The number format that states are computed in."""
+        return next(weights.dtype for weights in self.module.parameters() if weights.is_floating_point())
+
+    @property
+    def number_format(self) -> str:
+        """The number format of the weights, by the name that `load` takes."""
+        if getattr(self.module, "is_quantized", False):
+            return self.module.config.quantization_config.bnb_4bit_quant_type
+        return str(self.dtype).removeprefix("torch.")
+
+    @cached_property
+    def image_states_per_image(self) -> int:
+        """How many states the vision tower makes of an image, its class token among them."""
+        vision = self.module.config.vision_config
+        side, patch = getattr(vision, "image_size", None) or self.architecture.square or 448, vision.patch_size
+        side, patch = (size[0] if isinstance(size, list | tuple) else size for size in (side, patch))
+        return (side // patch) ** 2 + 1
+
+    @cached_property
+    def text_model(self) -> Any:
+        """The envoy of the module that runs the layers."""
+        return attrgetter(self.architecture.text_model)(self.model)
 
     @cached_property
     def layers(self) -> list[Any]:
         """The envoys of the layers."""
-        envoy = self.model
-        for name in self.architecture.layers.split("."):
-            envoy = getattr(envoy, name)
-        return [envoy[i] for i in range(self.n_layers)]
+        envoys = attrgetter(self.architecture.layers)(self.text_model)
+        return [envoys[i] for i in range(self.n_layers)]
 
     def port(self, component: str) -> Port:
         return self.architecture.port(component)
@@ -74,6 +156,14 @@ class Vlm:
         attention = self.architecture.attention.get(component)
         return attention.image_projections if attention else ()
 
+    def done_before(self, component: str, number: int) -> list[Port]:
+        """The modules of a layer that have run before a component and are worth skipping."""
+        return [port for port in self.architecture.done_before.get(component, ()) if port.exists(self.layers[number])]
+
+    def components_of(self, number: int) -> list[str]:
+        """The components that a layer has, in order."""
+        return [name for name in self.architecture.components if self.port(name).exists(self.layers[number])]
+
     def groups(self, component: str) -> int:
         """Into how many equal parts the last axis of a component's state is cut when it is patched: its heads, or 1."""
         return self.n_heads if component in self.architecture.attention else 1
@@ -81,49 +171,100 @@ class Vlm:
     # ------------------------------------------------------------------ prompts and answers
 
     def prompt(self, question: str) -> Prompt:
-        """Tokenize a question as the model reads it, and say what each token is."""
+        """What the model reads for a question."""
+        if question not in self._made_prompts:
+            self._made_prompts[question] = self._tokenized(question)
+        return self._made_prompts[question]
+
+    def _tokenized(self, question: str) -> Prompt:
+        """Tokenize a question as the model reads it, and say what each token is.
+
+        The ids are those that the processor itself makes of the prompt and an image. Where each stands in the question is read off
+        the text, which is the same but for the image's tokens: all of the question comes after them.
+
+        Raises
+        ------
+        ValueError
+            When the processor makes something else of the question than the tokenizer.
+        """
         text, start = self.template(question)
         encoded = self.processor.tokenizer(text, return_offsets_mapping=True)
-        image_id, per_image = self.image_token_id, self.tokens_per_image
-        special = set(self.processor.tokenizer.all_special_ids) - {image_id}
-        ids: list[int] = []
+        plain, offsets = encoded["input_ids"], encoded["offset_mapping"]
+        ids = self._processed(text, self._square(self._blank))["input_ids"][0].tolist()
+        asked = [i for i, (left, right) in enumerate(offsets) if start < right and left < start + len(question)]
+        shift = _last_place(ids, plain[asked[0] : asked[-1] + 1]) - asked[0]
+        if shift + asked[0] < 0:
+            raise ValueError(f"{self.name}: the processor and its tokenizer disagree on {text!r}: {ids} and {plain}")
+        head = _shared(ids, plain)
+        begin = asked[0] + shift - _shared(ids[: asked[0] + shift][::-1], plain[: asked[0]][::-1])
+        end = asked[0] + shift + _shared(ids[asked[0] + shift :], plain[asked[0] :])
+        text += self.processor.tokenizer.decode(ids[end:]) if end - shift == len(plain) else ""  # what the processor adds
+        self.texts[tuple(ids)] = text
+        special = set(self.processor.tokenizer.all_special_ids) - {self.image_token_id}
         spans: list[Span | None] = []
         words: list[str] = []
         kinds: list[str] = []
-        for token, (left, right) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        for i, token in enumerate(ids):
+            at = i if i < head else i - shift if begin <= i < end else None  # its place in the plain text
+            left, right = offsets[at] if at is not None else (0, 0)
             left += len(text[left:right]) - len(text[left:right].lstrip())  # the blank before a word is not the word
-            inside = start <= left and right <= start + len(question) and left < right
-            word = text[left:right] or self.processor.tokenizer.convert_ids_to_tokens(token)
-            repeats = per_image if token == image_id else 1
-            kind = (
-                "image"
-                if token == image_id
-                else "special"
-                if token in special
-                else "question"
-                if inside
-                else self.template_kind(text, left)
-            )
-            ids += [token] * repeats
-            spans += [(left - start, right - start) if kind == "question" else None] * repeats
-            words += [word] * repeats
-            kinds += [kind] * repeats
+            inside = start <= left < right <= start + len(question)
+            words.append(text[left:right] or self.processor.tokenizer.convert_ids_to_tokens(token))
+            if token == self.image_token_id:
+                kinds.append("image")
+            elif token in special or at is None:
+                kinds.append("special" if token in special and at is not None else "template")
+            else:
+                kinds.append("question" if inside else self._template_kind(text, start + len(question), left))
+            spans.append((left - start, right - start) if kinds[-1] == "question" else None)
         return Prompt(text, tuple(ids), tuple(spans), tuple(words), tuple(kinds))
+
+    @property
+    def tokenize(self) -> Callable[[str], Prompt]:
+        """A question's prompt, by which text corruptions are checked."""
+        return self.prompt
 
     def template(self, question: str) -> tuple[str, int]:
         """The whole prompt, and where the question begins in it."""
+        if self.architecture.template == "chat":
+            content = [{"type": "image"}, {"type": "text", "text": ONE_WORD.format(question=question)}]
+            text = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        else:
+            text = self.architecture.template.format(image=getattr(self.processor, "image_token", ""), question=question)
+        return text, text.rindex(question)
+
+    def _template_kind(self, text: str, after: int, at: int) -> str:
+        """What a token of the template at character `at` is: "assistant", from the answering side's name on, or "template"."""
+        named = re.search("assistant|model", text[after:], re.IGNORECASE)
+        return "assistant" if named and at >= after + named.start() else "template"
+
+    @cached_property
+    def image_token_id(self) -> int | None:
+        """The token that stands for a part of the image; None where the prompt has none."""
+        config = self.module.config
+        return getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)
+
+    def answer_ids(self, question: str, answer: str) -> tuple[int, ...]:
+        """The tokens of an answer, where the model would generate it."""
         raise NotImplementedError
 
-    def template_kind(self, text: str, at: int) -> str:
-        """What a token of the template at character `at` is: "assistant" or "template"."""
-        return "template"
+    def scored(self, question: str, correct: str, incorrect: str) -> "Scored":
+        """By what tokens two answers are scored: the first where they differ.
 
-    image_token_id: int | None = None
-    tokens_per_image: int = 0
+        Raises
+        ------
+        ValueError
+            When one is the beginning of the other.
+        """
+        first, second = (self.answer_ids(question, answer) for answer in (correct, incorrect))
+        shared = _shared(first, second)
+        if shared == min(len(first), len(second)):
+            raise ValueError(f"the tokens of one of the answers {correct!r} and {incorrect!r} are the beginning of the other's")
+        return Scored(first[shared], second[shared], first[:shared])
 
-    def answer_id(self, question: str, answer: str) -> int:
-        """The token by which an answer is scored: its first, where the model would generate it."""
-        raise NotImplementedError
+    def read_after(self, prompt: Prompt, forced: Sequence[int]) -> Prompt:
+        """A prompt that goes on with the tokens after which the answers are told apart, where they follow it in one text."""
+        return prompt
 
     def reference_answer_ids(self, generated: str, correct: str, incorrect: str) -> tuple[int, int]:
         """The tokens by which NOTICE's code scores the two answers."""
@@ -136,68 +277,166 @@ class Vlm:
 
     # ------------------------------------------------------------------ inputs
 
-    def pixels(self, images: Sequence[Image.Image]) -> Float[Tensor, "image channel y x"]:
-        """Pixel values as the model's image processor makes them."""
-        made = self.processor.image_processor(images=[image.convert("RGB") for image in images], return_tensors="pt")
-        return made["pixel_values"].to(self.device, self.dtype)
+    def pixels(self, images: Sequence[Image.Image]) -> Pixels:
+        """What the processor makes of each image."""
+        text, _ = self.template("?")
+        made = [self._processed(text, self._square(image.convert("RGB"))) for image in images]
+        return {
+            name: torch.stack([one[name] for one in made]).to(self.device, self.dtype if made[0][name].is_floating_point() else None)
+            for name in made[0]
+            if name not in TEXT_INPUTS
+        }
+
+    def _processed(self, text: str, image: Image.Image) -> Any:
+        return self.processor(images=[image], text=[text], return_tensors="pt")
+
+    _blank = Image.new("RGB", (64, 64))  # prompts have as many image tokens whatever the image shows
+
+    def _square(self, image: Image.Image) -> Image.Image:
+        side = self.architecture.square
+        return image.resize((side, side), Image.Resampling.BICUBIC) if side else image
 
     def ids(self, prompts: Sequence[Prompt]) -> Int[Tensor, "row token"]:
         """Token ids of prompts of equal length."""
         return torch.tensor([prompt.ids for prompt in prompts], device=self.device)
 
-    def inputs(self, ids: Int[Tensor, "row token"], pixels: Float[Tensor, "row channel y x"], cache: bool = False) -> Inputs:
-        """Arguments of one forward pass over rows of equal length, one image each, that ends at the answer position.
+    def inputs(
+        self,
+        ids: Int[Tensor, "row token"],
+        pixels: Pixels,
+        real: Bool[Tensor, "row token"] | None = None,
+        cache: bool = False,
+        forced: Sequence[Sequence[int]] = (),
+    ) -> Inputs:
+        """Arguments of one forward pass over rows with one image each, that ends at the answer position.
 
-        With `cache`, a causal decoder keeps its keys and values (see the method of that name).
+        Parameters
+        ----------
+        real : False where a prompt that is shorter than others is filled up, at its end; default: rows of equal length
+        cache : a causal decoder keeps its keys and values (see the method of that name)
+        forced : for each row, tokens of the answer that are given, where these are not in the prompt (see `read_after`)
         """
         raise NotImplementedError
 
     def generate(self, questions: Sequence[str], images: Sequence[Image.Image]) -> list[str]:
         """The model's own greedy answers."""
+        prompts = [self.prompt(question) for question in questions]
+        answers = [""] * len(questions)
+        for length in sorted({len(prompt.ids) for prompt in prompts}):  # none is filled up: what fills would be read (see `Blip`)
+            here = [i for i, prompt in enumerate(prompts) if len(prompt.ids) == length]
+            inputs = self.generation_inputs(self.ids([prompts[i] for i in here]), self.pixels([images[i] for i in here]))
+            out = self.module.generate(**inputs, max_new_tokens=self.max_answer_tokens, do_sample=False)
+            texts = self.processor.tokenizer.batch_decode(out[:, self.generated_from(length) :], skip_special_tokens=True)
+            for i, text in zip(here, texts, strict=True):
+                answers[i] = text.strip()
+        return answers
+
+    def generation_inputs(self, ids: Int[Tensor, "row token"], pixels: Pixels) -> Inputs:
+        """Arguments of the module's `generate`."""
         raise NotImplementedError
+
+    def generated_from(self, length: int) -> int:
+        """Where, in what `generate` returns for a prompt of `length` tokens, the answer begins."""
+        return length
 
     @contextmanager
     def showing_attention(self) -> Iterator[None]:
         """Compute attention in the plain way, which gives its probabilities, for as long as the context lasts."""
         before = self.module.config._attn_implementation
+        if self.module.config.get_text_config()._attn_implementation == before == "eager":
+            yield
+            return
         self.module.set_attn_implementation("eager")
         try:
             yield
         finally:
-            self.module.set_attn_implementation(before)
+            with suppress(ValueError):  # a part that knows no other way stays as it is
+                self.module.set_attn_implementation(before)
 
     # ------------------------------------------------------------------ inside a trace
 
     def image_states(self) -> Any:
-        """Inside a trace: what later traces need so as not to encode the image again."""
-        raise NotImplementedError
+        """Inside a trace: what later traces need so as not to encode the image again, [row, ...], if anything."""
+        return None
 
-    def logits(self) -> Any:
-        """Inside a trace: logits at the answer position, [row, vocabulary]."""
-        raise NotImplementedError
-
-    def cache(self) -> list[tuple[Tensor, Tensor]]:
-        """At the end of a trace: keys and values of each layer of a causal decoder, else nothing."""
-        return []
-
-    def packed(self, packing: Packing, ids: Int[Tensor, " token"], image: Any, cache: Sequence[tuple[Tensor, Tensor]]) -> Inputs:
-        """Arguments of a pass over one row of packed runs, all of one prompt whose image is already encoded.
+    def logits(self, last: Int[Tensor, " row"] | None = None) -> Any:
+        """Inside a trace: logits at the answer position, [row, vocabulary].
 
         Parameters
         ----------
-        ids, image, cache : of the corrupt run, as captured: its tokens, its `image_states` and its `cache`
+        last : each row's last position, where they differ
         """
         raise NotImplementedError
 
-    def enter_packed(self, packing: Packing, image: Any, entering: Float[Tensor, "token width"]) -> None:
-        """Inside a trace made with `packed`, first: put in what is known before the layers (`entering` them, in the corrupt run)."""
+    def embedded(self) -> Any:
+        """Inside a trace, before the layers: the embedded prompts, [row, token, width]."""
+        return self.layers[0].input
+
+    def read_embeddings(self, modality: str) -> Any:
+        """Inside a trace, first: what noise is added to, [row, position, width]: states of the "image", or embeddings of the "text"."""
+        raise NotImplementedError
+
+    def write_embeddings(self, modality: str, states: Tensor) -> None:
+        """Inside a trace, after `read_embeddings`: put others in their place."""
+        raise NotImplementedError
+
+    def embedding_width(self, modality: str) -> int:
+        """The width of these embeddings."""
+        return self.width
+
+    def embedded_positions(self, modality: str, prompt: Prompt) -> Bool[np.ndarray, " position"]:
+        """Which of these positions are the image's, or the question's."""
+        raise NotImplementedError
+
+    def cache(self) -> list[tuple[Tensor, Tensor]]:
+        """Inside a trace, after the layers and before the logits: keys and values of each layer of a causal decoder, else nothing."""
+        return []
+
+    batches_pairs = True  # several pairs, of prompts of other lengths, may share a trace
+
+    def packs_from(self, ids: Int[Tensor, " token"]) -> tuple[int, str]:
+        """The first position of a prompt where a patched run may start that is packed, and why those before it may not."""
+        return 0, ""
+
+    def text_inputs(self) -> Inputs:
+        """Inside a trace, before the layers: what else of the runs later traces need, each of [row, ...], lists and dicts of such."""
+        return {}
+
+    def packed(self, packing: Packing, known: Known) -> Inputs:
+        """Arguments of a pass over patched runs whose images are already encoded."""
+        raise NotImplementedError
+
+    def enter_packed(self, packing: Packing, known: Known) -> None:
+        """Inside a trace made with `packed`, first: put in what is known before the layers."""
 
     def packed_logits(self, packing: Packing) -> Any:
         """Inside a trace made with `packed`, after the layers: logits at the answer position of each run, [run, vocabulary]."""
         raise NotImplementedError
 
 
-def measure(logits: Float[Tensor, "row vocabulary"], correct: int, incorrect: int) -> Float[Tensor, "row measurement"]:
-    """The three numbers that are stored of a run: logit of each option, and logsumexp over the vocabulary, in float32."""
+def _last_place(ids: Sequence[int], part: Sequence[int]) -> int:
+    """Where `part` stands last in some tokens; -1 if nowhere."""
+    places = (i for i in range(len(ids) - len(part), -1, -1) if list(ids[i : i + len(part)]) == list(part))
+    return next(places, -1)
+
+
+def _shared(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two sequences share from their start on."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def measure(
+    logits: Float[Tensor, "row vocabulary"], answers: Int[Tensor, "row option"], clean: Float[Tensor, "row vocabulary"] | None = None
+) -> Float[Tensor, "row measurement"]:
+    """The numbers that are stored of a run, in float32: the logit of each option, and logsumexp over the vocabulary.
+
+    Parameters
+    ----------
+    clean : log-probabilities of the clean run; with them, a fourth number is the Kullback-Leibler divergence KL(clean || run), in nats
+    """
     logits = logits.float()
-    return torch.stack([logits[:, correct], logits[:, incorrect], logits.logsumexp(-1)], -1)
+    normalizer = logits.logsumexp(-1, keepdim=True)
+    numbers = [logits.gather(1, answers), normalizer]
+    if clean is not None:
+        numbers.append((clean.exp() * (clean - logits + normalizer)).sum(-1, keepdim=True))
+    return torch.cat(numbers, -1)

@@ -1,0 +1,283 @@
+"""Attention knockout (Zhang et al., "Cross-modal information flow in multimodal large language models", section 4): in the clean run, what
+some tokens get of others by attention is blocked in a window of layers; how much less probable does the answer become?
+
+Blocked are edges "source:target": the target's positions do not see the source's (a position on both sides does not see itself). In a
+model whose text reads the image by cross-attention, a source in the image is blocked there, one in the text in self-attention.
+"""
+
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import tyro
+import xarray as xr
+from PIL import Image
+
+from corruptions.pair import LeftOut, Pair, Prompt
+from data_prep.samples import Sample
+from interventions import effects
+from interventions.attention_patterns import _patch_shares
+from interventions.blocking import Block, sweep_blocks, verify_blocks
+from interventions.capture import CORRUPT, capture, example
+from interventions.command import reporting_errors
+from interventions.models.vlm import Vlm
+from interventions.per_sample import attributes, each_sample, sample_coordinates
+from interventions.plan import window_of
+from interventions.results import Arrays, Store
+from interventions.roles import ROLES, roles
+from interventions.study import Options, Study, prepare
+
+log = logging.getLogger(__name__)
+
+GROUPS = {
+    "image": "all of the image",
+    "object": "image patches that the object's mask, or else its box, covers in part",
+    "background": "the rest of the image (a class token is part of it)",
+    "question": "all tokens of the question",
+    "options": "both options",
+    "all": "every position, and all of the image",
+}
+DECODER_EDGES = ("image:question", "object:question", "background:question", "image:last", "question:last", "last:last")
+ENCODER_EDGES = (
+    *("image:question", "object:question", "background:question", "image:options", "object:options", "image:all"),
+    *("question:options", "options:question"),
+)
+PAPERS_WINDOW = 9
+TOUCHED = 0.01  # part of a patch that an object covers at least: less is the rounding of scaled masks
+Edges = dict[str, Block]  # those that a sample has: what is blocked, in no layer yet
+
+
+@dataclass
+class AttentionKnockout(Options):
+    """Block attention between groups of tokens in windows of layers of the clean run, and write what is left of the answer.
+
+    A side of an edge is image, object (image patches that the sample's object mask or box touches), background (the rest of the image),
+    question, options, all, or a role such as noun, correct, or, last.
+
+    Example: python -m interventions.attention_knockout --model llava-shapes --samples 20 --edges image:question image:last last:last
+    """
+
+    edges: tuple[str, ...] = ()
+    """Edges to block, each source:target: the target's tokens do not see the source's. Default: for causal decoders the paper's
+    (image:question object:question background:question image:last question:last last:last); for encoders, between image, question and
+    options."""
+    window: int = 0
+    """Layers around each that are blocked together; 0: the paper's 9, but no more than about a quarter of the model's."""
+
+
+def attention_knockout(study: Study, edges: Sequence[str] = (), window: int = 0) -> Path:
+    """Write `<out>/<model>/<dataset>/attention_knockout[-window<n>].nc`, for the samples that the study's corruption uses.
+
+    Variables: logit_correct, logit_incorrect, log_normalizer (sample, edge, layer), of the run in which an edge is blocked in the window
+    around a layer, NaN where a sample has nothing to block (the manifest says why); clean_logit_correct, ... (sample), of the clean run;
+    queries, keys (sample, edge), how many positions do not see and how many keys are not seen; kl_from_clean with the option
+    `divergence`. `ds.effects` gives differences to the clean run, and `ds.effects.relative_change()` the paper's measure.
+
+    Raises
+    ------
+    ValueError
+        Something that is no edge, an edge asked for that no sample has, a window that does not fit.
+    ResultsError, LeftOut, VerificationError
+        As in patching.
+    """
+    wanted, window = tuple(edges) or default_edges(study.vlm), window or default_window(study.vlm.n_layers)
+    _check(study, wanted, window)
+    corruption = study.options.corruption
+    path = study.folder / f"attention_knockout{f'-window{window}' if window > 1 else ''}.nc"
+    configuration = study.configuration(edges=list(wanted), window=window, samples_of=corruption)
+    store = Store(path, configuration, study.options.overwrite)
+    if not store.is_finished:
+        edges_of, absent = _all_edges(study, study.pairs_for([path], corruption)[0], wanted, strict=bool(edges))
+
+        def compute(pair: Pair, check: bool) -> Arrays:
+            return _measure(study, pair, edges_of[pair.sample["sample_id"]], wanted, window, check)
+
+        pairs, parts = each_sample(study, store, corruption, compute, absent)
+        store.finish(_assemble(study, pairs, edges_of, parts, wanted, window), effects.write)
+    return path
+
+
+def default_edges(vlm: Vlm) -> tuple[str, ...]:
+    """The paper's for causal decoders; for others, those between the image, the question and the options."""
+    return DECODER_EDGES if vlm.architecture.causal else ENCODER_EDGES
+
+
+def default_window(layers: int) -> int:
+    """The paper's 9, of 32 layers and more; of fewer, about a quarter, and an odd number."""
+    return min(PAPERS_WINDOW, layers // 4 | 1)
+
+
+def _check(study: Study, edges: Sequence[str], window: int) -> None:
+    if study.options.part:
+        raise ValueError(f"attention is blocked in the layers that read the prompt, not in --part {study.options.part}; leave it out")
+    sides = list(dict.fromkeys([*GROUPS, *ROLES]))
+    for edge in edges:
+        if strange := [side for side in edge.partition(":")[::2] if side not in sides]:
+            raise ValueError(f"{edge!r} is no edge source:target: {strange[0]!r} is none of {', '.join(sides)}")
+    if len(set(edges)) < len(edges):
+        raise ValueError(f"an edge is named twice: {' '.join(edges)}")
+    if not 1 <= window <= study.vlm.n_layers:
+        raise ValueError(f"a window of {window} layers does not fit; the model has {study.vlm.n_layers}")
+
+
+def _all_edges(study: Study, pairs: Sequence[Pair], wanted: Sequence[str], strict: bool) -> tuple[dict[str, Edges], list[dict[str, str]]]:
+    """The edges of each sample, by its id, and the reasons where it lacks one; with `strict`, one that all lack is an error."""
+    found: dict[str, Edges] = {}
+    reasons: dict[str, dict[str, str]] = {edge: {} for edge in wanted}
+    for pair in pairs:
+        sample_id, forced = pair.sample["sample_id"], study.scored(pair).forced
+        places = Places(study.vlm, study.vlm.read_after(study.vlm.prompt(pair.clean_question), forced), pair)
+        found[sample_id] = {}
+        for edge in wanted:
+            try:
+                found[sample_id][edge] = places.block(edge)
+            except LeftOut as reason:
+                reasons[edge][sample_id] = str(reason)
+    for edge, of_edge in reasons.items():
+        if len(of_edge) == len(pairs):
+            message = f"no sample of {study.name!r} has the edge {edge} in {study.vlm.name}: {next(iter(of_edge.values()))}"
+            if strict:
+                raise ValueError(message)
+            log.warning(message)
+    absent = [(sample_id, f"{edge} is not blocked: {reason}") for edge in wanted for sample_id, reason in reasons[edge].items()]
+    return found, [{"sample": sample_id, "reason": reason} for sample_id, reason in absent]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the sides of edges are in one sample's clean prompt, and in the image's keys."""
+
+    vlm: Vlm
+    prompt: Prompt
+    pair: Pair
+
+    def block(self, edge: str) -> Block:
+        """What is blocked where an edge is, in no layer yet.
+
+        Raises
+        ------
+        LeftOut
+            When there is nothing to block.
+        """
+        source, _, target = edge.partition(":")
+        queries = self.positions(target)
+        found = {component: self.keys(source, component) for component in self.vlm.architecture.attention}
+        keys = {component: numbers for component, numbers in found.items() if numbers != ()}
+        for side, there in ((source, keys), (target, queries)):
+            if not there:
+                raise LeftOut(f"nothing is {side!r}; the prompt has {', '.join(dict.fromkeys(self.names))}")
+        own = keys.get("self_attention")
+        reads_ahead = not self.vlm.architecture.causal or self.vlm.architecture.causal_from == "nowhere"
+        if own and len(keys) == 1 and min(own) > max(queries) and not reads_ahead:
+            raise LeftOut(f"{target!r} stands before {source!r} and does not see it anyway")
+        return Block((), queries, keys)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The role of each position."""
+        return roles(self.prompt, self.pair, self.vlm.architecture.causal)
+
+    def positions(self, side: str) -> tuple[int, ...]:
+        """A side's positions in the prompt."""
+        image, question = (tuple(i for i, kind in enumerate(self.prompt.kinds) if kind == name) for name in ("image", "question"))
+        if side in ("image", "question"):
+            return image if side == "image" else question
+        if side in ("object", "background"):
+            return tuple(image[i] for i in self._patches(side)) if image else ()
+        wanted = ("correct", "incorrect") if side == "options" else (side,)
+        return tuple(i for i, name in enumerate(self.names) if side == "all" or name in wanted)
+
+    def keys(self, side: str, component: str) -> tuple[int, ...] | None:
+        """A side's keys in an attention component; None for every key of the image, where their number is not known."""
+        kind = self.vlm.architecture.attention[component].image_keys
+        if kind == "image_tokens":
+            return self.positions(side)
+        if side in ("image", "all"):
+            return tuple(range(self.vlm.image_states_per_image)) if kind == "after_class_token" else None
+        if side in ("object", "background"):
+            class_token = (0,) if side == "background" else ()
+            return class_token + tuple(1 + i for i in self._patches(side))
+        return ()
+
+    def _patches(self, side: str) -> tuple[int, ...]:
+        """The image's patches that the object touches, or the others."""
+        return tuple(i for i, touched in enumerate(self._touched) if touched == (side == "object"))
+
+    @cached_property
+    def _touched(self) -> list[bool]:
+        kinds = {attention.image_keys for attention in self.vlm.architecture.attention.values()}
+        count = self.vlm.image_states_per_image - 1 if "after_class_token" in kinds else self.prompt.kinds.count("image")
+        if "all" in kinds or round(count**0.5) ** 2 != count:
+            raise LeftOut("the model's image is not one square grid of patches, so where the object is in it is not known")
+        mask = self.pair.sample["object_mask"] or _mask_of_box(self.pair.sample)
+        if mask is None:
+            raise LeftOut("the sample has neither an object mask nor a box")
+        touched = (_patch_shares(self.vlm, mask, count) >= TOUCHED).tolist()
+        if not any(touched):
+            raise LeftOut("the object is in no patch of what the model sees of the image")
+        return touched
+
+
+def _mask_of_box(sample: Sample) -> Image.Image | None:
+    if not sample["object_box"]:
+        return None
+    mask = Image.new("L", sample["clean_image"].size)
+    mask.paste(255, tuple(sample["object_box"]))
+    return mask
+
+
+def _measure(study: Study, pair: Pair, edges: Edges, wanted: Sequence[str], window: int, check: bool) -> Arrays:
+    """The measurements of a sample's blocked runs [edge, layer, measurement], and of its clean run."""
+    vlm = study.vlm
+    ours = example(vlm, pair, study.scored(pair)).exchanged()  # its second run is the clean one
+    captured = capture(vlm, [ours], (), study.options.divergence)
+    windows = [window_of(layer, window, vlm.n_layers) for layer in range(vlm.n_layers)]
+    blocks = [replace(block, layers=layers) for block in edges.values() for layers in windows]
+    measured = sweep_blocks(vlm, captured, blocks)
+    if check:
+        verify_blocks(vlm, ours, blocks, measured)
+    blocked = np.full((len(wanted), vlm.n_layers, measured.shape[-1]), np.nan, np.float32)
+    blocked[[wanted.index(edge) for edge in edges]] = measured.unflatten(0, (len(edges), vlm.n_layers)).cpu().numpy()
+    return {"blocked": blocked, "clean": captured.measured[0, CORRUPT].cpu().numpy()}
+
+
+def _assemble(
+    study: Study, pairs: Sequence[Pair], edges_of: dict[str, Edges], parts: Sequence[Arrays], wanted: Sequence[str], window: int
+) -> xr.Dataset:
+    variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
+    for number, name in enumerate((*effects.MEASUREMENTS, effects.DIVERGENCE)[: parts[0]["clean"].size]):
+        variables[name] = (("sample", "edge", "layer"), np.stack([part["blocked"][..., number] for part in parts]))
+        variables[f"clean_{name}"] = (("sample",), np.stack([part["clean"][number] for part in parts]))
+    sizes = np.array([[_sizes(edges_of[pair.sample["sample_id"]].get(edge)) for edge in wanted] for pair in pairs], np.float32)
+    variables |= {name: (("sample", "edge"), sizes[..., number]) for number, name in enumerate(("queries", "keys"))}
+    coordinates = {"edge": np.array(wanted, object), "layer": np.arange(study.vlm.n_layers)}
+    dataset = xr.Dataset(variables, coordinates | sample_coordinates(study, pairs)).drop_vars("corrupt_prompt")
+    title = "The clean run with attention blocked between groups of tokens, in windows of layers"
+    dataset.attrs = attributes(study, title, ", ".join(study.vlm.architecture.attention))
+    dataset.attrs |= {"samples_of": study.options.corruption, "direction": "noising", "window": window}  # so that differences are to the clean run
+    return dataset
+
+
+def _sizes(block: Block | None) -> tuple[float, float]:
+    """How many positions do not see, and how many keys are not seen; NaN where not known."""
+    if block is None:
+        return np.nan, np.nan
+    return len(block.queries), sum(np.nan if numbers is None else len(numbers) for numbers in block.keys.values())
+
+
+def main() -> None:
+    options = tyro.cli(AttentionKnockout)
+    with reporting_errors():
+        print(attention_knockout(prepare(options), options.edges, options.window))
+
+
+if __name__ == "__main__":
+    main()

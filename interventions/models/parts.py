@@ -1,0 +1,222 @@
+"""Other parts of a model as targets, beside the layers that read the prompt: BLIP's answer decoder and vision tower, a Q-Former.
+
+A part's positions are not the prompt's tokens. Its runs are batched, one row each: what comes before the part is put in as it was, and what
+comes after it is run whole.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers.models.blip.modeling_blip import BaseModelOutputWithPooling
+
+from corruptions.pair import Prompt
+from interventions.models.architecture import BLIP, LLAVA, Architecture, Attention, Port
+from interventions.models.vlm import Inputs, Known, Pixels, Vlm
+from interventions.packing import Packing
+
+
+class Part(Vlm):
+    """A part of a model, with the model's own prompts and answers.
+
+    Its prompts have one "token" for each of the part's positions, all with the same id: the number of the question.
+    """
+
+    kind = ""
+
+    def __init__(self, whole: Vlm, architecture: Architecture) -> None:
+        name = f"{whole.name}-{architecture.name}"
+        super().__init__(whole.model, whole.processor, architecture, name, whole.revision, whole.longest_prompt)
+        self.whole = whole
+        self.questions: list[str] = []
+        self._ends: torch.Tensor | None = None
+
+    def count(self) -> int:
+        """How many positions the part has."""
+        raise NotImplementedError
+
+    def _tokenized(self, question: str) -> Prompt:
+        self.questions.append(question)
+        count, number = self.count(), len(self.questions) - 1
+        words = tuple(f"{self.kind} {i}" for i in range(count))
+        return Prompt(self.whole.prompt(question).text, (number,) * count, (None,) * count, words, (self.kind,) * count)
+
+    @property
+    def tokenize(self) -> Callable[[str], Prompt]:
+        return self.whole.prompt
+
+    def answer_ids(self, question: str, answer: str) -> tuple[int, ...]:
+        return self.whole.answer_ids(question, answer)
+
+    def reference_answer_ids(self, generated: str, correct: str, incorrect: str) -> tuple[int, int]:
+        return self.whole.reference_answer_ids(generated, correct, incorrect)
+
+    def generate(self, questions: Sequence[str], images: Sequence[Image.Image]) -> list[str]:
+        return self.whole.generate(questions, images)
+
+    def pixels(self, images: Sequence[Image.Image]) -> Pixels:
+        return self.whole.pixels(images)
+
+    def embedding_width(self, modality: str) -> int:
+        return self.whole.embedding_width(modality)
+
+    def embedded_positions(self, modality: str, prompt: Prompt) -> np.ndarray:
+        return self.whole.embedded_positions(modality, self.whole.prompt(self.questions[prompt.ids[0]]))
+
+    def read_embeddings(self, modality: str) -> Any:
+        return self.whole.read_embeddings(modality)
+
+    def write_embeddings(self, modality: str, states: torch.Tensor) -> None:
+        self.whole.write_embeddings(modality, states)
+
+    def packs_from(self, ids: torch.Tensor) -> tuple[int, str]:
+        return len(ids), ""
+
+    def inputs(
+        self,
+        ids: torch.Tensor,
+        pixels: Pixels,
+        real: torch.Tensor | None = None,
+        cache: bool = False,
+        forced: Sequence[Sequence[int]] = (),
+    ) -> Inputs:
+        given = forced or [()] * len(ids)
+        asked = [self.whole.prompt(self.questions[number]) for number in ids[:, 0].tolist()]
+        prompts = [self.whole.read_after(prompt, tokens) for prompt, tokens in zip(asked, given, strict=True)]
+        lengths = [len(prompt.ids) for prompt in prompts]
+        rows = [list(prompt.ids) + [0] * (max(lengths) - len(prompt.ids)) for prompt in prompts]
+        own = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        self._ends = None if own.all() else torch.tensor(lengths, device=self.device) - 1
+        return self.whole.inputs(torch.tensor(rows, device=self.device), pixels, own.to(self.device), False, forced)
+
+    def logits(self, last: torch.Tensor | None = None) -> Any:
+        return self.whole.logits(self._ends)
+
+    def packed(self, packing: Packing, known: Known) -> Inputs:
+        side = self.module.config.vision_config.image_size
+        nothing = {"pixel_values": torch.zeros(len(known.ids), 1, 3, side, side, device=self.device, dtype=self.dtype)}
+        return self.inputs(known.ids, nothing, forced=known.forced)
+
+    def packed_logits(self, packing: Packing) -> Any:
+        return self.logits()
+
+
+class AnswerDecoder(Part):
+    """BLIP's answer decoder, at its start token."""
+
+    kind = "start"
+    batches_pairs = False  # what fills up shorter questions would have to be masked before the decoder's layers
+
+    def count(self) -> int:
+        return 1
+
+    def inputs(
+        self,
+        ids: torch.Tensor,
+        pixels: Pixels,
+        real: torch.Tensor | None = None,
+        cache: bool = False,
+        forced: Sequence[Sequence[int]] = (),
+    ) -> Inputs:
+        inputs = super().inputs(ids, pixels, real, cache, forced)
+        self._given = inputs["decoder_input_ids"]
+        return inputs
+
+    def logits(self, last: torch.Tensor | None = None) -> Any:
+        return self.whole.at_the_end(self._given)  # type: ignore[attr-defined]
+
+    def image_states(self) -> Any:
+        return self.model.text_encoder.output[0]
+
+    def enter_packed(self, packing: Packing, known: Known) -> None:
+        vision = self.module.config.vision_config
+        nothing = known.image.new_zeros(len(known.image), 1, vision.hidden_size)  # the question encoder that would read it is skipped too
+        self.model.vision_model.skip(BaseModelOutputWithPooling(last_hidden_state=nothing))
+        self.model.text_encoder.skip((known.image,))
+
+
+class VisionTower(Part):
+    """BLIP's vision tower, at its class token (patch 0) and its patches."""
+
+    kind = "patch"
+
+    def count(self) -> int:
+        return self.whole.image_states_per_image
+
+    def enter_packed(self, packing: Packing, known: Known) -> None:
+        self.model.vision_model.embeddings.skip(known.embedded)
+
+
+class QFormer(Part):
+    """The heads of BLIP-2's or InstructBLIP's Q-Former that read the image, at its query tokens."""
+
+    kind = "query"
+
+    def count(self) -> int:
+        return self.module.query_tokens.shape[1]
+
+    def image_states(self) -> Any:
+        return self.model.vision_model.output.last_hidden_state
+
+    def enter_packed(self, packing: Packing, known: Known) -> None:
+        self.model.vision_model.skip(BaseModelOutputWithPooling(last_hidden_state=known.image))
+
+
+_QFORMER = replace(
+    BLIP,
+    name="qformer",
+    text_model="qformer",
+    text_config="qformer_config",
+    attention={
+        "cross_attention": Attention(
+            Port("crossattention.attention", element=0),
+            "crossattention.output.dense",
+            Port("crossattention.attention", element=1),
+            "after_class_token",
+            (Port("crossattention.attention.key"), Port("crossattention.attention.value")),
+        )
+    },
+    mlp=None,
+    patches_block=False,  # in InstructBLIP it holds the question too
+    main_token="query",
+    done_before={},
+)
+PARTS: dict[tuple[str, str], tuple[type[Part], Architecture]] = {
+    ("blip", "decoder"): (
+        AnswerDecoder,
+        replace(BLIP, name="decoder", text_model="text_decoder", layers="bert.encoder.layer", main_token="start"),
+    ),
+    ("blip", "vision"): (
+        VisionTower,
+        replace(
+            LLAVA,
+            name="vision",
+            model_types=(),
+            text_model="vision_model",
+            layers="encoder.layers",
+            text_config="vision_config",
+            attention={
+                "self_attention": Attention(
+                    Port("self_attn.projection", side="input"), "self_attn.projection", Port("self_attn", element=1), "after_class_token"
+                )
+            },
+            main_token="patch",
+            causal=False,
+            template="{question}",
+        ),
+    ),
+    ("blip_2", "qformer"): (QFormer, _QFORMER),
+    ("instructblip", "qformer"): (QFormer, _QFORMER),
+}
+
+
+def part_of(whole: Vlm, name: str) -> Part:
+    """A part of a model by name; ValueError names those that it has."""
+    if (whole.architecture.name, name) not in PARTS:
+        there = ", ".join(part for architecture, part in PARTS if architecture == whole.architecture.name) or "none"
+        raise ValueError(f"{whole.name} has no part {name!r} that is described in interventions/models/parts.py; there are: {there}")
+    kind, architecture = PARTS[whole.architecture.name, name]
+    return kind(whole, architecture)

@@ -1,0 +1,102 @@
+"""What scripts with files of their own share: a loop over samples that can be interrupted, and what such a file says of them."""
+
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from corruptions import registry
+from corruptions.pair import Pair
+from interventions.capture import prompts_of
+from interventions.patching import EVERY
+from interventions.results import Arrays, Store, update_manifest
+from interventions.roles import Cell, every_token, roles, tokens_of_roles
+from interventions.study import Study
+
+
+def each_sample(
+    study: Study,
+    store: Store,
+    corruption: str,
+    compute: Callable[[Pair, bool], Arrays],
+    not_done: Sequence[dict[str, str]] = (),
+) -> tuple[list[Pair], list[Arrays]]:
+    """Compute what the store lacks, write the manifest's entry, and return the pairs with their arrays.
+
+    Parameters
+    ----------
+    compute : the arrays of a pair; the second argument says whether to hold them against the plain path
+    not_done : what else the manifest should list beside the samples left out
+    """
+    started = perf_counter()
+    pairs, left_out = study.pairs_for([store.path], corruption)
+    parts: list[Arrays] = []
+    computed = 0
+    for pair in tqdm(pairs, desc=f"{study.vlm.name} {corruption} {store.path.stem}", unit="sample"):
+        if not store.has(pair.sample["sample_id"]):
+            store.put(pair.sample["sample_id"], compute(pair, computed < study.options.verify))
+            computed += 1
+        parts.append(store.get(pair.sample["sample_id"]))
+    seconds = round(perf_counter() - started, 1)
+    entry = {"status": "finished", "samples": len(pairs), "seconds": seconds, "left_out": [*left_out, *not_done]}
+    update_manifest(study.options.out, "runs", str(store.path.relative_to(study.options.out)), entry)
+    return pairs, parts
+
+
+def roles_of(study: Study, pair: Pair) -> list[str]:
+    """The role of each position of a pair's prompts, the tokens of the answer that are given among them."""
+    clean, _ = prompts_of(study.vlm, pair, study.scored(pair).forced)
+    return roles(clean, pair, study.vlm.architecture.causal)
+
+
+def cells_of(study: Study, pair: Pair, tokens: Sequence[str]) -> list[Cell]:
+    """The cells of some roles, or of every token."""
+    clean, _ = prompts_of(study.vlm, pair, study.scored(pair).forced)
+    names = roles_of(study, pair)
+    return every_token(clean, names) if list(tokens) == [EVERY] else tokens_of_roles(clean, names, tokens)
+
+
+def sample_coordinates(study: Study, pairs: Sequence[Pair]) -> dict[str, Any]:
+    """The coordinates on `sample` of a file of effects (see `interventions.effects`)."""
+    scored = [study.scored(pair) for pair in pairs]
+    prompts = [prompts_of(study.vlm, pair, found.forced) for pair, found in zip(pairs, scored, strict=True)]
+    columns = {
+        **{name: [pair.sample[name] for pair in pairs] for name in ("category", "correct_answer", "incorrect_answer")},
+        "clean_prompt": [clean.text for clean, _ in prompts],
+        "corrupt_prompt": [corrupt.text for _, corrupt in prompts],
+        "given_answer": [study.vlm.processor.tokenizer.decode(found.forced) for found in scored],
+    }
+    return {
+        "sample": np.array([pair.sample["sample_id"] for pair in pairs], object),
+        "correct_first": ("sample", np.array([pair.sample["correct_first"] for pair in pairs])),
+        **{name: ("sample", np.array(values, object)) for name, values in columns.items()},
+    }
+
+
+def noise_options(study: Study, corruption: str) -> dict[str, Any]:
+    """What the numbers depend on beside the rest, where the corruption is noise."""
+    draws = study.draws(corruption)
+    return {"noise_multiple": study.options.noise_multiple, "noise_draws": draws} if draws > 1 else {}
+
+
+def attributes(study: Study, title: str, component: str, corruption: str | None = None) -> dict[str, Any]:
+    """What a file says about its making; without a corruption, of clean runs alone."""
+    vlm = study.vlm
+    corrupted = {"corruption": corruption, "modality": registry.MODALITIES[corruption.removesuffix("-noising")]} if corruption else {}
+    return {
+        "title": title,
+        "model": vlm.name,
+        "model_revision": vlm.revision,
+        "dataset": study.name,
+        "dataset_fingerprint": study.fingerprint,
+        **corrupted,
+        "component": component,
+        "main_token": vlm.architecture.main_token,
+        "definition": study.options.definition,
+        "dtype": vlm.number_format,
+        "device": vlm.device.type,
+        "seed": study.options.seed,
+        **study.provenance(),
+    }

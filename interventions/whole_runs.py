@@ -1,0 +1,35 @@
+"""Whole runs of captured prompts, many in one trace, to be changed at any sites at once; their image is not encoded again."""
+
+import torch
+
+from interventions.capture import Captured, rows_of
+from interventions.models.vlm import Known, Vlm
+from interventions.packing import Packing, pack
+from interventions.planning import tokens_in_a_trace
+
+
+def whole_runs(vlm: Vlm, captured: Captured, count: int) -> tuple[Packing, Known]:
+    """So many runs of the first captured pair's second run, for `vlm.packed` and, inside the trace, `vlm.enter_packed`.
+
+    In an encoder they lie end to end, and share the keys and values of the image; in a causal decoder each is a row by itself.
+    """
+    packing = pack([0] * count, [0] * count, captured.lengths, apart=vlm.architecture.causal).to(vlm.device)
+    known = Known(
+        ids=packing.gather(captured.ids),
+        embedded=packing.gather(captured.embedded),
+        image=None if captured.image is None else captured.image[packing.sample],
+        text_inputs=rows_of(captured.text_inputs, packing.sample, len(captured.lengths)),
+        cache=[],
+        forced=[captured.forced[0]] * count,
+    )
+    return packing, known
+
+
+def answers_of(captured: Captured, count: int) -> torch.Tensor:
+    """What `count` runs of the first captured pair are scored by, [run, option]."""
+    return captured.answers[:1].expand(count, -1)
+
+
+def runs_in_a_trace(vlm: Vlm, captured: Captured, layers_kept: int = 1) -> int:
+    """How many whole runs fill a trace, of whose layers so many are held in memory at once (for a backward pass, all)."""
+    return max(1, tokens_in_a_trace(vlm) // (captured.lengths[0] * layers_kept))

@@ -1,0 +1,124 @@
+"""Parts of a model as targets: BLIP's answer decoder and vision tower, and Q-Formers, against raw PyTorch hooks."""
+
+from operator import attrgetter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from interventions.capture import Example, capture, example
+from interventions.head_patching import patch_heads
+from interventions.models.checks import check_sites
+from interventions.models.loading import wrap
+from interventions.models.parts import part_of
+from interventions.models.vlm import Scored
+from interventions.module_patching import patch_modules
+from interventions.plain import run_plain
+from interventions.plan import patches
+from interventions.roles import Cell
+from interventions.study import Options, prepare
+from interventions.sweep import sweep
+from tests import zoo
+from tests.hooks import answer_logits, patched
+
+BLIP_SITES = {
+    "decoder": (
+        "text_decoder.bert.encoder.layer",
+        {
+            "self_attention": ("attention.self", "tuple"),
+            "cross_attention": ("crossattention.self", "tuple"),
+            "mlp": ("output.dense", "output"),
+            "block": ("", "output"),
+        },
+    ),
+    "vision": (
+        "vision_model.encoder.layers",
+        {"self_attention": ("self_attn.projection", "input"), "mlp": ("mlp", "output"), "block": ("", "output")},
+    ),
+}
+
+
+@pytest.mark.parametrize("corruption", ["sip", "str"])
+@pytest.mark.parametrize("name", ["decoder", "vision"])
+def test_parts_of_blip_agree_with_raw_hooks(blip, make_pair, name, corruption):
+    """Pairs whose questions differ in length share a trace."""
+    part = part_of(blip, name)
+    check_sites(part)
+    pairs = [make_pair(blip, corruption, number) for number in (0, 4)]
+    assert len({len(blip.prompt(pair.clean_question).ids) for pair in pairs}) == 2
+    examples = [example(part, pair, Scored(5, 6)) for pair in pairs]
+    if name == "decoder":
+        assert not part.batches_pairs
+        pairs, examples = pairs[:1], examples[:1]
+    captured = capture(part, examples, part.architecture.components)
+    where, sites = BLIP_SITES[name]
+    layers = attrgetter(where)(blip.module)
+    positions = (0,) if name == "decoder" else (0, 3, 40)
+    for component in part.architecture.components:
+        path, side = sites[component]
+        heads = part.n_heads if component in part.architecture.attention else None
+        every = [patches(component, part.n_layers, heads, [Cell("", "", positions)])] * len(pairs)
+        for pair, ours, rows in zip(pairs, examples, sweep(part, captured, every), strict=True):
+            ids = blip.ids([blip.prompt(question) for question in (pair.clean_question, pair.corrupt_question)])
+            pixels = ours.pixels["pixel_values"].flatten(0, 1)
+
+            def run(row, ids=ids, pixels=pixels):
+                return answer_logits(blip.module, ids[row : row + 1], pixels[row : row + 1])[0]
+
+            for patch, row in list(zip(every[0], rows, strict=True))[:: 5 if heads else 1]:
+                layer = layers[patch.layers[0]]
+                columns = slice(None) if patch.head is None else slice(patch.head * part.head_dim, (patch.head + 1) * part.head_dim)
+                logits = patched(run, {0: attrgetter(path)(layer) if path else layer}, side, patch.positions, columns)
+                oracle = torch.stack([logits[5], logits[6], logits.logsumexp(-1)])
+                torch.testing.assert_close(row, oracle, atol=2e-5, rtol=0)
+                torch.testing.assert_close(run_plain(part, ours, patch), oracle, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["blip_2", "instructblip"])
+def test_heads_of_a_qformer_agree_with_raw_hooks(name):
+    module, processor = zoo.make(name)
+    whole = wrap(module, processor, name)
+    part = part_of(whole, "qformer")
+    check_sites(part)
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in range(2)]
+    question = "Is the small circle red or blue?"
+    prompt = part.prompt(question)
+    assert set(prompt.kinds) == {"query"}
+    inputs = [processor(images=[image], text=[whole.template(question)[0]], return_tensors="pt") for image in images]
+    ours = Example(part.ids([prompt, prompt]), part.pixels(images), (5, 6))
+    captured = capture(part, [ours], ("cross_attention",))
+    every = patches("cross_attention", part.n_layers, part.n_heads, [Cell("", "", (0, 2)), Cell("", "", tuple(range(6)))])
+    (measured,) = sweep(part, captured, [every])
+    compared = 0
+    for patch, row in zip(every, measured, strict=True):
+        layer = module.qformer.encoder.layer[patch.layers[0]]
+        if not hasattr(layer, "crossattention"):
+            assert torch.equal(row, captured.measured[0, 1])
+            continue
+        columns = slice(patch.head * part.head_dim, (patch.head + 1) * part.head_dim)
+        logits = patched(
+            lambda run: module(**inputs[run]).logits[0, -1], {0: layer.crossattention.attention}, "tuple", patch.positions, columns
+        )
+        oracle = torch.stack([logits[5], logits[6], logits.logsumexp(-1)])
+        torch.testing.assert_close(row, oracle, atol=5e-5, rtol=0)
+        torch.testing.assert_close(run_plain(part, ours, patch), oracle, atol=5e-5, rtol=0)
+        compared += not torch.equal(row, captured.measured[0, 1])
+    assert compared > 5
+
+
+def test_a_study_of_a_part_has_a_folder_of_its_own(tmp_path, blip):
+    options = {"model": "blip-shapes", "samples": 1, "out": tmp_path, "device": "cpu"}
+    study = prepare(Options(**options, part="decoder"), blip)
+    path = patch_heads(study, "sip")
+    assert path == tmp_path / "blip-shapes-decoder" / "shapes" / "sip" / "cross_attention-heads.nc"
+    (mlp,) = patch_modules(study, "str", ("mlp",))
+    assert mlp.is_file()
+
+
+def test_an_unknown_part_is_named_with_those_there_are(llava, blip):
+    with pytest.raises(ValueError, match=r"blip-shapes has no part 'qformer'.*there are: decoder, vision"):
+        part_of(blip, "qformer")
+    with pytest.raises(ValueError, match="there are: none"):
+        part_of(llava, "decoder")
