@@ -12,17 +12,19 @@ import xarray as xr
 PERMUTATIONS = 1000
 
 
-def family_wise_p(absolute: Sequence[xr.DataArray], permutations: int = PERMUTATIONS, seed: int = 0) -> xr.DataArray:
+def family_wise_p(absolute: Sequence[xr.DataArray], permutations: int = PERMUTATIONS, seed: int = 0, at_least: int = 0) -> xr.DataArray:
     """The chance that any head stands out in every task as much as each head does, were heads exchangeable within each sample.
 
-    A head's statistic is the smallest, over tasks, of its mean |effect| in standard deviations above the mean of all heads. Its null
-    distribution is that of the largest statistic of all heads, after the values of every sample are shuffled over heads: so at most
-    5 % of data sets in which no head is special have a head with p <= 0.05 (max-statistic permutation test, Westfall and Young 1993).
+    A head's statistic is the smallest, over tasks (or the `at_least`-th largest), of its mean |effect| in standard deviations above the
+    mean of all heads. Its null distribution is that of the largest statistic of all heads, after the values of every sample are shuffled
+    over heads: so at most 5 % of data sets in which no head is special have a head with p <= 0.05 (max-statistic permutation test,
+    Westfall and Young 1993).
 
     Parameters
     ----------
     absolute : one array [sample, layer, head] a task, |effect| in the metric's unit; samples with a missing value are left out.
     permutations : number of shuffles; the smallest possible p is 1 / (permutations + 1).
+    at_least : tasks in which a head must stand out; 0 for every one.
 
     Returns
     -------
@@ -30,10 +32,12 @@ def family_wise_p(absolute: Sequence[xr.DataArray], permutations: int = PERMUTAT
     """
     generator = np.random.default_rng(seed)
     values = [_complete(task) for task in absolute]
-    observed = np.min([_standardized(task.mean(axis=0)) for task in values], axis=0)
-    shuffled = [
-        np.min([_standardized(generator.permuted(t, axis=1).mean(axis=0)) for t in values], axis=0).max() for _ in range(permutations)
-    ]
+
+    def statistic(means: list[np.ndarray]) -> np.ndarray:
+        return np.sort([_standardized(task) for task in means], axis=0)[-at_least if at_least else 0]
+
+    observed = statistic([task.mean(axis=0) for task in values])
+    shuffled = [statistic([generator.permuted(task, axis=1).mean(axis=0) for task in values]).max() for _ in range(permutations)]
     larger = (np.array(shuffled)[:, None] >= observed - 1e-12).sum(axis=0)
     template = absolute[0].isel(sample=0, drop=True)
     return template.copy(data=((1 + larger) / (1 + permutations)).reshape(template.shape))

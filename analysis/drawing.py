@@ -24,7 +24,8 @@ UNITS = {
     "log_odds": "log-odds patched − corrupt (logits)",
     "normalized_effect": "share of the clean run's LD restored",
 }
-MODALITY = {"sip": "image", "gaussian_noise": "image", "inpainting": "image", "str": "text"}
+MODALITY = dict.fromkeys(("sip", "gaussian_noise", "inpainting", "object_removal"), "image")
+MODALITY |= dict.fromkeys(("str", "gaussian_noise_text", "constraint"), "text")
 
 
 @contextmanager

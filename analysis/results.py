@@ -37,7 +37,7 @@ class EffectsFile:
 
 
 def effects_files(results: Path) -> list[EffectsFile]:
-    """Every file of effects below a results folder, sorted.
+    """Every file of patching effects below a results folder, sorted; other interventions' files are named after these.
 
     Raises
     ------
@@ -47,7 +47,8 @@ def effects_files(results: Path) -> list[EffectsFile]:
     results = Path(results)
     if not results.is_dir():
         raise ResultsError(f"no results folder at {results.absolute()}: make it with `python run_all.py`, or name another with --results")
-    return sorted(_effects_file(path) for path in results.glob("*/*/*/*.nc") if not path.name.startswith("."))
+    files = [_effects_file(path) for path in results.glob("*/*/*/*.nc") if not path.name.startswith(".")]
+    return sorted(file for file in files if file.component.split("-window")[0] in COMPONENTS)
 
 
 def _effects_file(path: Path) -> EffectsFile:

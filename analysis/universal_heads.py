@@ -1,8 +1,8 @@
 """Universal heads: effects of heads -> `universal_heads.nc` and `universal_heads.csv`, by NOTICE's rule.
 
 A head is important in a task when its mean |effect| is at least mean + 2 SD over all heads of the model; universal under a corruption
-when important in every task; a vision head under the image corruption only, a text head under the text corruption only, multimodal
-under both.
+when important in every task (by option, in at least so many); a vision head under the image corruption only, a text head under the text
+corruption only, multimodal under both. `robust_heads` is a rule that also asks for signs beyond chance.
 """
 
 import sys
@@ -17,43 +17,31 @@ import pandas as pd
 import xarray as xr
 
 from analysis.chance import family_wise_p
-from analysis.results import MODALITIES, EffectsFile, ResultsError, effects_files, head_name, read_effects, write_tree, write_whole
+from analysis.measured import METRICS, Measure, Measured, measured
+from analysis.results import MODALITIES, ResultsError, head_name, write_tree, write_whole
 
-METRICS = {"logit_difference": "logits", "restoration_probability": "probability", "log_odds": "logits", "normalized_effect": "share"}
 KINDS = ("vision", "text", "multimodal", "none")
 FILE = "universal_heads"
+OPTIONS = ("metric", "deviations", "at_least", "permutations", "seed")
 
 
 @dataclass(frozen=True)
-class Rule:
+class Rule(Measure):
     """What makes a head important; the defaults are NOTICE's."""
 
-    metric: str = "logit_difference"
-    """Effect to judge by: logit_difference, restoration_probability, log_odds or normalized_effect."""
     deviations: float = 2.0
     """Standard deviations above the mean of all heads, from which on a head is important."""
-    token: str | None = None
-    """Token role at which heads are judged; without it, the main token of each file ("correct" for BLIP, "last" for LLaVA)."""
-    component: str | None = None
-    """Component whose heads are judged; without it, cross_attention where the model has it, else self_attention."""
-    image_corruption: str = "sip"
-    """The image corruption to judge by."""
-    text_corruption: str = "str"
-    """The text corruption to judge by."""
+    at_least: int = 0
+    """Tasks in which a head must be important to be universal; 0 for every task that ran."""
     permutations: int = 1000
     """Shuffles behind the p-values; 0 leaves the p-values out."""
     seed: int = 0
     """Seed of the shuffles."""
 
     def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise ResultsError(f"there is no metric {self.metric!r}; choose one of {', '.join(METRICS)}")
-        if self.image_corruption == self.text_corruption:
-            raise ResultsError(f"the image and the text corruption are both {self.image_corruption!r}; name two different ones")
-
-    def corruptions(self) -> dict[str, str]:
-        """The modality of each corruption judged by, image first."""
-        return {self.image_corruption: "image", self.text_corruption: "text"}
+        super().__post_init__()
+        if self.at_least < 0:
+            raise ResultsError(f"a head cannot be asked to be important in {self.at_least} tasks; 0 is every task, 1 any, 2 at least two")
 
 
 def important_heads(mean_absolute_effect: xr.DataArray, deviations: float = 2.0) -> tuple[xr.DataArray, xr.DataArray]:
@@ -75,19 +63,21 @@ def important_heads(mean_absolute_effect: xr.DataArray, deviations: float = 2.0)
     return (mean_absolute_effect >= threshold) & stands_out, threshold
 
 
-def universal_heads(important: xr.DataArray, ran: xr.DataArray) -> xr.DataArray:
-    """The heads that are important in every task that ran, for each corruption.
+def universal_heads(important: xr.DataArray, ran: xr.DataArray, at_least: int = 0) -> xr.DataArray:
+    """The heads that are important in every task that ran, or in at least so many of them, for each corruption.
 
     Parameters
     ----------
     important : bool [corruption, task, layer, head]
     ran : bool [corruption, task]; a corruption under which no task ran has no universal heads.
+    at_least : number of tasks; 0 for all that ran.
 
     Returns
     -------
     bool [corruption, layer, head]
     """
-    return (important | ~ran).all("task") & ran.any("task")
+    tasks = ran.sum("task")
+    return ((important & ran).sum("task") >= (at_least or tasks)) & (tasks > 0)
 
 
 def kinds(universal: xr.DataArray) -> xr.DataArray:
@@ -101,8 +91,8 @@ def kinds(universal: xr.DataArray) -> xr.DataArray:
     -------
     str [layer, head]
     """
-    by_modality = {m: universal.sel(corruption=universal["modality"] == m).any("corruption").values for m in MODALITIES}
-    image, text = by_modality["image"], by_modality["text"]
+    of_corruption, modality = universal.transpose("corruption", ...).values, universal["modality"].values
+    image, text = (of_corruption[modality == m].any(axis=0) for m in MODALITIES)
     kind = np.select([image & text, image, text], ["multimodal", "vision", "text"], "none").astype(object)
     template = universal.isel(corruption=0, drop=True).drop_vars("modality", errors="ignore")
     return template.astype(object).copy(data=kind)
@@ -113,117 +103,78 @@ def find(results: Path, rule: Rule | None = None) -> dict[str, xr.Dataset]:
 
     Returns
     -------
-    One dataset a model: mean_absolute_effect, mean_effect and important (corruption, task, layer, head), threshold and samples
+    One dataset a model: mean_absolute_effect, mean_effect and important (corruption, task, layer, head), threshold, samples and left_out
     (corruption, task), universal and p (corruption, layer, head), kind (layer, head); a task is "<dataset>/<category>".
 
     Raises
     ------
     ResultsError
-        When the folder has no effects of heads under the rule's corruptions, lacks its token or component, or holds damaged files.
+        When the folder has no effects of heads under the rule's corruptions, lacks its token or component, has fewer tasks than a head
+        must be important in, or holds damaged files.
     """
     rule = rule or Rule()
-    files = [file for file in effects_files(results) if file.heads]
-    if not files:
-        raise ResultsError(
-            f"no effects of heads (<component>-heads.nc) below {Path(results).absolute()}: run interventions/head_patching.py first"
-        )
-    models = sorted({file.model for file in files})
-    found = {model: _judge(_chosen([f for f in files if f.model == model], rule), rule) for model in models}
-    judged = {model: dataset for model, dataset in found.items() if dataset is not None}
-    if not judged:
-        there = ", ".join(sorted({f"{f.corruption}/{f.component}" for f in files}))
-        component = f", component {rule.component}" if rule.component else ""
-        wanted = f"{rule.image_corruption} or {rule.text_corruption}{component}"
-        raise ResultsError(f"no effects of heads for {wanted} below {Path(results).absolute()}: there are {there}; choose with options")
-    return judged
+    return {model: _judge(effects, rule) for model, effects in measured(results, rule).items()}
 
 
-def _chosen(files: list[EffectsFile], rule: Rule) -> list[EffectsFile]:
-    files = [file for file in files if file.corruption in rule.corruptions()]
-    there = {file.component for file in files}
-    component = rule.component or next((c for c in ("cross_attention", "self_attention") if c in there), None)
-    return [file for file in files if file.component == component]
+def check_tasks(effects: Measured, rule: Rule) -> None:
+    """Raise `ResultsError` where fewer tasks ran than a head must be important in."""
+    for corruption in effects.corruptions:
+        ran = len(effects.of(corruption))
+        if ran < rule.at_least:
+            raise ResultsError(f"{effects.model} has {ran} tasks under {corruption}, fewer than --at-least {rule.at_least}")
 
 
-def _judge(files: list[EffectsFile], rule: Rule) -> xr.Dataset | None:
-    """The dataset of one model, or None when it has no file."""
-    if not files:
-        return None
-    measured: dict[tuple[str, str], xr.DataArray] = {}
-    tokens = set()
-    for file in files:
-        values = _effect(file, rule)
-        tokens.add(str(values["token"].item()))
-        for category, of_task in values.groupby("category"):
-            measured[file.corruption, f"{file.dataset}/{category}"] = of_task.drop_vars(["token", "category"], errors="ignore")
-    _check_shapes(files, measured)
-    corruptions = [c for c in rule.corruptions() if c in {corruption for corruption, _ in measured}]
-    tasks = sorted({task for _, task in measured})
-    dataset = _means(measured, corruptions, tasks)
-    dataset = dataset.assign_coords(modality=("corruption", [rule.corruptions()[c] for c in corruptions]))
+def _judge(effects: Measured, rule: Rule) -> xr.Dataset:
+    check_tasks(effects, rule)
+    dataset = means(effects)
     dataset["important"], dataset["threshold"] = important_heads(dataset["mean_absolute_effect"], rule.deviations)
-    dataset["universal"] = universal_heads(dataset["important"], dataset["samples"] > 0)
+    dataset["universal"] = universal_heads(dataset["important"], dataset["samples"] > 0, rule.at_least)
     dataset["kind"] = kinds(dataset["universal"])
     if rule.permutations:
-        dataset["p"] = _chance(measured, corruptions, tasks, rule)
+        dataset["p"] = _chance(effects, rule)
     for name in ("mean_effect", "mean_absolute_effect", "threshold"):
         dataset[name].attrs["units"] = METRICS[rule.metric]
-    options = {name: value for name, value in asdict(rule).items() if name in ("metric", "deviations", "permutations", "seed")}
-    dataset.attrs = {"model": files[0].model, "component": files[0].component, "token": ", ".join(sorted(tokens)), **options}
+    options = {name: value for name, value in asdict(rule).items() if name in OPTIONS}
+    dataset.attrs = {"model": effects.model, "component": effects.component, "token": effects.tokens, **options}
     return dataset
 
 
-def _effect(file: EffectsFile, rule: Rule) -> xr.DataArray:
-    """The metric [sample, layer, head] at the token where heads are judged, samples without a value left out."""
-    effects = read_effects(file)
-    said = effects.attrs.get("modality")
-    if said is not None and said != rule.corruptions()[file.corruption]:
-        raise ResultsError(f"{file.path} corrupts the {said}, but is named as the {rule.corruptions()[file.corruption]} corruption")
-    token = rule.token or effects.attrs["main_token"]
-    if token not in effects.indexes["token"]:
-        there = ", ".join(map(str, effects.indexes["token"]))
-        raise ResultsError(f"{file.path} has no effects of heads at token {token!r}; it has {there}: choose one with --token")
-    keep = ["sample", "layer", "head", "token", "category"]
-    values = getattr(effects.effects, rule.metric)().sel(token=token)
-    values = values.drop_vars([str(name) for name in values.coords if name not in keep], errors="ignore")
-    values = values.assign_coords(category=("sample", effects["category"].values.astype(str)))
-    return values.dropna("sample", how="all")
+def means(effects: Measured) -> xr.Dataset:
+    """Means over samples: mean_effect and mean_absolute_effect (corruption, task, layer, head), samples and left_out (corruption, task).
 
-
-def _check_shapes(files: list[EffectsFile], measured: dict[tuple[str, str], xr.DataArray]) -> None:
-    if not measured:
-        raise ResultsError(
-            f"{', '.join(str(file.path) for file in files)}: no sample has an effect; run head patching again, with more samples"
-        )
-    shapes = {(values.sizes["layer"], values.sizes["head"]) for values in measured.values()}
-    if len(shapes) > 1:
-        raise ResultsError(
-            f"the files of {files[0].model} have different numbers of (layers, heads): {sorted(shapes)}; delete the stale ones"
-        )
-
-
-def _means(measured: dict[tuple[str, str], xr.DataArray], corruptions: list[str], tasks: list[str]) -> xr.Dataset:
-    """Means over samples of each (corruption, task); NaN and 0 samples where a task did not run."""
-    blank = next(iter(measured.values())).mean("sample") * np.nan
-
-    def stacked(of: dict[tuple[str, str], xr.DataArray]) -> xr.DataArray:
-        rows = [xr.concat([of.get((c, t), blank) for t in tasks], xr.Variable("task", tasks)) for c in corruptions]
-        return xr.concat(rows, xr.Variable("corruption", corruptions))
-
-    samples = [[measured[c, t].sizes["sample"] if (c, t) in measured else 0 for t in tasks] for c in corruptions]
+    NaN and 0 samples where a task did not run. The coordinate `modality` (corruption) is "image" or "text".
+    """
+    corruptions, tasks = effects.corruptions, effects.tasks
+    first = next(iter(effects.effects.values()))
+    mean = np.full((len(corruptions), len(tasks), first.sizes["layer"], first.sizes["head"]), np.nan)
+    absolute, samples = mean.copy(), np.zeros(mean.shape[:2], dtype="int64")
+    left_out = samples.copy()
+    for (corruption, task), without in effects.left_out.items():
+        if corruption in corruptions:
+            left_out[corruptions.index(corruption), tasks.index(task)] = without
+    for (corruption, task), values in effects.effects.items():
+        at = corruptions.index(corruption), tasks.index(task)
+        mean[at], absolute[at], samples[at] = values.mean("sample"), abs(values).mean("sample"), values.sizes["sample"]
+    of_heads, of_task = ("corruption", "task", "layer", "head"), ("corruption", "task")
     return xr.Dataset(
         {
-            "mean_effect": stacked({key: values.mean("sample") for key, values in measured.items()}),
-            "mean_absolute_effect": stacked({key: abs(values).mean("sample") for key, values in measured.items()}),
-            "samples": (("corruption", "task"), np.array(samples, dtype="int64")),
-        }
+            "mean_effect": (of_heads, mean),
+            "mean_absolute_effect": (of_heads, absolute),
+            "samples": (of_task, samples),
+            "left_out": (of_task, left_out),
+        },
+        coords={"layer": first["layer"].values, "head": first["head"].values, "task": tasks, "corruption": corruptions}
+        | {"modality": ("corruption", list(effects.modality.values()))},
     )
 
 
-def _chance(measured: dict[tuple[str, str], xr.DataArray], corruptions: list[str], tasks: list[str], rule: Rule) -> xr.DataArray:
-    """Family-wise p [corruption, layer, head] that a head stands out in every task."""
-    rows = [family_wise_p([abs(measured[c, t]) for t in tasks if (c, t) in measured], rule.permutations, rule.seed) for c in corruptions]
-    return xr.concat(rows, xr.Variable("corruption", corruptions))
+def _chance(effects: Measured, rule: Rule) -> xr.DataArray:
+    """Family-wise p [corruption, layer, head] that a head stands out in the tasks it must."""
+    rows = [
+        family_wise_p([abs(task) for task in effects.of(corruption).values()], rule.permutations, rule.seed, rule.at_least)
+        for corruption in effects.corruptions
+    ]
+    return xr.concat(rows, xr.Variable("corruption", effects.corruptions))
 
 
 def table(found: dict[str, xr.Dataset]) -> pd.DataFrame:
@@ -319,6 +270,8 @@ def main() -> None:
         found = find_and_write(options.results, options)
     except (ResultsError, OSError) as error:
         raise SystemExit(f"universal_heads: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("universal_heads: interrupted; no file is half written") from None
     print(summary(found))
     print(f"wrote {options.results / FILE}.nc and .csv")
 

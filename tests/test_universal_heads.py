@@ -46,6 +46,8 @@ def test_universal_is_every_task_that_ran():
     important = heads(np.array([[[[1, 1]], [[1, 0]]], [[[0, 1]], [[0, 0]]]], dtype=bool), "corruption", "task")
     ran = xr.DataArray([[True, True], [True, False]], dims=("corruption", "task"))
     np.testing.assert_array_equal(universal_heads(important, ran).values, [[[True, False]], [[False, True]]])
+    np.testing.assert_array_equal(universal_heads(important, ran, at_least=1).values, [[[True, True]], [[False, True]]])
+    np.testing.assert_array_equal(universal_heads(important, ran, at_least=2).values, [[[True, False]], [[False, False]]])
     nothing = xr.zeros_like(ran)
     assert not universal_heads(important, nothing).any()
 
@@ -126,7 +128,26 @@ def test_a_sample_without_an_effect_is_left_out(tmp_path):
     save(effects(logits, ["correct"], ["correct"]), tmp_path / "m" / "d" / "sip" / "cross_attention-heads.nc")
     found = find(tmp_path, FAST)["m"]
     assert list(found["samples"].sel(corruption="sip").values) == [4, 3]
+    assert list(found["left_out"].sel(corruption="sip").values) == [0, 1]
     assert np.isfinite(found["mean_effect"].values).all()
+
+
+def test_a_task_in_which_no_sample_has_an_effect_did_not_run(tmp_path):
+    logits = np.random.default_rng(0).normal(size=(8, 3, 4, 1))
+    logits[1::2] = np.nan
+    save(effects(logits, ["correct"], ["correct"]), tmp_path / "m" / "d" / "sip" / "cross_attention-heads.nc")
+    found = find(tmp_path, FAST)["m"].sel(corruption="sip")
+    assert list(found["task"].values) == ["d/colour", "d/shape"]
+    assert (list(found["samples"].values), list(found["left_out"].values)) == ([4, 0], [0, 4])
+    np.testing.assert_array_equal(found["universal"].values, found["important"].sel(task="d/colour").values)
+
+
+def test_a_head_may_be_asked_to_be_important_in_some_tasks_only(tmp_path):
+    logits = np.zeros((9, 3, 4, 1))
+    logits[[0, 3, 6, 1, 4, 7], 1, 1] = 1
+    save(effects(logits, ["correct"], ["correct"], ("a", "b", "c")), tmp_path / "m" / "d" / "sip" / "cross_attention-heads.nc")
+    kinds_ = {k: find(tmp_path, Rule(permutations=0, at_least=k))["m"]["kind"].values[1, 1] for k in (0, 1, 2, 3)}
+    assert kinds_ == {0: "none", 1: "vision", 2: "vision", 3: "none"}
 
 
 def test_the_files_hold_what_was_found(results):
@@ -160,6 +181,10 @@ def test_chance_names_a_head_in_at_most_about_5_percent_of_nulls():
     p = family_wise_p([heads(special, "sample")], 60, 0).values
     assert p[1, 2] == pytest.approx(1 / 61)
     assert (np.delete(p.ravel(), 6) > 0.05).all()
+    plain = np.abs(generator.normal(size=(12, 3, 4)))
+    tasks = [heads(task, "sample") for task in (special, plain, special)]
+    assert family_wise_p(tasks, 60, 0, at_least=2).values[1, 2] == pytest.approx(1 / 61)
+    assert family_wise_p(tasks, 60, 0).values[1, 2] > 0.05
 
 
 @pytest.mark.parametrize(
@@ -169,6 +194,8 @@ def test_chance_names_a_head_in_at_most_about_5_percent_of_nulls():
         ({"token": "last"}, r"no effects of heads at token 'last'; it has correct: choose one with --token"),
         ({"component": "mlp"}, "no effects of heads for sip or str, component mlp"),
         ({"image_corruption": "str"}, "both 'str'; name two different ones"),
+        ({"at_least": 3}, "blip-small has 2 tasks under sip, fewer than --at-least 3"),
+        ({"at_least": -1}, "a head cannot be asked to be important in -1 tasks"),
     ],
 )
 def test_bad_options_are_named(results, rule, message):
@@ -217,7 +244,7 @@ def test_the_script_runs_from_any_folder_and_says_what_is_wrong(results, tmp_pat
 
 def test_analysis_imports_no_model_libraries():
     forbidden = ("torch", "nnsight", "transformers", "datasets")
-    modules = "universal_heads, chance, head_functions, head_scores, figures, report, report_tables, results"
+    modules = "universal_heads, robust_heads, stability, head_functions, head_scores, figures, report, report_tables, results"
     program = f"from analysis import {modules}; import sys; print([m for m in {forbidden} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,0 +1,95 @@
+"""Do tasks and corruptions share more heads than chance would give? Sets of heads -> what is shared, what chance gives, p-values.
+
+Chance is either any heads of the model, or other heads of the same layers: heads that matter lie in some layers in any task, so
+sets overlap more than at random even if no single head is shared on purpose. The second asks for more than that.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+BLOCK = 4_000_000  # bytes of shuffled sets at a time
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How many heads sets share, beside chance.
+
+    Attributes
+    ----------
+    shared : heads that are in enough of the sets
+    expected, p : mean of that number, and the chance of so many or more, were each set as many heads of the model at random
+    expected_in_layers, p_in_layers : the same, were each set as many heads of each layer at random
+    """
+
+    shared: int
+    expected: float
+    p: float
+    expected_in_layers: float
+    p_in_layers: float
+
+
+def pair_overlap(one: np.ndarray, other: np.ndarray, permutations: int, generator: np.random.Generator) -> Overlap:
+    """The heads that two sets share.
+
+    Over the model the number shared is hypergeometric: expected a b / N, p = P(X >= shared), for sets of a and b of N heads (Fisher's exact
+    test, one-sided). Within layers it is a sum of such numbers, found by permutation.
+
+    Parameters
+    ----------
+    one, other : bool [layer, head]
+    """
+    shared, a, b = (int(heads.sum()) for heads in (one & other, one, other))
+    in_layers = _by_permutation(np.stack([one, other]), permutations, generator)[2]
+    return Overlap(shared, a * b / one.size, float(stats.hypergeom.sf(shared - 1, one.size, a, b)), *in_layers)
+
+
+def overlap_of_tasks(sets: np.ndarray, permutations: int, generator: np.random.Generator) -> dict[int, Overlap]:
+    """The heads that are in at least 2, 3, ... of several sets, by permutation.
+
+    Parameters
+    ----------
+    sets : bool [task, layer, head]
+
+    Returns
+    -------
+    By the number of sets a head must be in.
+    """
+    anywhere = _by_permutation(sets.reshape(len(sets), 1, -1), permutations, generator)
+    in_layers = _by_permutation(sets, permutations, generator)
+    times = sets.sum(axis=0)
+    return {k: Overlap(int((times >= k).sum()), *anywhere[k], *in_layers[k]) for k in anywhere}
+
+
+def _by_permutation(sets: np.ndarray, permutations: int, generator: np.random.Generator) -> dict[int, tuple[float, float]]:
+    """For 2, 3, ... sets: mean number of heads in at least so many when each shuffles the heads of every layer, and p of that seen."""
+    needed = range(2, len(sets) + 1)
+    if not permutations:
+        return dict.fromkeys(needed, (np.nan, np.nan))
+    seen = {k: int((sets.sum(axis=0) >= k).sum()) for k in needed}
+    block = max(1, BLOCK // sets.size)
+    shuffled: dict[int, list[np.ndarray]] = {k: [] for k in needed}
+    for start in range(0, permutations, block):
+        copies = np.repeat(sets[None], min(block, permutations - start), axis=0)
+        times = generator.permuted(copies, axis=-1, out=copies).sum(axis=1)
+        for k in needed:
+            shuffled[k].append((times >= k).sum(axis=(1, 2)))
+    numbers = {k: np.concatenate(shuffled[k]) for k in needed}
+    return {k: (float(n.mean()), float((1 + (n >= seen[k]).sum()) / (1 + permutations))) for k, n in numbers.items()}
+
+
+def jaccard(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Heads in both sets over heads in either, along the last axis, for sets with signs: a head is in both if with the same sign in both.
+
+    Parameters
+    ----------
+    one, other : [..., head], 0 where a head is not in the set, else its sign (or True)
+
+    Returns
+    -------
+    [...] in 0..1; NaN where both sets are empty
+    """
+    either = ((one != 0) | (other != 0)).sum(axis=-1)
+    both = ((one == other) & (one != 0)).sum(axis=-1)
+    return np.where(either > 0, both / np.maximum(either, 1), np.nan)

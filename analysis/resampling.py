@@ -1,0 +1,125 @@
+"""Resampling over samples, for all heads at once: effects [sample, head] -> p-values of means, bootstrap means, replication over tasks.
+
+Heads that share samples keep their correlation: every flip of signs and every resample is of whole samples. Samples are taken to be
+independent; where several share an image, p-values and intervals are too narrow.
+"""
+
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+from scipy import stats
+
+BLOCK = 4096  # sign flips at a time: 16 MB for 1,024 heads
+SIDES = (1, -1)
+ROUNDING = 1e-5  # of a sum of |effects|: what counts as equal in float32
+
+
+def stream(seed: int, *names: str) -> np.random.Generator:
+    """Random numbers of their own for each seed and names: another task in the folder leaves those of this one as they were."""
+    return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)])
+
+
+def sign_flip_p(effects: np.ndarray, flips: int, generator: np.random.Generator) -> np.ndarray:
+    """Two-sided p-value that the mean effect of each head is 0, by flipping the signs of samples (Fisher 1935; Good 2005, section 3.2).
+
+    p = P(|sum_i s_i x_i| >= |sum_i x_i|) with signs s_i = +-1 at random; from random flips, (1 + larger) / (1 + flips) (Phipson and
+    Smyth 2010). Where all 2^samples flips are no more than twice `flips`, every one is taken and p is exact. It is valid for effects that
+    are symmetric about 0. Flips keep the sum of squares, so it is a test of Student's t, and for many samples holds for skewed ones too.
+
+    Parameters
+    ----------
+    effects : [sample, head], finite
+    flips : number of random flips
+
+    Returns
+    -------
+    [head] in (0, 1]
+    """
+    samples = len(effects)
+    scale = np.abs(effects).max(axis=0)
+    scaled = (effects / np.where(scale > 0, scale, 1)).astype("float32")
+    observed = np.abs(scaled.sum(axis=0)) - ROUNDING * np.abs(scaled).sum(axis=0)
+    exact = is_exact(samples, flips)
+    larger = np.zeros(effects.shape[1], dtype="int64")
+    for signs in _every_sign(samples) if exact else _random_signs(samples, flips, generator):
+        larger += (np.abs(signs @ scaled) >= observed).sum(axis=0)
+    return larger / 2 ** (samples - 1) if exact else (1 + larger) / (1 + flips)
+
+
+def is_exact(samples: int, flips: int) -> bool:
+    """Whether `sign_flip_p` takes every flip; a flip and its opposite have the same |sum|, so one of the two is enough."""
+    return samples <= 62 and 2 ** (samples - 1) <= flips
+
+
+def smallest_p(samples: int, flips: int) -> float:
+    """The smallest p that `sign_flip_p` can give."""
+    return 2.0 ** (1 - samples) if is_exact(samples, flips) else 1 / (1 + flips)
+
+
+def _every_sign(samples: int) -> Iterator[np.ndarray]:
+    half = 2 ** (samples - 1)
+    for start in range(0, half, BLOCK):
+        numbers = np.arange(start, min(start + BLOCK, half))
+        yield 1 - 2 * (numbers[:, None] >> np.arange(samples) & 1).astype("float32")
+
+
+def _random_signs(samples: int, flips: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
+    for start in range(0, flips, BLOCK):
+        rows = min(BLOCK, flips - start)
+        bits = np.unpackbits(np.frombuffer(generator.bytes(-(-rows * samples // 8)), dtype="uint8"))[: rows * samples]
+        yield bits.reshape(rows, samples) * np.float32(2) - 1
+
+
+def student_p(mean: np.ndarray, mean_square: np.ndarray, samples: int) -> np.ndarray:
+    """Two-sided p-value of Student's t that a mean is 0; what `sign_flip_p` tends to as samples grow, at a fraction of the cost.
+
+    t = mean / sqrt((mean_square - mean^2) / (samples - 1)); 1 where every effect is 0 or there is one sample.
+
+    Parameters
+    ----------
+    mean, mean_square : [...], of the effects and of their squares over samples
+    """
+    if samples < 2:
+        return np.ones_like(mean)
+    error = np.sqrt(np.maximum(mean_square - mean**2, 0) / (samples - 1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.where(mean == 0, 0, np.abs(mean) / error)
+    return 2 * stats.t.sf(t, samples - 1)
+
+
+def bootstrap_weights(samples: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """The share of each sample in each resample with replacement (Efron 1979): weights @ effects are the resampled means.
+
+    Returns
+    -------
+    [resample, sample], rows sum to 1
+    """
+    return generator.multinomial(samples, np.full(samples, 1 / samples), size=resamples) / samples
+
+
+def percentile_interval(resampled: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    """The percentile interval of resampled means [resample, ...] (Efron and Tibshirani 1993, chapter 13): low [...] and high [...]."""
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return low, high
+
+
+def replicated_p(p: np.ndarray, sign: np.ndarray, at_least: int) -> np.ndarray:
+    """P-values that fewer than `at_least` tasks have a positive effect, and a negative one.
+
+    This is the partial conjunction of Benjamini and Heller (2008). Of the one-sided p of n tasks (p / 2, or 1 - p / 2 where the mean has
+    the other sign), sorted, with p_(k) the k-th smallest: (n - k + 1) p_(k), which is valid however tasks depend on each other. For k = n
+    it is the largest p.
+
+    Parameters
+    ----------
+    p : [task, ...], two-sided
+    sign : [task, ...], of the mean effects: -1, 0 or 1
+    at_least : k, from 1 to the number of tasks
+
+    Returns
+    -------
+    [2, ...] in (0, 1]: positive, negative
+    """
+    one_sided = [np.sort(np.where(sign == side, p / 2, 1 - p / 2), axis=0)[at_least - 1] for side in SIDES]
+    return np.minimum((len(p) - at_least + 1) * np.stack(one_sided), 1)

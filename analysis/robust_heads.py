@@ -1,0 +1,98 @@
+"""Heads that hold up: effects of heads -> `robust_heads.{nc,csv}`, `robust_universal.csv` and `robust_overlap.csv`.
+
+What makes a head important and universal is in `robust_rule`; what the tables hold in `robust_tables`.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import pandas as pd
+import xarray as xr
+
+from analysis import robust_tables as tables
+from analysis.measured import measured
+from analysis.power import power, power_text
+from analysis.results import ResultsError, write_tree, write_whole
+from analysis.robust_rule import RobustRule, judge
+
+FILE = "robust_heads"
+
+
+def find(results: Path, rule: RobustRule | None = None) -> dict[str, xr.Dataset]:
+    """Judge every head of every model in a results folder; one dataset a model, see `robust_rule.judge`.
+
+    Raises
+    ------
+    ResultsError
+        As `universal_heads.find`, and when no sample is complete.
+    """
+    rule = rule or RobustRule()
+    return {model: judge(effects, rule) for model, effects in measured(results, rule).items()}
+
+
+def find_and_write(results: Path, rule: RobustRule | None = None, *, metric: str = "logit_difference") -> tuple[dict[str, xr.Dataset], str]:
+    """`find`, then write what the head of this module names into the results folder.
+
+    Parameters
+    ----------
+    metric : the metric to judge by where no rule is given: short for `RobustRule(metric=metric)`.
+
+    Returns
+    -------
+    What `find` does, and a summary in words.
+    """
+    results = Path(results)
+    found = find(results, rule or RobustRule(metric=metric))
+    overlap = tables.overlap_table(found)
+    write_tree(found, results / f"{FILE}.nc")
+    write_table(tables.head_table(found), results / f"{FILE}.csv")
+    write_table(tables.universal_table(found), results / "robust_universal.csv")
+    write_table(overlap, results / "robust_overlap.csv")
+    return found, tables.summary(found, overlap)
+
+
+def write_table(rows: pd.DataFrame, path: Path) -> None:
+    """Write a table with six digits, whole or not at all."""
+    write_whole(path, lambda temporary: rows.to_csv(temporary, index=False, float_format="%.6g"))
+
+
+@dataclass(frozen=True)
+class RobustHeads(RobustRule):
+    """Find the heads of every model whose effects hold up: signed, beyond chance, in every task.
+
+    python analysis/robust_heads.py --results results
+    """
+
+    results: Path = Path("results")
+    """Results folder, as written by run_all.py."""
+    power: bool = False
+    """Also print how large an effect the rule finds at these heads and samples, and write it to robust_power.csv."""
+    runs: int = 100
+    """Simulated studies behind each number of --power."""
+
+
+def main() -> None:
+    """Command line."""
+    import tyro
+
+    try:
+        options = tyro.cli(RobustHeads)
+        _, words = find_and_write(options.results, options)
+        print(words)
+        print(f"wrote {options.results / FILE}.nc and .csv, robust_universal.csv and robust_overlap.csv")
+        if options.power:
+            rows = pd.concat([power(effects, options, runs=options.runs) for effects in measured(options.results, options).values()])
+            write_table(rows, options.results / "robust_power.csv")
+            print(power_text(rows))
+    except (ResultsError, OSError) as error:
+        raise SystemExit(f"robust_heads: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("robust_heads: interrupted; no file is half written") from None
+
+
+if __name__ == "__main__":
+    main()

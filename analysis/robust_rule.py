@@ -1,0 +1,206 @@
+"""A rule that holds up, beside NOTICE's: effects of heads -> signed means, intervals, p-values, universal heads with their error rate.
+
+NOTICE's rule (`universal_heads`) takes mean |effect|, so a head that is only noisy counts, and it has no test. Here a head is important in
+a task when
+
+- its mean effect, with its sign, differs from 0: q <= alpha (sign flips of samples; Benjamini and Hochberg 1995 over all heads), and
+- it stands out: |mean effect| at least mean + 2 SD over all heads of |mean effect|.
+
+It is universal under a corruption when it stands out with the same sign in every task (or in at least k of n), and so many tasks have
+an effect of that sign beyond chance: q <= alpha of their partial conjunction, over all heads, corruptions and signs of the model.
+
+Where no head has an effect, at most a share alpha of studies names a universal head. Where some have, about a share alpha of the heads that
+pass the test is expected to have none; standing out is asked for after it, and only takes heads away.
+"""
+
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import xarray as xr
+from scipy import stats
+
+from analysis import resampling
+from analysis.measured import METRICS, Measured
+from analysis.results import ResultsError
+from analysis.universal_heads import Rule, check_tasks, important_heads, kinds, means, universal_heads
+
+FEWEST_FLIPS = 10_000
+TESTS = ("flips", "t")
+
+
+@dataclass(frozen=True)
+class RobustRule(Rule):
+    """What makes a head important beyond chance; thresholds of size are those of NOTICE's rule, on signed means."""
+
+    alpha: float = 0.05
+    """Share of false discoveries that is allowed."""
+    test: str = "flips"
+    """flips (of the signs of samples), or t (Student's: faster, and nearly the same for many samples)."""
+    flips: int = 0
+    """Sign flips behind each p; 0 for enough that one head alone can be named, at least 2 x heads x corruptions / alpha."""
+    resamples: int = 2000
+    """Bootstrap resamples behind intervals and frequencies; 0 leaves these out."""
+    confidence: float = 0.95
+    """Coverage of the intervals."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.test not in TESTS:
+            raise ResultsError(f"there is no test {self.test!r}; choose one of {', '.join(TESTS)}")
+        for name in ("alpha", "confidence"):
+            if not 0 < getattr(self, name) < 1:
+                raise ResultsError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
+        for name in ("flips", "resamples", "permutations"):
+            if getattr(self, name) < 0:
+                raise ResultsError(f"{name} is {getattr(self, name)}; it cannot be negative")
+
+
+def judge(effects: Measured, rule: RobustRule) -> xr.Dataset:
+    """Judge every head of a model.
+
+    Samples in which any head lacks a value are left out, and counted. Memory is that of a few arrays [resample, layer, head].
+
+    Returns
+    -------
+    (corruption, task, layer, head), NaN, 0 or false where a task did not run:
+        mean_effect and its sign; low, high (percentile bootstrap); p, q, significant; stands_out; important (significant and stands out);
+        mean_absolute_effect, selected (by NOTICE's rule), selection_frequency (share of resamples in which it is)
+    (corruption, layer, head):
+        overall_effect (mean of the tasks' means), overall_low, overall_high (bootstrap, stratified by task); universal_p and universal_q
+        (of the sign that replicates better), universal, universal_sign (0 where both signs do alike); notice_universal,
+        universal_frequency (share of resamples in which NOTICE's rule makes it so)
+    (layer, head): kind, notice_kind
+    (corruption, task): samples, left_out, smallest_p (that the test can give)
+
+    Raises
+    ------
+    ResultsError
+        When no sample is complete, or fewer tasks ran than a head must be important in.
+    """
+    effects = complete(effects)
+    check_tasks(effects, rule)
+    rule = replace(rule, flips=rule.flips or enough_flips(effects, rule))
+    found = means(effects)
+    mean, ran = found["mean_effect"], found["samples"].values > 0
+    sign = np.sign(np.nan_to_num(mean.values)).astype("int8")
+    p, q = _tested(effects, mean.shape, rule)
+    significant = q <= rule.alpha
+    stands_out = important_heads(abs(mean), rule.deviations)[0].values
+    selected = important_heads(found["mean_absolute_effect"], rule.deviations)[0]
+    of_task = {"sign": sign, "p": p, "q": q, "significant": significant, "stands_out": stands_out, "selected": selected.values}
+    of_task |= {"important": significant & stands_out}
+    of_head = {"overall_effect": mean.mean("task").values} | _replicated(p, sign, stands_out, ran, rule)
+    if rule.resamples:
+        of_task_resampled, of_head_resampled = _bootstrap(effects, mean.shape, rule)
+        of_task |= of_task_resampled
+        of_head |= of_head_resampled
+    found = found.assign(
+        {name: (mean.dims, values) for name, values in of_task.items()}
+        | {name: (("corruption", "layer", "head"), values) for name, values in of_head.items()}
+        | {"smallest_p": (("corruption", "task"), _smallest_p(found["samples"].values, rule))}
+        | {"notice_universal": universal_heads(selected, found["samples"] > 0, rule.at_least)}
+    )
+    found["kind"], found["notice_kind"] = kinds(found["universal"]), kinds(found["notice_universal"])
+    for name in ("mean_effect", "mean_absolute_effect", "low", "high", "overall_effect", "overall_low", "overall_high"):
+        if name in found:
+            found[name].attrs["units"] = METRICS[rule.metric]
+    options = {name: value for name, value in asdict(rule).items() if name in RobustRule.__dataclass_fields__ and value is not None}
+    found.attrs = options | {"model": effects.model, "component": effects.component, "token": effects.tokens}
+    return found
+
+
+def complete(effects: Measured) -> Measured:
+    """Without the samples in which any head lacks a finite value, which are counted in `left_out`.
+
+    Raises
+    ------
+    ResultsError
+        When no sample is left.
+    """
+    kept, left_out = {}, dict(effects.left_out)
+    for key, values in effects.effects.items():
+        finite = np.isfinite(flat(values)).all(axis=1)
+        left_out[key] += int((~finite).sum())
+        if finite.any():
+            kept[key] = values if finite.all() else values[finite]
+    if not kept:
+        raise ResultsError(
+            f"{effects.model}: no sample has a finite effect of every head; run head patching again, or judge by another metric"
+        )
+    modality = {c: m for c, m in effects.modality.items() if c in {corruption for corruption, _ in kept}}
+    return replace(effects, effects=kept, left_out=left_out, modality=modality)
+
+
+def flat(values: xr.DataArray) -> np.ndarray:
+    """[sample, layer, head] as [sample, head]."""
+    return values.transpose("sample", "layer", "head").values.reshape(values.sizes["sample"], -1)
+
+
+def enough_flips(effects: Measured, rule: RobustRule) -> int:
+    """Sign flips from which on one head alone can be universal: its smallest p, times all heads and corruptions, is at most alpha / 2."""
+    heads = next(iter(effects.effects.values())).isel(sample=0).size
+    tasks = max(len(effects.of(corruption)) for corruption in effects.corruptions)
+    tests = heads * len(effects.corruptions) * (tasks - (rule.at_least or tasks) + 1)
+    return max(FEWEST_FLIPS, int(np.ceil(2 * tests / rule.alpha)))
+
+
+def _tested(effects: Measured, shape: tuple[int, ...], rule: RobustRule) -> tuple[np.ndarray, np.ndarray]:
+    """p and q [corruption, task, layer, head] of every mean; NaN where a task did not run."""
+    p, q = np.full(shape, np.nan), np.full(shape, np.nan)
+    for (corruption, task), values in effects.effects.items():
+        at = effects.corruptions.index(corruption), effects.tasks.index(task)
+        x = flat(values)
+        if rule.test == "t":
+            of_heads = resampling.student_p(x.mean(axis=0), (x**2).mean(axis=0), len(x))
+        else:
+            of_heads = resampling.sign_flip_p(x, rule.flips, resampling.stream(rule.seed, "flips", corruption, task))
+        p[at] = of_heads.reshape(shape[2:])
+        q[at] = stats.false_discovery_control(of_heads).reshape(shape[2:])
+    return p, q
+
+
+def _smallest_p(samples: np.ndarray, rule: RobustRule) -> np.ndarray:
+    smallest = [resampling.smallest_p(n, rule.flips) if n and rule.test == "flips" else 0.0 for n in samples.ravel().tolist()]
+    return np.reshape(smallest, samples.shape)
+
+
+def _replicated(p: np.ndarray, sign: np.ndarray, stands_out: np.ndarray, ran: np.ndarray, rule: RobustRule) -> dict[str, np.ndarray]:
+    """universal_p, universal_q, universal_sign and universal [corruption, layer, head] from what was found in the tasks that ran."""
+    shape = (len(resampling.SIDES), len(p), *p.shape[2:])
+    by_side, large = np.ones(shape), np.zeros(shape, dtype=bool)
+    for c, tasks in enumerate(ran):
+        wanted = rule.at_least or int(tasks.sum())
+        by_side[:, c] = resampling.replicated_p(p[c, tasks], sign[c, tasks], wanted)
+        large[:, c] = [(stands_out[c] & (sign[c] == side)).sum(axis=0) >= wanted for side in resampling.SIDES]
+    q = stats.false_discovery_control(by_side.ravel()).reshape(shape)
+    positive, negative = (q <= rule.alpha) & large
+    leaning = np.sign(by_side[1] - by_side[0])
+    return {
+        "universal_p": np.minimum(2 * by_side.min(axis=0), 1),
+        "universal_q": q.min(axis=0),
+        "universal_sign": np.where(positive | negative, positive.astype("int8") - negative, leaning).astype("int8"),
+        "universal": positive | negative,
+    }
+
+
+def _bootstrap(effects: Measured, shape: tuple[int, ...], rule: RobustRule) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """low, high and selection_frequency [corruption, task, layer, head]; overall_low, overall_high, universal_frequency without task."""
+    of_task = {name: np.full(shape, np.nan) for name in ("low", "high", "selection_frequency")}
+    of_head = {name: np.full((shape[0], *shape[2:]), np.nan) for name in ("overall_low", "overall_high", "universal_frequency")}
+    for c, corruption in enumerate(effects.corruptions):
+        tasks = effects.of(corruption)
+        overall, times_selected = np.zeros((rule.resamples, *shape[2:])), np.zeros((rule.resamples, *shape[2:]), dtype="int16")
+        for task, values in tasks.items():
+            at = c, effects.tasks.index(task)
+            generator = resampling.stream(rule.seed, "bootstrap", corruption, task)
+            weights = resampling.bootstrap_weights(values.sizes["sample"], rule.resamples, generator)
+            resampled = (weights @ flat(values)).reshape(overall.shape)
+            of_task["low"][at], of_task["high"][at] = resampling.percentile_interval(resampled, rule.confidence)
+            overall += resampled / len(tasks)
+            absolute = xr.DataArray((weights @ np.abs(flat(values))).reshape(overall.shape), dims=("resample", "layer", "head"))
+            selected = important_heads(absolute, rule.deviations)[0].values
+            of_task["selection_frequency"][at] = selected.mean(axis=0)
+            times_selected += selected
+        of_head["overall_low"][c], of_head["overall_high"][c] = resampling.percentile_interval(overall, rule.confidence)
+        of_head["universal_frequency"][c] = (times_selected >= (rule.at_least or len(tasks))).mean(axis=0)
+    return of_task, of_head

@@ -1,0 +1,157 @@
+"""What `robust_rule.judge` finds, in words and as tables.
+
+A row is a head in a task, a head that is named, or a comparison of tasks or corruptions.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from analysis import universal_heads
+from analysis.overlap import Overlap, jaccard, overlap_of_tasks, pair_overlap
+from analysis.resampling import stream
+from analysis.results import head_name
+from analysis.universal_heads import KINDS
+
+RULES = {"notice": ("selected", "notice_universal"), "robust": ("important", "universal")}  # rule: which heads it names in a task, in all
+OF_TASK = ("mean_effect", "low", "high", "p", "q", "selection_frequency", "significant", "sign", "stands_out", "important", "selected")
+OF_HEAD = ("overall_effect", "overall_low", "overall_high", "universal_p", "universal_q", "universal_frequency")
+
+
+def head_table(found: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """One row for each head in each task that ran.
+
+    Columns: model, dataset, corruption, task (category), layer, head, name; then `OF_TASK` (see `robust_rule.judge`; effects in the
+    metric's unit), without the bootstrap's where there was none.
+    """
+    tables = []
+    for model, dataset in found.items():
+        names = [name for name in OF_TASK if name in dataset]
+        rows = dataset[names].drop_vars("modality").to_dataframe(["corruption", "task", "layer", "head"]).reset_index()
+        rows = rows[rows["mean_effect"].notna()]
+        place = rows["task"].str.split("/", n=1)
+        rows = rows.assign(task=place.str[1])
+        rows.insert(0, "model", model)
+        rows.insert(1, "dataset", place.str[0])
+        rows.insert(6, "name", [head_name(*at) for at in zip(rows["layer"], rows["head"], strict=True)])
+        tables.append(rows)
+    return pd.concat(tables, ignore_index=True)
+
+
+def universal_table(found: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """The heads that are important in any task by either rule, universal ones first: one row a head.
+
+    Columns: model, component, layer, head, name, kind, notice_kind, then for each corruption <corruption>_tasks (that ran),
+    _tasks_important, _tasks_selected (by NOTICE's rule), _sign, and `OF_HEAD` (see `robust_rule.judge`; effects in the metric's unit).
+    """
+    columns = ["model", "component", "layer", "head", "name", "kind", "notice_kind"]
+    rows = [row for dataset in found.values() for row in _universal_rows(dataset)]
+    frame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
+    counts = [column for column in frame.columns if column.endswith(("_tasks", "_tasks_important", "_tasks_selected", "_sign"))]
+    return frame.astype(dict.fromkeys(counts, "Int64"))
+
+
+def _universal_rows(dataset: xr.Dataset) -> list[dict[str, object]]:
+    rows = []
+    for layer, head in np.argwhere((dataset["important"] | dataset["selected"]).any(("corruption", "task")).values):
+        one = dataset.isel(layer=layer, head=head)
+        at = {"layer": int(one["layer"]), "head": int(one["head"])}
+        row: dict[str, object] = {name: dataset.attrs[name] for name in ("model", "component")} | at
+        row |= {"name": head_name(**at), "kind": str(one["kind"].item()), "notice_kind": str(one["notice_kind"].item())}
+        for corruption in dataset["corruption"].values:
+            under = one.sel(corruption=corruption)
+            row[f"{corruption}_tasks"] = int((under["samples"] > 0).sum())
+            row[f"{corruption}_tasks_important"] = int(under["important"].sum())
+            row[f"{corruption}_tasks_selected"] = int(under["selected"].sum())
+            row[f"{corruption}_sign"] = int(under["universal_sign"])
+            row |= {f"{corruption}_{name}": float(under[name]) for name in OF_HEAD if name in under}
+        rows.append(row)
+    return sorted(rows, key=lambda row: KINDS.index(str(row["kind"])))
+
+
+def overlap_table(found: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """How many heads tasks and corruptions share, beside chance, for either rule: one row a comparison.
+
+    Columns: model, rule (notice or robust), compared (tasks together, two tasks, two corruptions, universal heads), a and b (what is
+    compared), at_least (sets that a head must be in), heads_a, heads_b and jaccard (of two), then those of `overlap.Overlap`.
+    """
+    columns = ["model", "rule", "compared", "a", "b", "at_least", "heads_a", "heads_b", "jaccard"]
+    rows = [row for dataset in found.values() for rule in RULES for row in (*_tasks_together(dataset, rule), *_pairs(dataset, rule))]
+    frame = pd.DataFrame(rows, columns=columns + [field.name for field in fields(Overlap)])
+    return frame.astype(dict.fromkeys(("heads_a", "heads_b"), "Int64"))
+
+
+def _sets(dataset: xr.Dataset, rule: str) -> dict[str, dict[str, np.ndarray]]:
+    """By corruption, the heads [layer, head] that are important in each task that ran."""
+    ran = dataset["samples"] > 0
+    return {
+        str(c): {
+            str(t): dataset[RULES[rule][0]].sel(corruption=c, task=t).values
+            for t in dataset["task"].values
+            if ran.sel(corruption=c, task=t)
+        }
+        for c in dataset["corruption"].values
+    }
+
+
+def _tasks_together(dataset: xr.Dataset, rule: str) -> Iterator[dict[str, object]]:
+    for corruption, sets in _sets(dataset, rule).items():
+        generator = stream(dataset.attrs["seed"], "overlap", rule, corruption)
+        overlaps = overlap_of_tasks(np.stack(list(sets.values())), dataset.attrs["permutations"], generator)
+        for at_least, overlap in overlaps.items():
+            row = {"model": dataset.attrs["model"], "rule": rule, "compared": "tasks together", "a": corruption, "at_least": at_least}
+            yield row | asdict(overlap)
+
+
+def _pairs(dataset: xr.Dataset, rule: str) -> Iterator[dict[str, object]]:
+    sets = _sets(dataset, rule)
+    pairs = [("two tasks", f"{c} {a}", of[a], f"{c} {b}", of[b]) for c, of in sets.items() for a, b in combinations(of, 2)]
+    for one, other in combinations(sets, 2):
+        both = [task for task in sets[one] if task in sets[other]]
+        pairs += [("two corruptions", f"{one} {task}", sets[one][task], f"{other} {task}", sets[other][task]) for task in both]
+        named = dataset[RULES[rule][1]]
+        pairs.append(("universal heads", one, named.sel(corruption=one).values, other, named.sel(corruption=other).values))
+    for compared, a, heads_a, b, heads_b in pairs:
+        generator = stream(dataset.attrs["seed"], "overlap", rule, a, b)
+        row = {"model": dataset.attrs["model"], "rule": rule, "compared": compared, "a": a, "b": b, "at_least": 2}
+        row |= {"heads_a": heads_a.sum(), "heads_b": heads_b.sum(), "jaccard": float(jaccard(heads_a.ravel(), heads_b.ravel()))}
+        yield row | asdict(pair_overlap(heads_a, heads_b, dataset.attrs["permutations"], generator))
+
+
+def summary(found: dict[str, xr.Dataset], overlap: pd.DataFrame) -> str:
+    """The universal heads of each model in words, how many heads all tasks share beside chance, and which tasks have too few samples.
+
+    Parameters
+    ----------
+    overlap : as `overlap_table` gives it
+    """
+    lines = []
+    for model, dataset in found.items():
+        lines.append(universal_heads.summary({model: dataset}))
+        notice = universal_heads.summary({model: dataset.assign(kind=dataset["notice_kind"], important=dataset["selected"])}).split("\n")
+        lines.append("  NOTICE's rule: " + notice[0].removeprefix(f"{model}: "))
+        together = overlap[(overlap["model"] == model) & (overlap["rule"] == "robust") & (overlap["compared"] == "tasks together")]
+        for row in together.itertuples():
+            ran = int((dataset["samples"].sel(corruption=row.a) > 0).sum())
+            if row.at_least in (2, dataset.attrs["at_least"] or ran):
+                within = f"within layers {row.expected_in_layers:.2g} (p = {row.p_in_layers:.2g})"
+                chance = f"chance gives {row.expected:.2g} (p = {row.p:.2g}), {within}"
+                lines.append(f"  {row.a}: heads that are important in at least {row.at_least} of {ran} tasks: {row.shared}; {chance}")
+        lines += [f"  {line}" for line in _too_few(dataset)]
+    return "\n".join(lines)
+
+
+def _too_few(dataset: xr.Dataset) -> list[str]:
+    """The tasks in which no single head could pass the test, in words."""
+    heads = dataset.sizes["layer"] * dataset.sizes["head"]
+    return [
+        f"{corruption}, {task}: too few samples ({samples}) or flips for one head alone to be significant among {heads}"
+        for corruption in dataset["corruption"].values
+        for task in dataset["task"].values
+        if (samples := int(dataset["samples"].sel(corruption=corruption, task=task)))
+        and float(dataset["smallest_p"].sel(corruption=corruption, task=task)) * heads > dataset.attrs["alpha"]
+    ]
