@@ -1,6 +1,7 @@
-"""How effects of heads in 16-bit weights differ from those in float32, on the shipped checkpoints. Prints a table.
+"""How effects of heads in other number formats differ from those in float32, and how long they take. Prints two tables.
 
-The same samples are used: those that the float32 model answers correctly.
+On the shipped checkpoints the same samples are used: those that the float32 model answers correctly. At full size weights are random,
+and the formats are 16-bit weights, and float32 weights whose matrix products may round their inputs to bfloat16.
 """
 
 import sys
@@ -11,6 +12,7 @@ if __package__ in (None, ""):
 
 import tempfile
 from dataclasses import dataclass
+from statistics import median
 from time import perf_counter
 
 import numpy as np
@@ -20,7 +22,9 @@ import xarray as xr
 from scipy.stats import spearmanr
 
 from analysis.universal_heads import important_heads
+from benchmarks.engine import CASES, work_of
 from interventions import effects
+from interventions.capture import CORRUPT
 from interventions.head_patching import patch_heads
 from interventions.study import Options, prepare
 
@@ -35,11 +39,15 @@ class Dtypes:
     models: tuple[str, ...] = ("blip-shapes", "llava-shapes")
     """Models."""
     dtypes: tuple[str, ...] = ("bfloat16", "float16")
-    """Number formats held against float32."""
+    """Number formats held against float32 on them; nf4 is possible too."""
     samples: int = 50
     """Samples of each category."""
     seed: int = 0
     """Seed of the rendered scenes."""
+    cases: tuple[str, ...] = ("blip-base-answer", "llava-601")
+    """Full-size cases of `benchmarks.engine`."""
+    repeats: int = 3
+    """Timed runs of these; the median counts."""
 
 
 def head_effects(
@@ -59,8 +67,33 @@ def head_effects(
         return effect, study.answers, seconds
 
 
-def main() -> None:
-    options = tyro.cli(Dtypes)
+def full_size(name: str, repeats: int) -> None:
+    """Time a case in each format, and hold its effects against float32's."""
+    case = CASES[name]
+    effects_of, times = {}, {}
+    for kind in ("float32", "bfloat16 products", "bfloat16"):
+        torch.set_float32_matmul_precision("medium" if kind == "bfloat16 products" else "highest")
+        vlm = case.make()
+        vlm.module.to(torch.bfloat16 if kind == "bfloat16" else torch.float32)
+        work = work_of(vlm, case)
+        captured = work.capture(range(1))
+        effects_of[kind] = logit_difference(work.sweep(captured)[0] - captured.measured[0, CORRUPT]).numpy()
+        times[kind] = median(sum(work.time()) for _ in range(repeats))
+    torch.set_float32_matmul_precision("highest")
+    exact = effects_of["float32"]
+    strong = abs(exact) >= np.quantile(abs(exact), 0.5)
+    for kind, rough in list(effects_of.items())[1:]:
+        relative = np.median((abs(rough - exact) / abs(exact))[strong])
+        rank = spearmanr(abs(exact), abs(rough)).statistic
+        print(f"{name:<20}{kind:<20}{relative:>19.4f}{rank:>8.4f}{times[kind] / times['float32']:>8.2f}", flush=True)
+
+
+def logit_difference(measured: torch.Tensor) -> torch.Tensor:
+    return measured[..., 0] - measured[..., 1]
+
+
+def run(options: Dtypes) -> None:
+    """Print both tables."""
     print(f"torch {torch.__version__}; {options.samples} samples a category; times relative to float32")
     print(f"{'model':<14}{'corruption':<12}{'dtype':<10}{'median difference':>19}{'rank':>8}{'important heads':>17}{'time':>8}")
     for model in options.models:
@@ -76,7 +109,10 @@ def main() -> None:
                 sets = [important_heads(m)[0].values for m in means]
                 changed = f"{int((sets[0] != sets[1]).sum())} of {int(sets[0].sum())} differ"
                 print(f"{model:<14}{corruption:<12}{dtype:<10}{relative:>19.4f}{rank:>8.4f}{changed:>17}{seconds / base:>8.2f}", flush=True)
+    print(f"\n{'full size':<20}{'format':<20}{'median difference':>19}{'rank':>8}{'time':>8}")
+    for name in options.cases:
+        full_size(name, options.repeats)
 
 
 if __name__ == "__main__":
-    main()
+    run(tyro.cli(Dtypes))

@@ -1,0 +1,29 @@
+"""The benchmarks run, on the smallest of their cases; what they time is not tested."""
+
+import torch
+
+from benchmarks import engine, gpu, growth
+from benchmarks.models import llava
+
+
+def test_a_case_of_the_engine(capsys):
+    row = engine.run_case("llava-shapes", repeats=1, naive_cells=1, threads=1)
+    assert (row.patches, row.samples) == (36, 100)
+    assert row.samples_a_trace > 1
+    assert 0 < row.outside_model < 1
+    assert row.share_of_matmul_rate > 0
+
+
+def test_a_size_of_the_growth():
+    tokens, capturing, sweeping, peak = growth.measure(lambda: engine.CASES["blip-shapes"].make(), [5], 3, repeats=1, small=True)
+    assert tokens == 10
+    assert min(capturing, sweeping, peak) > 0
+
+
+def test_the_gpu_script_on_a_cpu(capsys):
+    small = {"layers": 2, "heads": 4, "width": 64, "feed_forward": 96, "vision_layers": 1, "vision_width": 64, "image_size": 56}
+    case = engine.Case(lambda: llava(**small, dtype=torch.bfloat16), [-1], samples=3)
+    row = gpu.time_case("small", case.make, case)
+    assert row["patches"] == 8
+    assert row["tflop_a_sample"] > 0
+    assert "seconds_a_sample" in capsys.readouterr().out
