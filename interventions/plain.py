@@ -12,8 +12,8 @@ from interventions.plan import Patch
 
 def clean_states(vlm: Vlm, example: Example, patch: Patch) -> dict[int, Float[Tensor, "token width"]]:
     """The clean run's states of a patch, by layer."""
-    with torch.no_grad(), vlm.model.trace(**_inputs(vlm, example, CLEAN)):
-        _add_noise(vlm, example, CLEAN)
+    with torch.no_grad(), vlm.model.trace(**inputs_of(vlm, example, CLEAN)):
+        add_noise(vlm, example, CLEAN)
         states: dict[int, Tensor] = save({})
         for layer in patch.layers:
             states[layer] = vlm.port(patch.component).read(vlm.layers[layer])[0].clone()
@@ -25,8 +25,8 @@ def run_plain(vlm: Vlm, example: Example, patch: Patch, clean: dict[int, Tensor]
     clean = clean or clean_states(vlm, example, patch)
     port = vlm.port(patch.component)
     answers = torch.tensor([example.answers], device=vlm.device)
-    with torch.no_grad(), vlm.model.trace(**_inputs(vlm, example, CORRUPT)):
-        _add_noise(vlm, example, CORRUPT)
+    with torch.no_grad(), vlm.model.trace(**inputs_of(vlm, example, CORRUPT)):
+        add_noise(vlm, example, CORRUPT)
         for layer in patch.layers:
             state = port.read(vlm.layers[layer]).clone()
             start, stop = 0, state.shape[-1]
@@ -39,13 +39,14 @@ def run_plain(vlm: Vlm, example: Example, patch: Patch, clean: dict[int, Tensor]
     return measured[0]
 
 
-def _add_noise(vlm: Vlm, example: Example, run: int) -> None:
-    """Inside a trace."""
+def add_noise(vlm: Vlm, example: Example, run: int) -> None:
+    """Inside a trace, first: put a run's noise on its embeddings, if it has any."""
     if example.noise is not None and example.noisy == run:
         states = vlm.read_embeddings(example.noise.modality)
         vlm.write_embeddings(example.noise.modality, states + example.noise.values)
 
 
-def _inputs(vlm: Vlm, example: Example, run: int) -> Inputs:
+def inputs_of(vlm: Vlm, example: Example, run: int) -> Inputs:
+    """Arguments of one whole pass over a pair's clean or corrupt run."""
     pixels = {name: values[run : run + 1] for name, values in example.pixels.items()}
     return vlm.inputs(example.ids[run : run + 1], pixels, forced=[example.forced])

@@ -11,9 +11,11 @@ from interventions.planning import tokens_in_a_trace
 def whole_runs(vlm: Vlm, captured: Captured, count: int) -> tuple[Packing, Known]:
     """So many runs of the first captured pair's second run, for `vlm.packed` and, inside the trace, `vlm.enter_packed`.
 
-    In an encoder they lie end to end, and share the keys and values of the image; in a causal decoder each is a row by itself.
+    In an encoder they lie end to end, and share the keys and values of the image; in a causal decoder, and where runs cannot be packed,
+    each is a row by itself.
     """
-    packing = pack([0] * count, [0] * count, captured.lengths, apart=vlm.architecture.causal).to(vlm.device)
+    apart = vlm.architecture.causal or vlm.packs_from(captured.ids[0, : captured.lengths[0]])[0] > 0
+    packing = pack([0] * count, [0] * count, captured.lengths, apart).to(vlm.device)
     known = Known(
         ids=packing.gather(captured.ids),
         embedded=packing.gather(captured.embedded),

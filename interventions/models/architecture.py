@@ -61,6 +61,8 @@ class Attention:
     image_keys : which keys are the image's patches: those after the vision tower's class token, the prompt's image tokens, or all
     image_projections : of cross-attention, the linear modules that make keys and values of the image: the same in every patched run
     mask : the keyword by which the module that gives the probabilities takes its mask
+    inputs : the linear modules that make queries (q), keys (k) and values (v) of what the layer itself computes, in the order in which
+        they run: in cross-attention, queries alone
     """
 
     z: Port
@@ -69,6 +71,7 @@ class Attention:
     image_keys: Literal["after_class_token", "image_tokens", "all"]
     image_projections: tuple[Port, ...] = ()
     mask: str = "attention_mask"
+    inputs: dict[str, Port] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,11 @@ BLIP = Architecture(
     layers="encoder.layer",
     attention={
         "self_attention": Attention(
-            Port("attention.self", element=0), "attention.output.dense", Port("attention.self", element=1), "image_tokens"
+            Port("attention.self", element=0),
+            "attention.output.dense",
+            Port("attention.self", element=1),
+            "image_tokens",
+            inputs={name[0]: Port(f"attention.self.{name}") for name in ("query", "key", "value")},
         ),
         "cross_attention": Attention(
             Port("crossattention.self", element=0),
@@ -151,6 +158,7 @@ BLIP = Architecture(
             "after_class_token",
             (Port("crossattention.self.key"), Port("crossattention.self.value")),
             mask="encoder_attention_mask",
+            inputs={"q": Port("crossattention.self.query")},
         ),
     },
     mlp=Port("output.dense"),
@@ -164,7 +172,10 @@ BLIP = Architecture(
     },
 )
 
-SELF_ATTENTION = Attention(Port("self_attn.o_proj", side="input"), "self_attn.o_proj", Port("self_attn", element=1), "image_tokens")
+QKV = {name: Port(f"self_attn.{name}_proj") for name in "qkv"}
+SELF_ATTENTION = Attention(
+    Port("self_attn.o_proj", side="input"), "self_attn.o_proj", Port("self_attn", element=1), "image_tokens", inputs=QKV
+)
 
 LLAVA = Architecture(
     name="llava",
@@ -212,7 +223,7 @@ ARCHITECTURES = (
         template="Question: {question} Answer:",
         attention={
             "self_attention": Attention(
-                Port("self_attn.out_proj", side="input"), "self_attn.out_proj", Port("self_attn", element=1), "image_tokens"
+                Port("self_attn.out_proj", side="input"), "self_attn.out_proj", Port("self_attn", element=1), "image_tokens", inputs=QKV
             )
         },
         mlp=None,
@@ -225,7 +236,11 @@ ARCHITECTURES = (
         attention={
             "self_attention": SELF_ATTENTION,
             "cross_attention": Attention(
-                Port("cross_attn.o_proj", side="input"), "cross_attn.o_proj", Port("cross_attn", element=1), "all"
+                Port("cross_attn.o_proj", side="input"),
+                "cross_attn.o_proj",
+                Port("cross_attn", element=1),
+                "all",
+                inputs={"q": Port("cross_attn.q_proj")},
             ),
         },
         head_component="cross_attention",
