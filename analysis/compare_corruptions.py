@@ -143,7 +143,7 @@ def compare(effects: xr.DataArray, options: Comparing) -> xr.Dataset:
     weights = np.concatenate([np.full((1, samples), 1 / samples), drawn])  # the samples as they are, then the resamples
     there = np.isfinite(x).any(axis=1).all(axis=0)
     scored = dict(zip(SCORES, (np.abs(x), x), strict=True))
-    means = {score: _means(of, weights) for score, of in scored.items()}
+    means = {score: weighted_means(of, weights) for score, of in scored.items()}
     of_layer = means["mean_absolute_effect"][..., there] @ np.eye(layers)[np.repeat(np.arange(layers), effects.shape[3])[there]]
     total = of_layer.sum(axis=-1, keepdims=True)
     layer_share = np.where(total > 0, of_layer / np.where(total > 0, total, 1), np.nan)
@@ -165,7 +165,7 @@ def compare(effects: xr.DataArray, options: Comparing) -> xr.Dataset:
     return xr.Dataset(variables, coords)
 
 
-def _means(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def weighted_means(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Weighted means over the samples that have a value: [corruption, sample, cell] -> [corruption, resample, cell]."""
     weight = weights @ np.isfinite(x)
     return np.where(weight > 0, (weights @ np.nan_to_num(x)) / np.where(weight > 0, weight, 1), np.nan)
@@ -186,7 +186,7 @@ def _between_halves(x: np.ndarray, options: Comparing) -> np.ndarray:
     """Spearman's between the means of random halves of the samples: [corruption, sample, cell] -> [corruption, split], their mean first."""
     first = np.tile(np.arange(x.shape[1]) < x.shape[1] // 2, (options.resamples, 1))
     first = stream(options.seed, "halves").permuted(first, axis=1)
-    alike = np.einsum("arc,arc->ar", *(_ranks(_means(x, half.astype(float))) for half in (first, ~first)))
+    alike = np.einsum("arc,arc->ar", *(_ranks(weighted_means(x, half.astype(float))) for half in (first, ~first)))
     there = np.isfinite(alike).sum(axis=1, keepdims=True)
     return np.concatenate([np.nansum(alike, axis=1, keepdims=True) / np.where(there > 0, there, np.nan), alike], axis=1)
 

@@ -44,7 +44,7 @@ def draw_maps(compared: xr.Dataset) -> Figure:
     for axes, name in zip(panels.flat, names, strict=False):
         values = maps.sel(corruption=name).values
         image = diverging_map(axes, values, limit)
-        _mark_negative(axes, values, limit)
+        mark_negative(axes, values, limit)
         _label_columns(axes, maps[across])
         one = compared.sel(corruption=name)
         modality = f" ({one['modality'].item()})" if one["modality"].item() else ""
@@ -69,7 +69,7 @@ def _cuts(compared: xr.Dataset) -> np.ndarray:
     return np.flatnonzero(third[1:] != third[:-1])
 
 
-def _mark_negative(axes: Axes, values: np.ndarray, limit: float) -> None:
+def mark_negative(axes: Axes, values: np.ndarray, limit: float) -> None:
     for layer, column in np.argwhere(values < -NEGATIVE * limit):
         dark = values[layer, column] < -0.55 * limit
         axes.plot(column, layer, marker="_", markersize=4, color="white" if dark else "black", markeredgewidth=0.9)

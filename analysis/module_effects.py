@@ -1,0 +1,112 @@
+"""One file of whole-module effects -> its maps (layer x token role), their peaks and the shares of early, middle and late layers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from analysis.compare_corruptions import THIRDS, Comparing, compare, thirds, weighted_means
+from analysis.module_maps import place_of_roles
+from analysis.module_statistics import PAIRS, paired, pairwise, peak, size_by_third
+from analysis.resampling import bootstrap_weights, stream
+from analysis.results import ResultsError
+
+ORDERS = ("all", "correct_first", "correct_second")
+PEAK = ("peak_effect", "peak_low", "peak_high", "peak_frequency", "peak_layer_frequency")
+
+
+@dataclass(frozen=True)
+class MapRule:
+    """How maps are made, and how sure their statistics are."""
+
+    metric: str = "logit_difference"
+    """Effect to map: logit_difference, restoration_probability, log_odds or normalized_effect."""
+    resamples: int = 1000
+    """Bootstrap resamples of the samples."""
+    confidence: float = 0.95
+    """Of the intervals."""
+    seed: int = 0
+    """Seed of the resamples and of the sign flips."""
+
+    @property
+    def comparing(self) -> Comparing:
+        """The same settings, for `compare_corruptions.compare`; raises `ResultsError` where one is wrong."""
+        return Comparing(metric=self.metric, resamples=self.resamples, confidence=self.confidence, seed=self.seed)
+
+
+def by_order(effects: xr.Dataset, metric: str) -> dict[str, xr.DataArray]:
+    """Effects by role [sample, layer, role], of all samples and of those with either order of the options; no order without any.
+
+    Roles are in the order of their mean place in the prompts; samples without an effect are left out.
+    """
+    values = effects.effects.by_role(metric).transpose("sample", "layer", "role").sel(role=list(place_of_roles(effects)))
+    values = values.drop_vars([str(name) for name in values.coords if name not in (*values.dims, "correct_first")])
+    values = values.dropna("sample", how="all")
+    parts = {order: values.isel(sample=chosen).drop_vars("correct_first") for order, chosen in _orders(values).items()}
+    return {order: part for order, part in parts.items() if part.sizes["sample"]}
+
+
+def _orders(of_samples: xr.Dataset | xr.DataArray) -> dict[str, Any]:
+    first = of_samples["correct_first"].values.astype(bool)
+    return dict(zip(ORDERS, (slice(None), first, ~first), strict=True))
+
+
+def describe(effects: xr.Dataset, rule: MapRule | None = None) -> xr.Dataset:
+    """The maps of one file of whole modules, and their statistics.
+
+    Returns
+    -------
+    (order, layer, role): mean_effect, low, high (percentile bootstrap over samples); NaN where no sample has the role
+    (order, role): place, the mean number of the role's tokens in the prompts
+    (order): samples; peak_layer (-1 where there is none), peak_role, peak_effect, peak_low, peak_high, peak_frequency,
+    peak_layer_frequency (see `module_statistics.Peak`)
+    (order, third): share of the sum of mean |effect|, share_low, share_high (see `compare_corruptions.compare`)
+    (third): even, the third's share of the layers
+    (order, pair): difference between thirds of mean |effect| a layer, paired over samples; difference_low, difference_high, p (sign flips).
+    Shares and differences are NaN with fewer than 3 layers or 2 samples.
+
+    Raises
+    ------
+    ResultsError
+        When no sample has an effect, or a setting is wrong.
+    """
+    rule = rule or MapRule()
+    options, parts = rule.comparing, by_order(effects, rule.metric)
+    if not parts:
+        raise ResultsError("no sample has an effect")
+    described = xr.concat([_describe(part, order, rule, options) for order, part in parts.items()], pd.Index(parts, name="order"))
+    described = described.reindex(order=list(ORDERS), fill_value={"samples": 0, "peak_layer": -1, "peak_role": ""})
+    places, roles = [place_of_roles(effects.isel(sample=chosen)) for chosen in _orders(effects).values()], described["role"].values
+    described["place"] = (
+        ("order", "role"),
+        [[of_order.get(str(role), np.nan) for role in roles] for of_order in places],
+    )
+    third = thirds(effects.sizes["layer"])
+    described["even"] = ("third", [float((third == number).mean()) for number in range(len(THIRDS))])
+    return described.assign_coords(third_of_layer=("layer", np.array(THIRDS)[third]))
+
+
+def _describe(values: xr.DataArray, order: str, rule: MapRule, options: Comparing) -> xr.Dataset:
+    x, cells = values.values, ("layer", "role")
+    samples, layers, roles = x.shape
+    drawn = bootstrap_weights(samples, rule.resamples, stream(rule.seed, "modules", order))
+    weights = np.concatenate([np.full((1, samples), 1 / samples), drawn])  # the samples as they are, then the resamples
+    means = weighted_means(x.reshape(1, samples, -1), weights).reshape(-1, layers, roles)
+    bounds, there = np.full((2, layers, roles), np.nan), np.isfinite(means).any(axis=0)
+    bounds[:, there] = np.nanquantile(means[1:, there], [(1 - rule.confidence) / 2, (1 + rule.confidence) / 2], axis=0)
+    found: dict[str, Any] = {"mean_effect": (cells, means[0]), "low": (cells, bounds[0]), "high": (cells, bounds[1]), "samples": samples}
+    at = peak(means, rule.confidence)
+    found["peak_layer"], found["peak_role"] = (int(values["layer"][at.layer]), str(values["role"].values[at.role])) if at else (-1, "")
+    found |= {name: getattr(at, name.removeprefix("peak_")) if at else np.nan for name in PEAK}
+    judged = layers >= len(THIRDS) and samples > 1
+    compared = compare(values.expand_dims(corruption=["this"]), options).isel(corruption=0) if judged else None
+    for name in ("share", "share_low", "share_high"):
+        found[name] = ("third", compared[name].values if compared is not None else np.full(len(THIRDS), np.nan))
+    differences = pairwise(size_by_third(x)) if judged else np.full((samples, len(PAIRS)), np.nan)
+    tested = paired(differences, rule.resamples, rule.confidence, stream(rule.seed, "modules", order, "thirds"))
+    names = {"mean": "difference", "low": "difference_low", "high": "difference_high", "p": "p"}
+    found |= {names[name]: ("pair", of_pairs) for name, of_pairs in tested.items()}
+    coords = {"layer": values["layer"].values, "role": values["role"].values.astype(object), "third": list(THIRDS)}
+    return xr.Dataset(found, coords | {"pair": [f"{one} - {other}" for one, other in PAIRS]})
