@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from corruptions.pair import LeftOut, Pair, Prompt, Span, Tokenize
+from corruptions.pair import LeftOut, Pair, Prompt, Span, Tokenize, noun_span
 from data_prep.samples import Sample, option_spans
 
 
@@ -68,7 +68,7 @@ class ConstraintReplacement:
 
 
 def constraint_span(sample: Sample, options: tuple[Span, Span]) -> Span:
-    """Where the noun stands in the question: its last occurrence before the options, else after or between them.
+    """Where the noun stands in the question (see `noun_span`).
 
     Raises
     ------
@@ -78,11 +78,10 @@ def constraint_span(sample: Sample, options: tuple[Span, Span]) -> Span:
     noun, question = sample["noun"], sample["question"]
     if not noun:
         raise LeftOut("the sample does not say which noun of its question names the thing asked about")
-    found = [match.span() for match in re.finditer(rf"\b{re.escape(noun)}\b", question, re.IGNORECASE)]
-    outside = [(start, end) for start, end in found if all(end <= a or b <= start for a, b in options)]
-    if not outside:
+    span = noun_span(question, noun, options)
+    if span is None:
         raise LeftOut(f"the noun {noun!r} is not in the question outside of its options")
-    return max([span for span in outside if span[1] <= min(options)[0]] or outside)
+    return span
 
 
 def _differ_in(clean: Prompt, old: Span, corrupt: Prompt, new: Span) -> bool:

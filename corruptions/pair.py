@@ -1,5 +1,6 @@
 """A clean/corrupt pair of inputs, and the tokenized prompt that text corruptions are checked against."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,13 @@ class Pair:
     @property
     def clean_question(self) -> str:
         return self.sample["question"]
+
+
+def noun_span(question: str, noun: str, options: tuple[Span, Span]) -> Span | None:
+    """Where a noun stands in a question: its last occurrence before the options, else after or between them; None if nowhere else."""
+    found = [match.span() for match in re.finditer(rf"\b{re.escape(noun)}\b", question, re.IGNORECASE)] if noun else []
+    outside = [(start, end) for start, end in found if all(end <= a or b <= start for a, b in options)]
+    return max([span for span in outside if span[1] <= min(options)[0]] or outside, default=None)
 
 
 class Corruption(Protocol):

@@ -162,9 +162,8 @@ def _configuration(options: Preparation, source: Source) -> dict[str, Any]:
 
 def _is_made(folder: Path, configuration: Mapping[str, Any]) -> bool:
     """Whether the folder has the table of a configuration; raises SampleError when it holds no table but something else."""
+    samples.check_folder(folder)  # `samples.save` would say so, but after the work
     if not (folder / "state.json").is_file():
-        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):  # `samples.save` would say so, but after the work
-            raise SampleError(f"{folder} exists and is not a sample table: give another folder, or remove it")
         return False
     return samples.provenance(folder).get("configuration") == configuration
 

@@ -117,9 +117,7 @@ def make_pseudo_masks(options: PseudoMasks, progress: bool = True) -> dict[str, 
     """
     if options.out.resolve() == options.table.resolve():
         raise SampleError(f"--out is the table itself ({options.table}): give another folder")
-    is_table = (options.out / "state.json").is_file()
-    if options.out.exists() and not is_table and not (options.out.is_dir() and not any(options.out.iterdir())):
-        raise SampleError(f"{options.out} exists and is not a sample table: give another folder, or remove it")
+    samples.check_folder(options.out)
     if options.batch_size < 1 or not 0 <= (options.threshold or 0) < 1 or "{noun}" not in options.prompt:
         raise SampleError("--batch-size must be 1 or more, --threshold from 0 up to but not 1, and --prompt must have {noun}")
     table, old = samples.load(options.table), samples.provenance(options.table)
@@ -133,7 +131,7 @@ def make_pseudo_masks(options: PseudoMasks, progress: bool = True) -> dict[str, 
     threshold = segmenter.threshold if options.threshold is None else options.threshold
     made = {"model": segmenter.name, "version": segmenter.version, "threshold": threshold, "prompt": options.prompt}
     made["table"] = samples.fingerprint(table)
-    if is_table and made.items() <= samples.provenance(options.out).get("pseudo_masks", {}).items():
+    if (options.out / "state.json").is_file() and made.items() <= samples.provenance(options.out).get("pseudo_masks", {}).items():
         print(f"{options.out} is already made by these options; remove it to make it again", file=sys.stderr)
         return samples.provenance(options.out)
 

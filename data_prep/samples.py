@@ -328,6 +328,12 @@ def fingerprint(dataset: Dataset) -> str:
     return digest.hexdigest()
 
 
+def check_folder(folder: Path) -> None:
+    """Raise `SampleError` when a folder that is to receive a sample table holds something else."""
+    if folder.exists() and not (folder.is_dir() and ((folder / "state.json").is_file() or not any(folder.iterdir()))):
+        raise SampleError(f"{folder} exists and is not a sample table: give another folder, or remove it")
+
+
 def save(dataset: Dataset, folder: str | Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Write a table whole or not at all, with `data.json` beside its Arrow files.
 
@@ -351,8 +357,7 @@ def save(dataset: Dataset, folder: str | Path, provenance: Mapping[str, Any]) ->
     if not provenance.get("name") or any(set(entry) != {"sample", "reason"} for entry in left):
         raise SampleError('provenance needs a name, and left_out as a list of {"sample": ..., "reason": ...}')
     folder = Path(folder).resolve()
-    if folder.exists() and not (folder.is_dir() and ((folder / "state.json").exists() or not any(folder.iterdir()))):
-        raise SampleError(f"{folder} exists and is not a sample table: give another folder, or remove it")
+    check_folder(folder)
     record = {"name": provenance["name"], "seed": provenance.get("seed")}
     record |= {key: value for key, value in provenance.items() if key not in ("name", "seed", "left_out")}
     record |= {"samples": len(dataset), "counts": dict(Counter(dataset["category"])), "left_out": left}

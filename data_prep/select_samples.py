@@ -159,8 +159,7 @@ def _check(options: SelectSamples) -> None:
     out = options.out
     if out.resolve() == options.table.resolve():
         raise SampleError(f"--out is the table itself ({options.table}): give another folder")
-    if out.exists() and not (out / "state.json").is_file() and not (out.is_dir() and not any(out.iterdir())):
-        raise SampleError(f"{out} exists and is not a sample table: give another folder, or remove it")
+    samples.check_folder(out)
 
 
 def judge(table: Dataset, answers: Mapping[str, str]) -> pd.DataFrame:

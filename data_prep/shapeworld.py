@@ -24,11 +24,11 @@ import tyro
 from PIL import Image
 
 from data_prep import preparing
-from data_prep.clevr import PARTNERS, Partners, Thing
 from data_prep.counterparts import LeftOut, file_hash, mixed, wrong_layout
 from data_prep.images import open_image
 from data_prep.preparing import Candidate, Preparation, Source, correct_comes_first, rng_of
 from data_prep.samples import SampleError
+from data_prep.scene_partners import PARTNERS, Partners, Thing
 from data_prep.scenes import bounding_box
 
 KINDS = {"square": "rectangle", "circle": "ellipse"}  # the first is one of the second

@@ -11,8 +11,6 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import ast
-import csv
-import io
 import json
 import re
 from collections.abc import Sequence
@@ -31,11 +29,11 @@ from data_prep.inflection import PARTS, Links, Part, Question, Triplet, ask, exp
 from data_prep.preparing import Candidate, Preparation, Source, correct_comes_first
 from data_prep.rephrasing import Rephraser, load_rephraser
 from data_prep.samples import SampleError
+from data_prep.tables import FAULT, Line, read_delimited
 
 FLAGS: dict[Part, str] = {"subject": "subj_neg", "verb": "verb_neg", "object": "obj_neg"}
 NEEDED = ("pos_triplet", "neg_triplet", "pos_url", "neg_url", *FLAGS.values())
 OPTIONAL = ("sentence", "pos_image_id", "neg_image_id")
-FAULT = "(fault)"
 LICENCE = "CC BY 4.0 (table), https://github.com/google-deepmind/svo_probes; each photograph has its owner's"
 LAYOUT = f"""\
   svo_probes.csv with the columns {", ".join(NEEDED)},
@@ -338,35 +336,19 @@ def read_prompts(path: Path, rows: int) -> dict[int, str]:
     return given
 
 
-def _read_csv(path: Path, needed: Sequence[str], layout: str) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a table by column, each with the line where it starts; cells are "" where absent or NaN, `FAULT` has what is wrong."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise wrong_layout(path, "no such file", layout) from error
-    except UnicodeDecodeError as error:
-        raise SampleError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    if text.startswith("version https://git-lfs"):
-        raise SampleError(f"{path}: is a Git LFS pointer, not the table itself (run `git lfs pull`)")
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    columns: list[str] = []
-    records = []
-    end = 0
-    try:
-        for cells in reader:
-            line, end = end + 1, reader.line_num
-            cells = ["" if cell.strip().lower() == "nan" else cell.strip() for cell in cells]
-            if not columns:
-                columns = [cell.lower() for cell in cells]
-            elif any(cells):
-                fault = "" if len(cells) == len(columns) else f"{len(cells)} cells for {len(columns)} columns"
-                known = dict(zip(columns, cells, strict=False))
-                records.append((line, {name: known.get(name, "") for name in (*needed, *OPTIONAL)} | {FAULT: fault}))
-    except csv.Error as error:
-        raise SampleError(f"{path}, line {end + 1}: not a readable table ({error})") from error
-    if missing := [name for name in needed if name not in columns]:
+def _read_csv(path: Path, needed: Sequence[str], layout: str) -> list[Line]:
+    """The rows of a table by column, in small letters; cells are "" where absent or NaN."""
+    if not path.is_file():
+        raise wrong_layout(path, "no such file", layout)
+    columns, lines = read_delimited(path, short_rows=False)
+    names = {column: column.lower() for column in columns}
+    if missing := [name for name in needed if name not in names.values()]:
         raise wrong_layout(path, f"no column {', '.join(missing)}; found: {', '.join(columns)[:200]}", layout)
-    return records
+    absent = dict.fromkeys((*needed, *OPTIONAL), "")
+    return [
+        (line, absent | {names.get(name, name): "" if cell.lower() == "nan" else cell for name, cell in record.items()})
+        for line, record in lines
+    ]
 
 
 if __name__ == "__main__":

@@ -34,10 +34,10 @@ def read_text(path: Path) -> str:
     return text
 
 
-def read_delimited(path: Path) -> tuple[list[str], list[Line]]:
+def read_delimited(path: Path, short_rows: bool = True) -> tuple[list[str], list[Line]]:
     """The columns and rows of a table (tabs in .tsv; else what its first line has most of: commas, semicolons or tabs).
 
-    Cells are stripped and in composed Unicode, and "" where a row is short. Blank lines are skipped.
+    Cells are stripped and in composed Unicode, and "" where a row is short (a fault unless `short_rows`). Blank lines are skipped.
 
     Raises
     ------
@@ -62,7 +62,8 @@ def read_delimited(path: Path) -> tuple[list[str], list[Line]]:
                 fault = f"{len(cells)} cells for {len(columns)} columns: put quotes around text that holds {delimiter!r}"
                 rows.append((line, dict.fromkeys(columns, "") | {FAULT: fault}))  # no telling which cell is of which column
             else:
-                rows.append((line, dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False)) | {FAULT: ""}))
+                fault = "" if short_rows or len(cells) == len(columns) else f"{len(cells)} cells for {len(columns)} columns"
+                rows.append((line, dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False)) | {FAULT: fault}))
     except csv.Error as error:
         raise SampleError(f"{path}, line {end + 1}: not a readable table ({error})") from error
     return columns, rows

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from data_prep import clevr, preparing, samples
-from data_prep.clevr import Clevr, Partners, Thing, approximate_box, read_clevr, read_palit, run_lengths
+from data_prep.clevr import Clevr, approximate_box, read_clevr, read_palit, run_lengths
 from data_prep.samples import SampleError
+from data_prep.scene_partners import Partners, Thing
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 WORDS = {
