@@ -42,7 +42,7 @@ def answer_all(vlm: Vlm, samples: Dataset, fingerprint: str, results: Path, data
 
 def generate_answers(vlm: Vlm, rows: Sequence[Sample]) -> dict[str, str]:
     """The generated answers of one batch, by sample id."""
-    short = [row for row in rows if len(vlm.prompt(row["question"]).ids) <= vlm.longest_prompt]
+    short = [row for row in rows if len(vlm.tokenize(row["question"]).ids) <= vlm.longest_prompt]
     generated = vlm.generate([row["question"] for row in short], [row["clean_image"] for row in short]) if short else []
     return {row["sample_id"]: "" for row in rows} | {row["sample_id"]: text for row, text in zip(short, generated, strict=True)}
 

@@ -24,7 +24,7 @@ from PIL import Image
 from corruptions.pair import LeftOut, Pair, Prompt
 from data_prep.samples import Sample
 from interventions import effects
-from interventions.attention_patterns import _patch_shares
+from interventions.attention_patterns import patch_shares
 from interventions.blocking import Block, sweep_blocks, verify_blocks
 from interventions.capture import CORRUPT, capture, example
 from interventions.command import reporting_errors
@@ -220,7 +220,7 @@ class Places:
         mask = self.pair.sample["object_mask"] or _mask_of_box(self.pair.sample)
         if mask is None:
             raise LeftOut("the sample has neither an object mask nor a box")
-        touched = (_patch_shares(self.vlm, mask, count) >= TOUCHED).tolist()
+        touched = (patch_shares(self.vlm, mask, count) >= TOUCHED).tolist()
         if not any(touched):
             raise LeftOut("the object is in no patch of what the model sees of the image")
         return touched
@@ -262,7 +262,8 @@ def _assemble(
     dataset = xr.Dataset(variables, coordinates | sample_coordinates(study, pairs)).drop_vars("corrupt_prompt")
     title = "The clean run with attention blocked between groups of tokens, in windows of layers"
     dataset.attrs = attributes(study, title, ", ".join(study.vlm.architecture.attention))
-    dataset.attrs |= {"samples_of": study.options.corruption, "direction": "noising", "window": window}  # so that differences are to the clean run
+    dataset.attrs |= {"samples_of": study.options.corruption, "window": window}
+    dataset.attrs |= {"direction": "noising"}  # so that differences are to the clean run
     return dataset
 
 

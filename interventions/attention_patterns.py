@@ -112,7 +112,7 @@ def _maps_of(vlm: Vlm, pair: Pair, component: str, query: str) -> Arrays:
     mask = pair.sample["object_mask"]
     return {
         "attention": maps.float().cpu().numpy(),
-        "object_share": _patch_shares(vlm, mask, len(keys)) if mask is not None else np.full(len(keys), np.nan, np.float32),
+        "object_share": patch_shares(vlm, mask, len(keys)) if mask is not None else np.full(len(keys), np.nan, np.float32),
         "image": np.asarray(_seen(vlm, pair.clean_image)),
     }
 
@@ -128,7 +128,7 @@ def _seen(vlm: Vlm, image: Image.Image) -> Image.Image:
     return picture if picture.width <= LARGEST_PICTURE else picture.resize((LARGEST_PICTURE, LARGEST_PICTURE), Image.Resampling.LANCZOS)
 
 
-def _patch_shares(vlm: Vlm, mask: Image.Image, patches: int) -> np.ndarray:
+def patch_shares(vlm: Vlm, mask: Image.Image, patches: int) -> np.ndarray:
     """The part of each patch that a mask covers: the mask goes the way of the image."""
     side = round(patches**0.5)
     white = mask.point(lambda value: 255 if value > 127 else 0)

@@ -23,11 +23,10 @@ from interventions.command import reporting_errors
 from interventions.gradients import attribution, integrated_attribution, of_cells
 from interventions.head_patching import head_target
 from interventions.models.vlm import Vlm
-from interventions.patching import EVERY
 from interventions.per_sample import attributes, cells_of, each_sample, noise_options, sample_coordinates
 from interventions.plan import patches
 from interventions.results import Arrays, Store
-from interventions.roles import Cell
+from interventions.roles import EVERY, Cell
 from interventions.study import Options, Study, prepare
 from interventions.sweep import sweep
 from interventions.verify import verify

@@ -21,7 +21,7 @@ from interventions.capture import CORRUPT, Captured, Example
 from interventions.models.vlm import Vlm, measure
 from interventions.packing import Packing, additive, pack
 from interventions.planning import tokens_in_a_trace
-from interventions.sweep import _known, _say_once
+from interventions.sweep import known_of, say_once
 from interventions.verify import TOLERANCES, VerificationError
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def sweep_blocks(vlm: Vlm, captured: Captured, blocks: Sequence[Block], tokens: 
     for apart in (False, True):
         here = [number for number in by_layer if (_start(vlm, blocks[number]) < packs_from) == apart]
         if apart and here:
-            _say_once(f"{vlm.name}: {reason}: such blocked runs are not packed, but batched whole prompt by whole prompt")
+            say_once(f"{vlm.name}: {reason}: such blocked runs are not packed, but batched whole prompt by whole prompt")
         if here:
             measured[here] = _run_in_memory(vlm, captured, [blocks[i] for i in here], apart, tokens or tokens_in_a_trace(vlm))
     return measured
@@ -89,7 +89,7 @@ def _run_in_memory(vlm: Vlm, captured: Captured, blocks: Sequence[Block], apart:
 def _run_together(vlm: Vlm, captured: Captured, blocks: Sequence[Block], apart: bool) -> Float[Tensor, "block measurement"]:
     first = min(min(block.layers) for block in blocks)
     packing = pack([0] * len(blocks), [_start(vlm, block) for block in blocks], captured.lengths, apart).to(vlm.device)
-    known = _known(captured, packing, captured.forced * len(blocks))
+    known = known_of(captured, packing, captured.forced * len(blocks))
     hidden = _hidden(vlm, packing, blocks)
     answers = captured.answers.expand(len(blocks), -1)
     clean = None if captured.clean is None else captured.clean.expand(len(blocks), -1)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import tyro
 
 from interventions.command import reporting_errors
-from interventions.patching import EVERY, Target, patch_study
+from interventions.patching import Target, patch_study
+from interventions.roles import EVERY
 from interventions.study import Options, Study, prepare
 
 

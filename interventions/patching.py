@@ -20,16 +20,16 @@ from interventions import effects
 from interventions.capture import CLEAN, CORRUPT, Example, capture, prompts_of
 from interventions.memory import peak_memory
 from interventions.models.vlm import Vlm
+from interventions.per_sample import cells_of
 from interventions.plan import Patch, patches
 from interventions.planning import Plan, batches, plan, tokens_in_a_trace
 from interventions.results import Arrays, Store, read_manifest, update_manifest
-from interventions.roles import Cell, every_token, roles, tokens_of_roles
+from interventions.roles import EVERY, Cell
 from interventions.study import Study
 from interventions.sweep import sweep
 from interventions.verify import verify
 
 log = logging.getLogger(__name__)
-EVERY = "every"  # instead of roles: each token of the prompt by itself
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _patch_and_write(study: Study, corruption: str, stores: dict[Target, Store])
     vlm, results = study.vlm, study.options.out
     started = perf_counter()
     pairs, left_out = study.pairs_for([store.path for store in stores.values()], corruption)
-    cells = {target: [_cells(study, pair, target.tokens) for pair in pairs] for target in stores}
+    cells = {target: [cells_of(study, pair, target.tokens) for pair in pairs] for target in stores}
     chosen = _plan(study, corruption, pairs)
     computed = 0
     with tqdm(total=len(pairs), desc=f"{vlm.name} {corruption} {', '.join(t.name for t in stores)}", unit="sample") as bar:
@@ -153,12 +153,6 @@ def _to_verify(study: Study, computed: int, pair: Pair) -> bool:
     """Whether the sweep of a pair is held against the plain path: the first ones, and one in a hundred, by its id."""
     now_and_then = zlib.crc32(pair.sample["sample_id"].encode()) % 100 == 0
     return study.options.verify > 0 and (computed < study.options.verify or now_and_then)
-
-
-def _cells(study: Study, pair: Pair, tokens: Sequence[str]) -> list[Cell]:
-    clean, _ = prompts_of(study.vlm, pair, study.scored(pair).forced)
-    names = roles(clean, pair, study.vlm.architecture.causal)
-    return every_token(clean, names) if list(tokens) == [EVERY] else tokens_of_roles(clean, names, tokens)
 
 
 def _patch_pairs(

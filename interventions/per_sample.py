@@ -10,9 +10,8 @@ from tqdm import tqdm
 from corruptions import registry
 from corruptions.pair import Pair
 from interventions.capture import prompts_of
-from interventions.patching import EVERY
 from interventions.results import Arrays, Store, update_manifest
-from interventions.roles import Cell, every_token, roles, tokens_of_roles
+from interventions.roles import EVERY, Cell, every_token, roles, tokens_of_roles
 from interventions.study import Study
 
 

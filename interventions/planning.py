@@ -76,9 +76,10 @@ def bytes_of_a_pair(vlm: Vlm, tokens: int) -> int:
 def bytes_of_a_token(vlm: Vlm, tokens: int) -> int:
     """About what a packed token takes at once: activations of one layer, its row of the mask, and a row of logits."""
     size = torch.finfo(vlm.dtype).bits // 8
-    sizes = getattr(vlm.module.config, vlm.architecture.text_config)
-    activations = 8 * vlm.width + 3 * sizes.intermediate_size
-    return size * (activations + 2 * (tokens + tokens_in_a_trace(vlm)) + sizes.vocab_size) + 4 * sizes.vocab_size
+    layers = getattr(vlm.module.config, vlm.architecture.text_config)
+    vocabulary = vlm.module.config.get_text_config().vocab_size
+    activations = 8 * vlm.width + 3 * layers.intermediate_size
+    return size * (activations + 2 * (tokens + tokens_in_a_trace(vlm)) + vocabulary) + 4 * vocabulary
 
 
 def batches(count: int, samples: int) -> list[range]:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from corruptions.pair import Pair, Prompt
+from corruptions.pair import Pair, Prompt, Span, noun_span
 
 ROLES = {
     "[CLS]": "the first special token of an encoder's prompt",
@@ -26,6 +26,8 @@ ROLES = {
     "last": "the last token of a causal decoder's prompt, from which the answer is read",
 }
 
+EVERY = "every"  # instead of roles: each token of the prompt by itself
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -39,7 +41,8 @@ class Cell:
 def roles(prompt: Prompt, pair: Pair, causal: bool) -> list[str]:
     """The role of each position of the clean prompt (see `ROLES`)."""
     found = [_plain_role(prompt, i, causal) for i in range(len(prompt.ids))]
-    named = {"noun": _noun(pair), "or": _or(pair), "correct": pair.clean_options[0], "incorrect": pair.clean_options[1]}
+    noun = noun_span(pair.clean_question, pair.sample["noun"], pair.clean_options)
+    named = {"noun": noun, "or": _or(pair), "correct": pair.clean_options[0], "incorrect": pair.clean_options[1]}
     for role, span in named.items():
         for position in prompt.positions(span) if span else ():
             found[position] = role
@@ -80,17 +83,7 @@ def _plain_role(prompt: Prompt, position: int, causal: bool) -> str:
     return "?" if kind == "question" and word == "?" else kind
 
 
-def _noun(pair: Pair) -> tuple[int, int] | None:
-    noun = pair.sample["noun"]
-    before = min(start for start, _ in pair.clean_options)
-    matches = list(re.finditer(rf"\b{re.escape(noun)}\b", pair.clean_question, re.IGNORECASE)) if noun else []
-    outside = [m.span() for m in matches if all(m.end() <= start or end <= m.start() for start, end in pair.clean_options)]
-    ahead = [span for span in outside if span[1] <= before]
-    named = ahead or outside
-    return named[-1] if named else None
-
-
-def _or(pair: Pair) -> tuple[int, int] | None:
+def _or(pair: Pair) -> Span | None:
     (_, start), (end, _) = sorted(pair.clean_options)
     match = re.search(r"\bor\b", pair.clean_question[start:end], re.IGNORECASE)
     return (start + match.start(), start + match.end()) if match else None

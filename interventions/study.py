@@ -2,10 +2,11 @@
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,8 +16,9 @@ from datasets import Dataset
 
 from corruptions import registry
 from corruptions.options import CorruptionOptions
-from corruptions.pair import LeftOut, Pair
+from corruptions.pair import Corruption, LeftOut, Pair
 from data_prep import samples as sample_table
+from data_prep.samples import Sample
 from data_prep.shapes import make_shapes
 from interventions import __version__
 from interventions.answers import answer_all, is_exact_match
@@ -136,26 +138,17 @@ class Study:
 
     def _choose(self, corruption: str) -> tuple[list[Pair], list[dict[str, str]]]:
         maker = registry.make(corruption, sample_table.rows(self.table), self.options.seed, self.options.painting, self.options.device)
-        usable: dict[tuple[str, bool], list[Pair]] = {}
-        left_out: list[dict[str, str]] = []
-        wanted = self.options.samples
+        groups: dict[str, dict[bool, list[Sample]]] = {}
         for sample in sample_table.rows(self.table):
-            group = usable.setdefault((sample["category"], sample["correct_first"]), [])
-            if len(group) >= wanted:
-                continue
-            try:
-                self._check_length(sample)
-                self._check_answer(sample)
-                pair = maker.corrupt(sample, self.vlm.tokenize)
-                prompts_of(self.vlm, pair, self.scored(pair).forced)
-                group.append(pair)
-            except (LeftOut, PairError) as reason:
-                left_out.append({"sample": sample["sample_id"], "reason": str(reason)})
-        chosen = []
-        for category in dict.fromkeys(category for category, _ in usable):
-            first, second = usable.get((category, True), []), usable.get((category, False), [])
-            half = max(wanted // 2, wanted - len(second))
-            taken = first[:half] + second[: wanted - len(first[:half])]
+            groups.setdefault(sample["category"], {True: [], False: []})[sample["correct_first"]].append(sample)
+        left_out: list[dict[str, str]] = []
+        chosen: list[Pair] = []
+        wanted = self.options.samples
+        for group in groups.values():
+            first, second = (self._usable(maker, group[order], left_out) for order in (True, False))
+            taken = list(islice(first, wanted // 2))
+            taken += islice(second, wanted - len(taken))
+            taken += islice(first, wanted - len(taken))
             chosen += sorted(taken, key=lambda pair: pair.sample["sample_id"])
         if not chosen:
             reasons = "; ".join(f"{entry['sample']}: {entry['reason']}" for entry in left_out[:3])
@@ -165,13 +158,26 @@ class Study:
             )
         return chosen, left_out
 
-    def _check_answer(self, sample: sample_table.Sample) -> None:
+    def _usable(self, maker: Corruption, samples: Sequence[Sample], left_out: list[dict[str, str]]) -> Iterator[Pair]:
+        """The pairs of some samples, made when they are asked for; those that cannot be used go into `left_out`."""
+        for sample in samples:
+            try:
+                self._check_length(sample)
+                self._check_answer(sample)
+                pair = maker.corrupt(sample, self.vlm.tokenize)
+                prompts_of(self.vlm, pair, self.scored(pair).forced)
+            except (LeftOut, PairError) as reason:
+                left_out.append({"sample": sample["sample_id"], "reason": str(reason)})
+            else:
+                yield pair
+
+    def _check_answer(self, sample: Sample) -> None:
         generated = self.answers[sample["sample_id"]]
         if not self.options.keep_wrong and not is_exact_match(generated, sample["correct_answer"]):
             raise LeftOut(f"the model answers {generated!r}, not {sample['correct_answer']!r}")
 
-    def _check_length(self, sample: sample_table.Sample) -> None:
-        tokens = len(self.vlm.prompt(sample["question"]).ids)
+    def _check_length(self, sample: Sample) -> None:
+        tokens = len(self.vlm.tokenize(sample["question"]).ids)
         if tokens > self.vlm.longest_prompt:
             raise LeftOut(f"the prompt has {tokens} tokens, the model takes {self.vlm.longest_prompt}")
 

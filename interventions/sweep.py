@@ -78,7 +78,7 @@ def sweep(
 
 
 @cache
-def _say_once(message: str) -> None:
+def say_once(message: str) -> None:
     log.warning(message)
 
 
@@ -113,7 +113,7 @@ def changing_runs(vlm: Vlm, captured: Captured, patches: Sequence[Sequence[Patch
                 start = min(map(min, sites.values())) if vlm.architecture.causal else 0
                 apart = start < packs_from
                 if apart and reason:
-                    _say_once(f"{vlm.name}: {reason}: such patched runs are not packed, but batched whole prompt by whole prompt")
+                    say_once(f"{vlm.name}: {reason}: such patched runs are not packed, but batched whole prompt by whole prompt")
                 here.append(Run(sample, number, patch, sites, start, apart))
             number += 1
         runs.append(sorted(here, key=lambda run: run.first_layer))
@@ -154,7 +154,7 @@ def run_together(vlm: Vlm, captured: Captured, runs: Sequence[Run]) -> Float[Ten
     packing = pack([run.sample for run in runs], [run.start for run in runs], captured.lengths, runs[0].apart)
     sites = {site: index.to(vlm.device) for site, index in _sites(vlm, runs, packing, captured.lengths).items()}
     packing = packing.to(vlm.device)
-    known = _known(captured, packing, [captured.forced[run.sample] for run in runs])
+    known = known_of(captured, packing, [captured.forced[run.sample] for run in runs])
     samples = [run.sample for run in runs]
     answers, clean = captured.answers[samples], None if captured.clean is None else captured.clean[samples]
     with torch.no_grad(), vlm.model.trace(**vlm.packed(packing, known)):
@@ -175,7 +175,7 @@ def run_together(vlm: Vlm, captured: Captured, runs: Sequence[Run]) -> Float[Ten
     return measured
 
 
-def _known(captured: Captured, packing: Packing, forced: Sequence[Sequence[int]]) -> Known:
+def known_of(captured: Captured, packing: Packing, forced: Sequence[Sequence[int]]) -> Known:
     """What was captured, for each row."""
     prefix = int(packing.start.max())
     return Known(

@@ -11,6 +11,7 @@ sys.path.insert(0, str(ROOT))
 import torch
 
 from corruptions import registry
+from data_prep import samples as sample_table
 from data_prep.shapes import make_shapes
 from interventions.models.loading import load
 
@@ -35,6 +36,14 @@ def vlm(request):
 @pytest.fixture(scope="session")
 def shapes():
     return make_shapes(4, seed=1, progress=False)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory, shapes):
+    """The folder of these samples as a prepared table."""
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    sample_table.save(shapes, folder, {"name": "shapes", "seed": 1, "left_out": []})
+    return str(folder)
 
 
 @pytest.fixture(scope="session")

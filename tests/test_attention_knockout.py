@@ -336,13 +336,6 @@ def test_a_model_without_a_grid_of_patches_has_no_object(make_pair):
         Places(vlm, prompt, pair).block("object:question")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory, shapes):
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    sample_table.save(shapes, folder, {"name": "shapes", "seed": 1, "left_out": []})
-    return str(folder)
-
-
 @pytest.fixture
 def study(tmp_path, data, vlm):
     return prepare(Options(model=vlm.name, data=data, samples=1, out=tmp_path / "results", device="cpu"), vlm)

@@ -9,7 +9,6 @@ import torch
 import xarray as xr
 from torch import nn
 
-from data_prep import samples as sample_table
 from interventions import attribution_patching, effects, gradients
 from interventions.agreement import agreement
 from interventions.attribution_patching import attribute_heads, chosen_cells
@@ -24,13 +23,6 @@ from interventions.sweep import sweep
 from tests.hooks import answer_logits, layers_and_modules
 
 COMPONENTS = ("self_attention", "cross_attention")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory, shapes):
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    sample_table.save(shapes, folder, {"name": "shapes", "seed": 1, "left_out": []})
-    return str(folder)
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import xarray as xr
 from PIL import Image
 from torch import nn
 
-from data_prep import samples as sample_table
 from interventions import direct_effect
 from interventions import effects as effects_schema
 from interventions.capture import Example, example
@@ -21,13 +20,6 @@ from tests import zoo
 
 PARTS = ("head_effect", "mlp_effect", "embedding_effect", "bias_effect")
 QUESTION = "Is the small circle red or blue?"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory, shapes):
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    sample_table.save(shapes, folder, {"name": "shapes", "seed": 1, "left_out": []})
-    return str(folder)
 
 
 @pytest.fixture

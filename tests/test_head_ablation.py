@@ -10,7 +10,6 @@ import torch
 import xarray as xr
 from PIL import Image
 
-from data_prep import samples as sample_table
 from interventions import ablating, effects, head_ablation
 from interventions.ablating import run_ablated, verify_ablated
 from interventions.capture import Example, capture, example
@@ -28,13 +27,6 @@ from tests.hooks import answer_logits, layers_and_modules
 from tests.planted import HEAD, LAYER, planted_blip
 
 TOLERANCE = 1e-5
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory, shapes):
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    sample_table.save(shapes, folder, {"name": "shapes", "seed": 1, "left_out": []})
-    return str(folder)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from data_prep import samples as sample_table
 from interventions import effects
 from interventions.capture import capture, example
 from interventions.head_patching import patch_heads
@@ -19,13 +18,6 @@ from interventions.sweep import sweep
 from tests.hooks import answer_logits, layers_and_modules, patched
 
 KINDS = ("gaussian_noise", "gaussian_noise_text")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory, shapes):
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    sample_table.save(shapes, folder, {"name": "shapes", "seed": 1, "left_out": []})
-    return str(folder)
 
 
 def study_of(vlm, data, out, **options):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from interventions import effects
 from interventions.capture import Example, capture, example
 from interventions.head_patching import patch_heads
 from interventions.models.checks import check_sites
@@ -108,13 +109,14 @@ def test_heads_of_a_qformer_agree_with_raw_hooks(name):
     assert compared > 5
 
 
-def test_a_study_of_a_part_has_a_folder_of_its_own(tmp_path, blip):
-    options = {"model": "blip-shapes", "samples": 1, "out": tmp_path, "device": "cpu"}
-    study = prepare(Options(**options, part="decoder"), blip)
+@pytest.mark.parametrize(("part", "component"), [("decoder", "cross_attention"), ("vision", "self_attention")])
+def test_a_study_of_a_part_has_a_folder_of_its_own(tmp_path, blip, data, part, component):
+    study = prepare(Options(model="blip-shapes", data=data, samples=1, out=tmp_path, device="cpu", part=part), blip)
     path = patch_heads(study, "sip")
-    assert path == tmp_path / "blip-shapes-decoder" / "shapes" / "sip" / "cross_attention-heads.nc"
-    (mlp,) = patch_modules(study, "str", ("mlp",))
-    assert mlp.is_file()
+    assert path == tmp_path / f"blip-shapes-{part}" / "shapes" / "sip" / f"{component}-heads.nc"
+    paths = patch_modules(study, "str", study.vlm.architecture.components)
+    assert [path.stem for path in paths] == list(study.vlm.architecture.components)
+    assert effects.read(paths[-1]).sizes["sample"] == 4
 
 
 def test_an_unknown_part_is_named_with_those_there_are(llava, blip):

@@ -21,6 +21,7 @@ from interventions.capture import CLEAN, capture, example
 from interventions.head_patching import patch_heads
 from interventions.models.vlm import Scored
 from interventions.module_patching import patch_modules
+from interventions.per_sample import cells_of
 from interventions.plan import patches
 from interventions.results import ResultsError, Store, update_manifest
 from interventions.study import Options, prepare
@@ -28,13 +29,6 @@ from interventions.sweep import sweep
 from interventions.verify import VerificationError
 from tests.conftest import ROOT
 from tests.hooks import layers_and_modules
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory, shapes):
-    folder = tmp_path_factory.mktemp("data") / "shapes"
-    sample_table.save(shapes, folder, {"name": "shapes", "seed": 1, "left_out": []})
-    return str(folder)
 
 
 @pytest.fixture
@@ -72,7 +66,7 @@ def test_the_file_holds_what_the_engine_measured(study):
     pairs, _ = study.pairs("sip")
     pair, vlm = pairs[3], study.vlm
     ours = example(vlm, pair, study.scored(pair))
-    cells = patching._cells(study, pair, list(dataset.token.values))
+    cells = cells_of(study, pair, list(dataset.token.values))
     (measured,) = sweep(
         vlm,
         captured := capture(vlm, [ours], (path.stem.removesuffix("-heads"),)),
@@ -223,7 +217,7 @@ def test_memory_stays_flat(study):
     pairs, _ = study.pairs("sip")
     target = patching.Target(study.vlm.architecture.head_component, True, ("all",))
     store = Store(study.options.out / "x.nc", {})
-    cells = [patching._cells(study, pair, target.tokens) for pair in pairs]
+    cells = [cells_of(study, pair, target.tokens) for pair in pairs]
 
     def once():
         patching._patch_pairs(study, pairs, "sip", {target: (cells, store)}, patching.Plan(8, 1000))

@@ -21,7 +21,9 @@ from interventions.roles import Cell
 from interventions.sweep import sweep
 from interventions.verify import verify
 
-ORDER = "projecting z gives the attention's output; states have a place for each token; exchanging the last layer's exchanges the answers"
+CAUSAL_CHECKS = (
+    "projecting z gives the attention's output; states have a place for each token; exchanging the last layer's exchanges the answers"
+)
 
 
 @dataclass
@@ -77,7 +79,7 @@ def check(options: Check) -> str:
     return "\n".join(
         [
             f"{vlm.name}: {vlm.architecture.name}, {vlm.n_layers} layers x {vlm.n_heads} heads of {vlm.head_dim}, {vlm.number_format}",
-            f"holds: {ORDER}",
+            f"holds: {CAUSAL_CHECKS}",
             f"holds: {compared} patched runs of every component agree with the plain path, one whole run each",
             "not guaranteed: that the prompt is the one the model was trained with, nor that it answers well; see its answers with",
             f"  python -m interventions.accuracy --models {options.model}",

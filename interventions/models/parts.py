@@ -32,6 +32,7 @@ class Part(Vlm):
         super().__init__(whole.model, whole.processor, architecture, name, whole.revision, whole.longest_prompt)
         self.whole = whole
         self.questions: list[str] = []
+        self._inputs: Inputs = {}  # of the pass that is traced, and where its prompts end, if not all at their last token
         self._ends: torch.Tensor | None = None
 
     def count(self) -> int:
@@ -90,7 +91,8 @@ class Part(Vlm):
         rows = [list(prompt.ids) + [0] * (max(lengths) - len(prompt.ids)) for prompt in prompts]
         own = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
         self._ends = None if own.all() else torch.tensor(lengths, device=self.device) - 1
-        return self.whole.inputs(torch.tensor(rows, device=self.device), pixels, own.to(self.device), False, forced)
+        self._inputs = self.whole.inputs(torch.tensor(rows, device=self.device), pixels, own.to(self.device), False, forced)
+        return self._inputs
 
     def logits(self, last: torch.Tensor | None = None) -> Any:
         return self.whole.logits(self._ends)
@@ -113,20 +115,8 @@ class AnswerDecoder(Part):
     def count(self) -> int:
         return 1
 
-    def inputs(
-        self,
-        ids: torch.Tensor,
-        pixels: Pixels,
-        real: torch.Tensor | None = None,
-        cache: bool = False,
-        forced: Sequence[Sequence[int]] = (),
-    ) -> Inputs:
-        inputs = super().inputs(ids, pixels, real, cache, forced)
-        self._given = inputs["decoder_input_ids"]
-        return inputs
-
     def logits(self, last: torch.Tensor | None = None) -> Any:
-        return self.whole.at_the_end(self._given)  # type: ignore[attr-defined]
+        return self.whole.at_the_end(self._inputs["decoder_input_ids"])  # type: ignore[attr-defined]
 
     def image_states(self) -> Any:
         return self.model.text_encoder.output[0]
@@ -200,7 +190,11 @@ PARTS: dict[tuple[str, str], tuple[type[Part], Architecture]] = {
             text_config="vision_config",
             attention={
                 "self_attention": Attention(
-                    Port("self_attn.projection", side="input"), "self_attn.projection", Port("self_attn", element=1), "after_class_token"
+                    Port("self_attn.projection", side="input"),
+                    "self_attn.projection",
+                    Port("self_attn", element=1),
+                    "after_class_token",
+                    inputs={"qkv": Port("self_attn.qkv")},
                 )
             },
             main_token="patch",

@@ -24,14 +24,16 @@ from interventions.packing import Packing
 
 Inputs = dict[str, Any]
 Pixels = dict[str, Tensor]  # what the processor makes of images, each of [image, part, ...]; parts are laid end to end for the model
-TEXT_INPUTS = {
+TEXT_INPUTS = {  # what the processor makes of text
     "input_ids",
     "attention_mask",
     "token_type_ids",
     "mm_token_type_ids",
     "cross_attention_mask",
+    "qformer_input_ids",
+    "qformer_attention_mask",
     "labels",
-}  # what it makes of text
+}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,18 @@
+"""Measuring in this process, on this machine's CPU or CUDA device."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from interventions.backends import Batch, Work
+
+if TYPE_CHECKING:
+    from interventions.results import Arrays
+    from interventions.study import Study
+
+
+class Local:
+    """One batch after the other, with the study's own model."""
+
+    def run(self, study: "Study", work: Work, batches: Sequence[Batch]) -> "Iterator[tuple[Batch, list[Mapping[str, Arrays]]]]":
+        for batch in batches:
+            yield batch, work(study, batch)

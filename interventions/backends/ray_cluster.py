@@ -1,0 +1,175 @@
+"""Measuring on Ray's workers, on this machine or on a cluster's. Ray starts, places and restarts them; what they do is in `ray_worker`."""
+
+import logging
+import os
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interventions.backends import BackendError, Batch, Work
+from interventions.backends.options import RayOptions
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+try:
+    import ray
+    from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayTaskError
+except ImportError as error:
+    raise BackendError("--backend ray needs the package ray, which this environment lacks: pip install -r requirements-ray.txt") from error
+
+if TYPE_CHECKING:
+    from interventions.results import Arrays
+    from interventions.study import Study
+
+log = logging.getLogger(__name__)
+ROOT = Path(__file__).resolve().parents[2]
+MOST_LOSSES = 3  # workers that one batch may lose
+PATIENCE = 60.0  # seconds without a result after which it is said what is waited for
+SHARED_MEMORY = 512 * 2**20  # bytes for what passes between processes, where Ray is started here
+
+_workers: dict[tuple[float, float], list[Any]] = {}  # by their GPUs and CPU cores; they live as long as the connection
+
+
+class RayCluster:
+    """Workers that hold the model, each with one batch at a time; a batch whose worker is lost goes to another."""
+
+    def __init__(self, options: RayOptions) -> None:
+        self.options = options
+
+    def run(self, study: "Study", work: Work, batches: Sequence[Batch]) -> "Iterator[tuple[Batch, list[Mapping[str, Arrays]]]]":
+        from interventions.backends.ray_worker import Task
+
+        task = Task.of(study, work)
+        connect(self.options.address)
+        reference = ray.put(task)
+        workers = workers_of(*self._size(task, len(batches)))
+        todo = deque(batches)
+        lost: Counter[Batch] = Counter()
+        failed: BaseException | None = None
+        under_way: dict[Any, tuple[Any, Batch | None]] = {worker.ready.remote(): (worker, None) for worker in workers}
+        try:
+            while (todo and not failed) or any(batch for _, batch in under_way.values()):
+                for result in ray.wait(list(under_way), timeout=PATIENCE)[0] or _waiting(under_way):
+                    worker, batch = under_way.pop(result)
+                    found = None
+                    try:
+                        found = ray.get(result)
+                    except RayTaskError as error:
+                        failed = failed or _cause(error)
+                    except (RayActorError, OutOfMemoryError) as error:
+                        if batch:
+                            lost[batch] += 1
+                            _say_lost(batch, lost[batch], error)
+                            todo.appendleft(batch)
+                        if not isinstance(error, ActorDiedError):  # Ray starts it again
+                            under_way[worker.ready.remote()] = worker, None
+                        elif not under_way:
+                            raise BackendError(f"no Ray worker could be started: {_first_line(error)}") from error
+                        continue
+                    if todo and not failed:
+                        following = todo.popleft()
+                        under_way[worker.measure.remote(reference.hex(), [reference], following)] = worker, following
+                    if batch and found is not None:
+                        yield batch, found
+            if failed:
+                raise failed
+        finally:
+            if any(batch for _, batch in under_way.values()):
+                disconnect()  # what is under way is of no use any more
+
+    def _size(self, task: Any, batches: int) -> tuple[int, float, float]:
+        """How many workers there are to be, and the GPUs and CPU cores of each.
+
+        Raises
+        ------
+        BackendError
+            The cluster cannot hold one.
+        """
+        on_gpus = task.device == "cuda"
+        gpus = float(on_gpus) if self.options.gpus_per_worker is None else self.options.gpus_per_worker
+        if bool(gpus) != on_gpus:
+            raise BackendError(f"--gpus-per-worker {gpus:g} does not go with a model on {task.device}: choose --device to match")
+        cpus = float(task.threads)
+        there = ray.cluster_resources()
+        room = int(there.get("GPU", 0) / gpus) if gpus else int(there.get("CPU", 0) / cpus)
+        if not room:
+            asked = f"{gpus:g} GPUs (--gpus-per-worker)" if gpus else f"{cpus:g} CPU cores (--threads)"
+            raise BackendError(
+                f"a Ray worker takes {asked}, and the cluster has {there.get('GPU', 0):g} GPUs and {there.get('CPU', 0):g} CPU cores"
+            )
+        if self.options.workers > room:
+            log.warning("the Ray cluster has room for %d workers, not for %d", room, self.options.workers)
+        return min(self.options.workers or room, room, batches), gpus, cpus
+
+
+def connect(address: str | None) -> None:
+    """Connect to a cluster, or start Ray on this machine; once in a program.
+
+    Raises
+    ------
+    BackendError
+        There is no cluster at the address, or Ray cannot be started.
+    """
+    if ray.is_initialized():
+        return
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    here: dict[str, Any] = {"include_dashboard": False, "object_store_memory": SHARED_MEMORY} if address is None else {}
+    try:
+        ray.init(address or "local", runtime_env={"env_vars": {"PYTHONPATH": path}}, logging_level=logging.ERROR, **here)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        what = f"no Ray cluster answers at {address!r}" if address else "Ray could not be started on this machine"
+        hint = "start one (recipes/README.md), or leave --address out to start Ray here" if address else "see its message"
+        raise BackendError(f"{what}: {_first_line(error)}; {hint}") from error
+
+
+def disconnect() -> None:
+    """End all workers, and Ray where it was started here."""
+    _workers.clear()
+    ray.shutdown()
+
+
+def workers_of(count: int, gpus: float, cpus: float) -> list[Any]:
+    """So many workers, spread over the nodes; those of other sizes are ended."""
+    from interventions.backends.ray_worker import Worker
+
+    for other in [size for size in _workers if size != (gpus, cpus)]:
+        for worker in _workers.pop(other):
+            ray.kill(worker)
+    there = _workers.setdefault((gpus, cpus), [])
+    made = ray.remote(Worker).options(num_gpus=gpus, num_cpus=cpus, max_restarts=-1, scheduling_strategy="SPREAD")
+    there += [made.remote() for _ in range(count - len(there))]
+    return there[:count]
+
+
+def _cause(error: RayTaskError) -> BaseException:
+    """What was raised in a worker, with the worker's traceback behind it."""
+    cause = error.cause if isinstance(error.cause, BaseException) else error
+    if cause is not error:
+        cause.__cause__ = error
+    return cause
+
+
+def _say_lost(batch: Batch, times: int, error: Exception) -> None:
+    """Say that a worker was lost; `BackendError` when the batch has lost so many that it is likely to be the reason."""
+    samples = ", ".join(batch.samples[:3]) + (f" and {len(batch.samples) - 3} more" if len(batch.samples) > 3 else "")
+    if times >= MOST_LOSSES:
+        raise BackendError(
+            f"{times} Ray workers were lost while they measured {samples}: {_first_line(error)}. If they ran out of memory, use fewer --workers "
+            "on a machine, or a smaller --batch; run the same command again to go on"
+        )
+    log.warning("a Ray worker was lost while it measured %s; they are measured again (%s)", samples, _first_line(error))
+
+
+def _waiting(under_way: Mapping[Any, tuple[Any, Batch | None]]) -> tuple[()]:
+    """Say what is waited for."""
+    busy = sum(batch is not None for _, batch in under_way.values())
+    free = ray.available_resources()
+    log.warning(
+        "no result for %.0f s: %d batches are under way, %d workers are waited for (free in the cluster: %g GPUs, %g CPU cores)",
+        *(PATIENCE, busy, len(under_way) - busy, free.get("GPU", 0), free.get("CPU", 0)),
+    )
+    return ()
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
