@@ -1,5 +1,5 @@
-"""Path patching (Wang et al. 2022, "Interpretability in the wild"; Goldowsky-Dill et al. 2023): what a sender head does to the answer through
-what a later head, the receiver, reads of it directly, or directly through the residual stream that the answer is read from.
+"""Path patching (Wang et al. 2022, "Interpretability in the wild"; Goldowsky-Dill et al. 2023): what a sender head does to the answer by
+what a later head, the receiver, reads of it directly, or by what the answer itself is read from.
 
 `interventions/path_runs.py` says what is held as it was and what is computed anew.
 """

@@ -84,7 +84,7 @@ def verify_paths(vlm: Vlm, example: Example, paths: Paths, measured: Float[Tenso
         plain, found = run_plain(vlm, example, one), measured[row, column]
         if not torch.allclose(found[: len(plain)], plain, atol=tolerance, rtol=tolerance):
             raise VerificationError(
-                f"the path {paths.senders[row]} -> {paths.receivers[column]} of {vlm.name}: among others it measured {found.tolist()}, by "
-                f"itself {plain.tolist()}, further apart than {tolerance}. Results of this model would be wrong; nothing of this sample was "
-                "kept. Please report it with the model's config.json"
+                f"the path {paths.senders[row]} -> {paths.receivers[column]} of {vlm.name}: among others it measured {found.tolist()}, "
+                f"by itself {plain.tolist()}, further apart than {tolerance}. Results of this model would be wrong; nothing of this sample "
+                "was kept. Please report it with the model's config.json"
             )
