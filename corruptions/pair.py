@@ -57,7 +57,8 @@ class Pair:
     corrupt_question: str
     clean_options: tuple[Span, Span]
     corrupt_options: tuple[Span, Span]
-    noise: Literal["", "image", "text"] = ""  # the embeddings that get noise in the corrupt run
+    noise: Literal["", "image", "text"] = ""  # the embeddings that are not the clean ones in the corrupt run
+    becomes: Literal["noisy", "mean", "zero"] = "noisy"  # what they are instead
 
     @property
     def clean_image(self) -> Image.Image:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from corruptions import embedding_ablation
 from corruptions.constraint_replacement import ConstraintReplacement
 from corruptions.gaussian_noise import GaussianNoise
 from corruptions.image_cache import ImageCache
@@ -17,6 +18,7 @@ from data_prep.samples import Sample
 
 MODALITIES = {"sip": SemanticImagePairs.modality, "str": SymmetricTokenReplacement.modality}
 MODALITIES |= {"gaussian_noise": "image", "gaussian_noise_text": "text"}
+MODALITIES |= {name: made.modality for name, made in embedding_ablation.KINDS.items()}
 MODALITIES |= {made.name: made.modality for made in (Inpainting, ObjectRemoval, ConstraintReplacement)}
 NAMES = tuple(MODALITIES)
 
@@ -40,6 +42,8 @@ def make(name: str, samples: Iterable[Sample], seed: int, options: CorruptionOpt
         return SymmetricTokenReplacement(samples, seed)
     if name in ("gaussian_noise", "gaussian_noise_text"):
         return GaussianNoise(MODALITIES[name])
+    if name in embedding_ablation.KINDS:
+        return embedding_ablation.KINDS[name]
     if name == "constraint":
         return ConstraintReplacement(samples, seed, options.constraint_words)
     region, images = Region(options.inpainting_region, options.inpainting_dilation), ImageCache(options.inpainted)

@@ -1,4 +1,4 @@
-"""Gaussian noise on embeddings (ROME; on a VLM's image, Palit et al.): a corrupt run that differs from the clean one by the noise alone."""
+"""Corrupt runs that differ from the clean one in embeddings alone: Gaussian noise (ROME; on a VLM's image, Palit et al.), mean and zero."""
 
 import zlib
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from nnsight import save
 from torch import Tensor
 from tqdm import tqdm
@@ -43,9 +43,37 @@ def embedding_deviation(vlm: Vlm, pairs: Iterable[Pair], modality: str) -> float
     """The standard deviation of all numbers of these embeddings, over the clean runs of some pairs."""
     count, total, squares = 0, 0.0, 0.0
     for pair in tqdm(list(pairs), desc=f"{vlm.name} deviation of {modality} embeddings", unit="sample"):
-        prompt = vlm.prompt(pair.clean_question)
-        with torch.no_grad(), vlm.model.trace(**vlm.inputs(vlm.ids([prompt]), vlm.pixels([pair.clean_image]))):
-            states = save(vlm.read_embeddings(modality)[0].clone())
-        numbers = states[torch.from_numpy(vlm.embedded_positions(modality, prompt)).to(vlm.device)].double()
+        states, there = embeddings(vlm, pair, modality)
+        numbers = states[there].double()
         count, total, squares = count + numbers.numel(), total + float(numbers.sum()), squares + float((numbers**2).sum())
     return float(np.sqrt(squares / count - (total / count) ** 2))
+
+
+def embeddings(vlm: Vlm, pair: Pair, modality: str) -> tuple[Float[Tensor, "position width"], Bool[Tensor, " position"]]:
+    """The embeddings of a pair's clean run, and which of them are the image's or the question's."""
+    prompt = vlm.prompt(pair.clean_question)
+    with torch.no_grad(), vlm.model.trace(**vlm.inputs(vlm.ids([prompt]), vlm.pixels([pair.clean_image]))) as tracer:
+        states = save(vlm.read_embeddings(modality)[0].clone())
+        tracer.stop()
+    return states, torch.from_numpy(vlm.embedded_positions(modality, prompt)).to(vlm.device)
+
+
+def embedding_mean(vlm: Vlm, pairs: Iterable[Pair], modality: str) -> Float[Tensor, "position width"]:
+    """The mean of these embeddings over the clean runs of some pairs, in float64: of an image at each of its positions, of questions over
+    all their tokens (one position)."""
+    total: Tensor | float = 0.0
+    count = 0
+    for pair in tqdm(list(pairs), desc=f"{vlm.name} mean of {modality} embeddings", unit="sample"):
+        states, there = embeddings(vlm, pair, modality)
+        here = states[there].double()
+        total = total + (here if modality == "image" else here.sum(0, keepdim=True))
+        count += 1 if modality == "image" else len(here)
+    return torch.as_tensor(total) / count
+
+
+def replaced(vlm: Vlm, pair: Pair, modality: str, by: Float[Tensor, "position width"] | None) -> Noise:
+    """What turns a pair's embeddings into others (None: into 0), at the image's or the question's positions; exact up to rounding."""
+    states, there = embeddings(vlm, pair, modality)
+    values = torch.zeros_like(states)
+    values[there] = -states[there] if by is None else (by - states[there].double()).to(states.dtype)
+    return Noise(modality, values)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 from datasets import Dataset
+from torch import Tensor
 
 from corruptions import registry
 from corruptions.options import CorruptionOptions
@@ -26,7 +27,7 @@ from interventions.capture import Example, PairError, example, prompts_of
 from interventions.models.loading import load
 from interventions.models.parts import part_of
 from interventions.models.vlm import Scored, Vlm
-from interventions.noise import Noise, draw_noise, embedding_deviation
+from interventions.noise import Noise, draw_noise, embedding_deviation, embedding_mean, replaced
 from interventions.results import check_writable, read_manifest, update_manifest
 
 SMALL_WIDTH = 256
@@ -103,6 +104,7 @@ class Study:
     answers: dict[str, str]
     _chosen: dict[str, tuple[list[Pair], list[dict[str, str]]]] = field(default_factory=dict)
     _sigma: dict[str, float] = field(default_factory=dict)
+    _means: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -189,8 +191,18 @@ class Study:
         return [one.exchanged() for one in made] if self.options.direction == "noising" else made
 
     def _noise(self, pair: Pair, corruption: str, draw: int) -> Noise:
+        if pair.becomes != "noisy":
+            mean = self.embedding_mean(corruption) if pair.becomes == "mean" else None
+            return replaced(self.vlm, pair, pair.noise, mean)
         sigma = self.options.noise_multiple * self.embedding_deviation(corruption)
         return draw_noise(self.vlm, pair, pair.noise, sigma, self.options.seed, draw)
+
+    def embedding_mean(self, corruption: str) -> Tensor:
+        """The mean of the embeddings that are replaced, over the clean runs of the pairs; measured once."""
+        if corruption not in self._means:
+            pairs, _ = self.pairs(corruption)
+            self._means[corruption] = embedding_mean(self.vlm, pairs, pairs[0].noise)
+        return self._means[corruption]
 
     def embedding_deviation(self, corruption: str) -> float:
         """The standard deviation of the embeddings that get noise, over the clean runs of the pairs; measured once."""
