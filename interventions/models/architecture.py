@@ -58,7 +58,8 @@ class Attention:
     z : the context vectors of all heads, [row, token, head * head_dim], before the output projection
     projection : the output projection, a linear module below the layer
     probabilities : [row, head, query, key]
-    image_keys : which keys are the image's patches: those after the vision tower's class token, the prompt's image tokens, or all
+    image_keys : which keys are the image's patches: those after the vision tower's class token, the prompt's image tokens, or all; none
+        where the keys are of the "prompt" that another part of the model has read
     image_projections : of cross-attention, the linear modules that make keys and values of the image: the same in every patched run
     mask : the keyword by which the module that gives the probabilities takes its mask
     inputs : the linear modules that make queries (q), keys (k) and values (v) of what the layer itself computes, in the order in which
@@ -68,7 +69,7 @@ class Attention:
     z: Port
     projection: str
     probabilities: Port
-    image_keys: Literal["after_class_token", "image_tokens", "all"]
+    image_keys: Literal["after_class_token", "image_tokens", "all", "prompt"]
     image_projections: tuple[Port, ...] = ()
     mask: str = "attention_mask"
     inputs: dict[str, Port] = field(default_factory=dict)

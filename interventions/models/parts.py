@@ -177,7 +177,14 @@ _QFORMER = replace(
 PARTS: dict[tuple[str, str], tuple[type[Part], Architecture]] = {
     ("blip", "decoder"): (
         AnswerDecoder,
-        replace(BLIP, name="decoder", text_model="text_decoder", layers="bert.encoder.layer", main_token="start"),
+        replace(
+            BLIP,
+            name="decoder",
+            text_model="text_decoder",
+            layers="bert.encoder.layer",
+            attention=BLIP.attention | {"cross_attention": replace(BLIP.attention["cross_attention"], image_keys="prompt")},
+            main_token="start",
+        ),
     ),
     ("blip", "vision"): (
         VisionTower,
