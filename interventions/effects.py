@@ -42,6 +42,7 @@ import xarray as xr
 
 MEASUREMENTS = ("logit_correct", "logit_incorrect", "log_normalizer")
 DIVERGENCE = "kl_from_clean"  # a fourth measurement, where it was asked for
+MEASURED = (*MEASUREMENTS, DIVERGENCE)  # in the order in which a run's measurements are stored
 SAMPLE_COORDINATES = ("category", "correct_answer", "incorrect_answer", "correct_first", "clean_prompt", "corrupt_prompt")
 DESCRIPTIONS = {
     "logit_correct": "logit of the correct answer in the patched run",

@@ -5,7 +5,6 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from nnsight import save
@@ -16,7 +15,7 @@ from interventions.models.vlm import Vlm, measure
 from interventions.path_runs import Paths
 from interventions.plain import add_noise, clean_states, inputs_of
 from interventions.plan import Patch
-from interventions.verify import TOLERANCES, VerificationError
+from interventions.verify import chosen, hold
 
 
 def run_plain(vlm: Vlm, example: Example, paths: Paths) -> Float[Tensor, " measurement"]:
@@ -76,15 +75,8 @@ def verify_paths(vlm: Vlm, example: Example, paths: Paths, measured: Float[Tenso
     VerificationError
         When a measurement differs by more than rounding.
     """
-    tolerance = TOLERANCES[vlm.dtype]
     every = list(product(range(len(paths.senders)), range(len(paths.receivers))))
-    for index in np.random.default_rng(len(every)).choice(len(every), min(count, len(every)), replace=False):
+    for index in chosen(len(every), count):
         row, column = every[index]
         one = replace(paths, senders=(paths.senders[row],), receivers=(paths.receivers[column],))
-        plain, found = run_plain(vlm, example, one), measured[row, column]
-        if not torch.allclose(found[: len(plain)], plain, atol=tolerance, rtol=tolerance):
-            raise VerificationError(
-                f"the path {paths.senders[row]} -> {paths.receivers[column]} of {vlm.name}: among others it measured {found.tolist()}, "
-                f"by itself {plain.tolist()}, further apart than {tolerance}. Results of this model would be wrong; nothing of this sample "
-                "was kept. Please report it with the model's config.json"
-            )
+        hold(vlm, f"the path {paths.senders[row]} -> {paths.receivers[column]}", measured[row, column], run_plain(vlm, example, one))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interventions.capture import Example
@@ -16,7 +16,7 @@ TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.05}  #
 
 
 class VerificationError(RuntimeError):
-    """The sweep and the plain path disagree; names the cell."""
+    """A run among others and the same run the plain way disagree; names it."""
 
 
 def verify(
@@ -33,14 +33,28 @@ def verify(
     VerificationError
         When a measurement differs by more than rounding.
     """
+    for index in chosen(len(patches), cells):
+        patch = patches[index]
+        where = f"layer {', '.join(map(str, patch.layers))}" + ("" if patch.head is None else f", head {patch.head}")
+        hold(vlm, f"{patch.component}, {where}, positions {list(patch.positions)}", measured[index], run_plain(vlm, example, patch))
+
+
+def chosen(count: int, wanted: int) -> Int[np.ndarray, " wanted"]:
+    """Which of so many runs are measured again; the same ones for the same number."""
+    return np.random.default_rng(count).choice(count, min(wanted, count), replace=False)
+
+
+def hold(vlm: Vlm, what: str, measured: Float[Tensor, " measurement"], plain: Float[Tensor, " measurement"]) -> None:
+    """Raise VerificationError when what a run measured among others and by itself differs by more than rounding.
+
+    Parameters
+    ----------
+    plain : may lack the divergence
+    """
     tolerance = TOLERANCES[vlm.dtype]
-    for index in np.random.default_rng(len(patches)).choice(len(patches), min(cells, len(patches)), replace=False):
-        plain = run_plain(vlm, example, patches[index])
-        if not torch.allclose(measured[index, : len(plain)], plain, atol=tolerance, rtol=tolerance):
-            patch = patches[index]
-            where = f"layer {', '.join(map(str, patch.layers))}" + ("" if patch.head is None else f", head {patch.head}")
-            raise VerificationError(
-                f"{patch.component} of {vlm.name}, {where}, positions {list(patch.positions)}: the sweep measured "
-                f"{measured[index].tolist()}, the plain path {plain.tolist()}, further apart than {tolerance}. Results of this model would "
-                "be wrong; nothing of this sample was kept. Please report it with the model's config.json"
-            )
+    if not torch.allclose(measured[: len(plain)], plain, atol=tolerance, rtol=tolerance):
+        raise VerificationError(
+            f"{what} of {vlm.name}: among others the run measured {measured.tolist()}, by itself, the plain way, {plain.tolist()}, further "
+            f"apart than {tolerance}. Results of this model would be wrong; nothing of this sample was kept. Please report it with the "
+            "model's config.json"
+        )

@@ -32,6 +32,11 @@ def answers_of(captured: Captured, count: int) -> torch.Tensor:
     return captured.answers[:1].expand(count, -1)
 
 
+def clean_of(captured: Captured, count: int) -> torch.Tensor | None:
+    """The log-probabilities that their divergence is measured from, [run, vocabulary], if it is."""
+    return None if captured.clean is None else captured.clean[:1].expand(count, -1)
+
+
 def runs_in_a_trace(vlm: Vlm, captured: Captured, layers_kept: int = 1) -> int:
     """How many whole runs fill a trace, of whose layers so many are held in memory at once (for a backward pass, all)."""
     return max(1, tokens_in_a_trace(vlm) // (captured.lengths[0] * layers_kept))

@@ -19,6 +19,7 @@ from corruptions.pair import LeftOut
 from data_prep import samples as sample_table
 from interventions import blocking
 from interventions.attention_knockout import (
+    ANSWER_EDGES,
     DECODER_EDGES,
     ENCODER_EDGES,
     Places,
@@ -29,6 +30,7 @@ from interventions.attention_knockout import (
 from interventions.blocking import Block, run_plain, sweep_blocks, verify_blocks
 from interventions.capture import CORRUPT, Example, capture, example
 from interventions.models.loading import wrap
+from interventions.models.parts import part_of
 from interventions.results import ResultsError
 from interventions.study import Options, prepare
 from interventions.verify import VerificationError
@@ -271,7 +273,7 @@ def test_a_wrong_sweep_is_found_out(llava, make_pair):
     blocks = blocks_of_all_kinds(llava, ours.ids[CORRUPT])
     measured = sweep_blocks(llava, capture(llava, [ours], ()), blocks)
     verify_blocks(llava, ours, blocks, measured)
-    with pytest.raises(VerificationError, match="blocked attention of llava-shapes"):
+    with pytest.raises(VerificationError, match="blocked attention, .* of llava-shapes"):
         verify_blocks(llava, ours, blocks, measured + 0.01)
 
 
@@ -461,3 +463,96 @@ def test_the_script_explains_itself_from_any_folder(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     assert "Example: python -m interventions.attention_knockout" in " ".join(done.stdout.split())
+
+
+def decoder_pair(blip, pair):
+    """A pair whose clean run is blocked in the answer decoder: as an example of that part, and by hooks."""
+    part = part_of(blip, "decoder")
+    answers = [pair.sample[name] for name in ("correct_answer", "incorrect_answer")]
+    ours = example(part, pair, part.scored(pair.clean_question, *answers)).exchanged()
+    ids = blip.ids([blip.prompt(pair.clean_question)])
+    layers = blip.module.text_decoder.bert.encoder.layer
+
+    def by_hooks(block):
+        pixels = ours.pixels["pixel_values"][CORRUPT]
+        return oracle(blip, layers, lambda: answer_logits(blip.module, ids, pixels, ours.forced)[0], block, ours.answers)
+
+    return part, ours, by_hooks
+
+
+def test_the_answer_decoder_is_blocked_from_the_encoded_question(blip, make_pair):
+    """Some of its tokens, all of them, and the start token's attention to itself; together in one trace, where some have no numbers."""
+    pair = make_pair(blip, "sip", 1)
+    part, ours, by_hooks = decoder_pair(blip, pair)
+    tokens = len(blip.prompt(pair.clean_question).ids)
+    sides = [{"cross_attention": keys} for keys in ((3, 4), (0,), (tokens - 1,), tuple(range(tokens)), None)]
+    sides += [{"self_attention": (0,)}, {"self_attention": (0,), "cross_attention": None}, {}]
+    windows = [(0,), (1, 2), tuple(range(part.n_layers))]
+    blocks = [Block(layers, (0,), keys) for keys in sides for layers in windows]
+    captured = capture(part, [ours], ())
+    measured = sweep_blocks(part, captured, blocks)
+    torch.testing.assert_close(sweep_blocks(part, captured, blocks, tokens=3), measured, atol=TOLERANCE, rtol=0)
+    for block, row in zip(blocks, measured, strict=True):
+        expected = by_hooks(block)
+        torch.testing.assert_close(row, expected, atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(run_plain(part, ours, block), expected, atol=TOLERANCE, rtol=0)
+    assert ((measured - captured.measured[0, CORRUPT]).abs().amax(1) > 1e-3).sum() > 8
+    whole, unnumbered = (measured[[i for i, block in enumerate(blocks) if block.keys == keys]] for keys in (sides[3], sides[4]))
+    torch.testing.assert_close(whole, unnumbered, atol=TOLERANCE, rtol=0)
+
+
+def test_a_decoder_that_reads_nothing_answers_alike_whatever_is_asked(blip, make_pair):
+    found = []
+    for number in (0, 5):
+        part, ours, _ = decoder_pair(blip, make_pair(blip, "sip", number))
+        ours = dataclasses.replace(ours, answers=(5, 6))
+        captured = capture(part, [ours], ())
+        block = Block(tuple(range(part.n_layers)), (0,), {"cross_attention": None})
+        found.append((captured.measured[0, CORRUPT], sweep_blocks(part, captured, [block])[0]))
+    assert (found[0][0] - found[1][0]).abs().max() > 0.1
+    torch.testing.assert_close(found[0][1], found[1][1], atol=TOLERANCE, rtol=0)
+
+
+def test_edges_into_the_answer_decoder_are_of_the_questions_roles(tmp_path, data, blip, make_pair):
+    options = Options(model=blip.name, data=data, samples=1, out=tmp_path, device="cpu", part="decoder")
+    study = prepare(options, blip)
+    path = attention_knockout(study)
+    assert path == tmp_path / "blip-shapes-decoder" / "shapes" / "attention_knockout.nc"
+    dataset = values(path)
+    assert tuple(dataset.edge.values) == ANSWER_EDGES == default_edges(study.vlm)
+    pair = study.pairs("sip")[0][2]
+    prompt = blip.prompt(pair.clean_question)
+    _, _, by_hooks = decoder_pair(blip, pair)
+    options_at = tuple(i for answer in ("correct_answer", "incorrect_answer") for i in prompt.positions(_span(pair, pair.sample[answer])))
+    question = tuple(i for i in range(len(prompt.ids)) if prompt.spans[i])
+    places = Places(study.vlm, study.vlm.prompt(pair.clean_question), pair)
+    assert places.block("all:start").keys == {"self_attention": (0,), "cross_attention": None}
+    assert places.block("start:start").keys == {"self_attention": (0,)}
+    for edge, keys in (("options:start", options_at), ("question:start", question), ("[CLS]:start", (0,))):
+        assert set(places.block(edge).keys["cross_attention"]) == set(keys)
+        cell = dataset.sel(sample=pair.sample["sample_id"], edge=edge, layer=2)
+        found = [float(cell[name]) for name in ("logit_correct", "logit_incorrect", "log_normalizer")]
+        np.testing.assert_allclose(found, by_hooks(Block((2,), (0,), {"cross_attention": keys})), atol=1e-5)
+    study.options.out = tmp_path / "others"
+    with pytest.raises(ValueError, match=r"image:start .*nothing is 'image'; the prompt has start, \[CLS\], question"):
+        attention_knockout(study, ("image:start",))
+    with pytest.raises(ValueError, match=r"question:last .*nothing is 'last'; the prompt has start"):
+        attention_knockout(study, ("question:last",))
+
+
+def test_a_decoder_that_is_given_the_beginning_of_the_answer_is_blocked_there_too(blip, make_pair):
+    """All that the decoder is given counts as its start."""
+    pair = make_pair(blip, "sip", 1)
+    part, ours, _ = decoder_pair(blip, pair)
+    ours = dataclasses.replace(ours, forced=(7, 8))
+    ids = blip.ids([blip.prompt(pair.clean_question)])
+
+    def run():
+        return answer_logits(blip.module, ids, ours.pixels["pixel_values"][CORRUPT], ours.forced)[0]
+
+    for keys in ((2, 3), None):
+        layers = blip.module.text_decoder.bert.encoder.layer
+        block = Block((1,), (0,), {"cross_attention": keys})
+        expected = oracle(blip, layers, run, dataclasses.replace(block, queries=(0, 1, 2)), ours.answers)
+        torch.testing.assert_close(sweep_blocks(part, capture(part, [ours], ()), [block])[0], expected, atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(run_plain(part, ours, block), expected, atol=TOLERANCE, rtol=0)

@@ -226,16 +226,16 @@ def test_draws_of_noise_are_kept_apart(study):
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_values(study, monkeypatch, tmp_path):
     real, count = attribution_patching._of_pair, iter(range(2))
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **named):
         if next(count, None) is None:
             raise KeyboardInterrupt
-        return real(*arguments)
+        return real(*arguments, **named)
 
     monkeypatch.setattr(attribution_patching, "_of_pair", interrupted)
     with pytest.raises(KeyboardInterrupt):
         attribute_heads(study)
     redone = []
-    monkeypatch.setattr(attribution_patching, "_of_pair", lambda *arguments: redone.append(1) or real(*arguments))
+    monkeypatch.setattr(attribution_patching, "_of_pair", lambda *arguments, **named: redone.append(1) or real(*arguments, **named))
     resumed = effects.read(attribute_heads(study))
     assert len(redone) == resumed.sizes["sample"] - 2
     study.options.out = tmp_path / "whole"
@@ -314,3 +314,11 @@ def test_the_script_prints_the_agreement_and_the_file(tmp_path, data, monkeypatc
     lines = capsys.readouterr().out.splitlines()
     assert "rank_correlation" in lines[0]
     assert lines[-1].endswith("cross_attention-attribution.nc")
+
+
+def test_the_divergence_is_that_of_head_patching(study):
+    study.options.divergence = True
+    exact = effects.read(attribute_heads(study, exact="all"))
+    patched = effects.read(patch_heads(study))
+    xr.testing.assert_allclose(exact.kl_from_clean, patched.kl_from_clean, atol=1e-5)
+    xr.testing.assert_allclose(exact.corrupt_kl_from_clean, patched.corrupt_kl_from_clean, atol=1e-5)

@@ -196,3 +196,11 @@ def test_the_script_ends_with_the_file_or_one_message(tmp_path, data, monkeypatc
     monkeypatch.setattr(sys, "argv", ["direct_effect", *arguments, "blip-shapes"])
     with pytest.raises(SystemExit, match=r"error: blip-shapes \(blip\) is no causal decoder"):
         direct_effect.main()
+
+
+def test_the_lens_has_its_divergence_from_the_answer(llava, make_pair):
+    ours = example_of(llava, make_pair(llava, "sip"))
+    lens = of_example(llava, ours, divergence=True)["lens"]
+    np.testing.assert_allclose(lens[:, :3], of_example(llava, ours)["lens"], atol=1e-6)
+    assert lens[-1, 3] == pytest.approx(0, abs=1e-5)
+    assert lens[0, 3] > 0.1

@@ -110,7 +110,8 @@ def test_ablated_runs_agree_with_raw_hooks(vlm, make_pair, monkeypatch):
         every = all_heads(vlm, component)
         sets = [(), ((1, 2),), ((0, 0), (2, 1), (2, 3), (3, 2)), every]
         put_in = torch.randn(vlm.n_layers, ours.ids.shape[1], vlm.n_heads * vlm.head_dim) / 10
-        captured = capture(vlm, [ours], (component,))
+        captured = capture(vlm, [ours], (component,), divergence=True)
+        clean = hooked_ablation(vlm, component, ours.ids[1:], ours.pixels["pixel_values"][1], (), put_in).log_softmax(-1)
         masks = torch.stack([as_mask(vlm, heads) for heads in sets])
         measured, top = run_ablated(vlm, captured, component, masks, put_in)
         monkeypatch.setattr(ablating, "runs_in_a_trace", lambda *_: 3)
@@ -118,7 +119,9 @@ def test_ablated_runs_agree_with_raw_hooks(vlm, make_pair, monkeypatch):
         monkeypatch.undo()
         for heads, row, token in zip(sets, measured, top, strict=True):
             logits = hooked_ablation(vlm, component, ours.ids[1:], ours.pixels["pixel_values"][1], heads, put_in)
-            torch.testing.assert_close(row, three_numbers(logits, ours.answers), atol=TOLERANCE, rtol=0)
+            divergence = torch.nn.functional.kl_div(logits.log_softmax(-1), clean, reduction="sum", log_target=True)
+            expected = torch.cat([three_numbers(logits, ours.answers), divergence[None]])
+            torch.testing.assert_close(row, expected, atol=TOLERANCE, rtol=0)
             assert token == logits.argmax()
 
 
@@ -326,6 +329,16 @@ def test_the_ends_of_the_curve_are_the_clean_run_and_all_heads_ablated(study):
     np.testing.assert_allclose(left.sel(operation="keep_only", heads=0), 0, atol=1e-5)
 
 
+def test_the_divergence_from_the_clean_run_is_kept_where_asked_for(study, ranking):
+    study.options.divergence = True
+    dataset = xr.open_dataset(ablate_heads(study, ranking=ranking, replacements=("zero",))).load()
+    whole = dataset.kl_from_clean.sel(operation="knock_out", heads=0)
+    assert float(abs(whole).max()) < 1e-5
+    assert float(dataset.kl_from_clean.min()) > -1e-5
+    assert float(dataset.kl_from_clean.max()) > 1e-3
+    assert float(dataset.corrupt_kl_from_clean.min()) > 0
+
+
 def test_what_is_read_from_a_file():
     """Two samples, of which one was not run under `resample`; worked out by hand."""
     dims = ("sample", "replacement", "operation", "set", "heads")
@@ -409,7 +422,7 @@ def test_runs_that_are_wrong_together_stop_it(study, ranking, monkeypatch):
         return measured + 0.01, top
 
     monkeypatch.setattr(ablating, "_run_together", wrong)
-    with pytest.raises(VerificationError, match=r"without \d+ heads: .* in a trace of its own"):
+    with pytest.raises(VerificationError, match=r"without \d+ heads of .*: among others .* by itself"):
         ablate_heads(study, ranking=ranking)
     assert not list(study.folder.rglob("*.npz"))
 

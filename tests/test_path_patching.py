@@ -381,7 +381,7 @@ def test_traces_of_fewer_runs_give_the_same_numbers_and_wrong_ones_are_found_out
     torch.testing.assert_close(run_paths(vlm, captured, paths), whole, atol=TOLERANCE, rtol=0)
     assert made == [3, 3, 3]  # the base run, and one sender twice
     verify_paths(vlm, ours, paths, whole)
-    with pytest.raises(VerificationError, match=r"the path L\d.H\d -> .* of .*-shapes: among others it measured"):
+    with pytest.raises(VerificationError, match=r"the path L\d.H\d -> .* of .*-shapes: among others the run measured"):
         verify_paths(vlm, ours, paths, whole + 0.01)
 
 
