@@ -1,0 +1,89 @@
+"""Zhang and Nanda, best practices of activation patching: what corruption, direction and window change."""
+
+from functools import partial
+
+import numpy as np
+import xarray as xr
+
+from analysis.claims.claim import ANY, BLIP, FAILS, HOLDS, LLAVA, UNDECIDED, Claim, Estimate, Finding, Undecidable, beyond
+from analysis.claims.place import Place, by_role, enough_layers
+from analysis.compare_corruptions import compare
+
+WINDOW = 3
+ROUNDING = 1e-9
+DATA: tuple[str, ...] = ()
+
+
+def ranked_differently(place: Place, one: str, other: str) -> Finding:
+    """Whether two ways of patching rank heads less alike than one way does with itself on other samples."""
+    component = place.head_component
+    found = {corruption: place.effects(corruption, component, heads=True) for corruption in (one, other)}
+    values = {}
+    for corruption, (effects, _) in found.items():
+        of_heads = effects.sel(token=effects.attrs["main_token"]).effects.logit_difference()
+        keep = ("sample", "layer", "head")
+        values[corruption] = of_heads.drop_vars([str(name) for name in of_heads.coords if name not in keep]).dropna("sample", how="all")
+        enough_layers(values[corruption].sizes["layer"])
+        if values[corruption].sizes["sample"] < 4:
+            raise Undecidable(f"fewer than four samples have an effect under {corruption}, and halves need them")
+    joined = xr.concat(values.values(), xr.Variable("corruption", list(values)), join="outer")
+    compared = compare(joined, place.folder.resampling.comparing).sel(score="mean_absolute_effect")
+    bounds = ("", "_low", "_high")
+    pair, halves = compared.sel(corruption=one, other=other), compared.sel(corruption=one)
+    alike = Estimate(f"rank correlation, {one} and {other}", *(float(pair[f"rank_correlation{b}"]) for b in bounds))
+    itself = Estimate(f"halves of {one}", *(float(halves[f"halves_correlation{b}"]) for b in bounds))
+    result = HOLDS if alike.high < itself.low - ROUNDING else FAILS if alike.low >= itself.value - ROUNDING else UNDECIDED
+    return Finding(result, (alike, itself), "Spearman's, of mean |LD| of heads", tuple(path for _, path in found.values()))
+
+
+def windows_add_up_to_more(place: Place) -> Finding:
+    """Whether three layers restored together do more, at their best, than the sum of what each does alone."""
+    (single, one), (together, three) = (place.effects("sip", "mlp", window=window) for window in (1, WINDOW))
+    values = [by_role(effects, "logit_difference") for effects in (single, together)]
+    enough_layers(values[0].sizes["layer"])
+    both = xr.concat(values, xr.Variable("window", [1, WINDOW]), join="inner").transpose("window", "sample", "layer", "role").values
+    means = np.stack([place.means(of_window, "windows", place.dataset) for of_window in both])
+    summed = means[0][:, :-2] + means[0][:, 1:-1] + means[0][:, 2:]
+    windowed = means[1][:, 1:-1]  # windows that are not cut off at the ends
+    flat = np.nan_to_num(np.abs(windowed[0])).argmax()
+    at = np.unravel_index(flat, windowed.shape[1:])
+    sign = np.sign(windowed[0][at])
+    more = place.estimate("best window less the sum of its layers", sign * (windowed[:, *at] - summed[:, *at]))
+    return Finding(beyond(more), (more, place.estimate("best window", windowed[:, *at])), "logits", (one, three))
+
+
+def _differs(name: str, says: str, one: str, other: str, source: str) -> Claim:
+    return Claim(
+        id=f"best-practices-{name}",
+        paper="Zhang and Nanda",
+        source=source,
+        says=says,
+        test=f"Spearman's rank correlation of mean |LD| of heads, {one} and {other}, beside random halves of {one}'s samples: holds when "
+        "its interval lies below that of the halves, does not hold when it lies at their mean or above",
+        kind=ANY,
+        models=(*BLIP, *LLAVA),
+        data=DATA,
+        judge=partial(ranked_differently, one=one, other=other),
+        each_dataset=True,
+    )
+
+
+CLAIMS = [
+    _differs(
+        "noise", "Gaussian noise and STR find different components", "str", "gaussian_noise_text", "corruption: STR over Gaussian noise"
+    ),
+    _differs("direction", "denoising and noising find different components", "sip", "sip-noising", "both directions are reported"),
+    Claim(
+        id="best-practices-window",
+        paper="Zhang and Nanda",
+        source="single layers before sliding windows",
+        says="a sliding window of layers shows more effect than its layers do one by one",
+        test="mean LD (MLP, sip) of the window of 3 with the largest effect, less the sum of its three layers' at the same role: holds "
+        "when its interval lies above 0, does not hold when below",
+        kind=ANY,
+        models=(*BLIP, *LLAVA),
+        data=DATA,
+        judge=windows_add_up_to_more,
+        each_dataset=True,
+    ),
+]

@@ -1,0 +1,198 @@
+"""NOTICE's claims about universal heads: which they are, where they lie, whether they hold up."""
+
+from functools import partial
+
+import numpy as np
+from scipy import stats
+
+from analysis.claims.claim import (
+    ANY,
+    BLIP,
+    DECODER,
+    ENCODER,
+    FAILS,
+    HOLDS,
+    LLAVA,
+    UNDECIDED,
+    Claim,
+    Estimate,
+    Finding,
+    NotRun,
+    Undecidable,
+    beyond,
+)
+from analysis.claims.place import Place, enough_layers
+from analysis.compare_corruptions import thirds
+from analysis.measured import Measure, Measured
+from analysis.results import head_name
+from analysis.robust_rule import complete, flat
+
+DEVIATIONS = 2.0
+ALPHA = 0.05
+ROUNDING = 1e-9
+KINDS = ("vision", "text", "multimodal")
+PUBLISHED = {
+    (BLIP, "vision"): ((5, 3),),
+    (BLIP, "multimodal"): ((3, 0),),
+    (BLIP, "text"): ((0, 11),),
+    (LLAVA, "vision"): (
+        *((15, 5), (16, 18), (14, 4), (15, 8), (18, 26), (17, 0)),
+        *((17, 22), (14, 28), (19, 4), (15, 14), (17, 13), (20, 28)),
+    ),
+    (LLAVA, "multimodal"): ((28, 7), (31, 27), (16, 24), (19, 15), (18, 30), (18, 10), (21, 30)),
+    (LLAVA, "text"): ((22, 16), (29, 19)),
+}
+
+
+def effects_of_heads(place: Place) -> Measured:
+    """The effects of all heads under both corruptions; raises `NotRun` where one is missing."""
+    missing = [c for c in Measure().corruptions() if c not in (m.corruptions if (m := place.folder.measured.get(place.model)) else ())]
+    if missing:
+        raise NotRun(f"no effects of heads under {' and '.join(missing)}", place.whole_study())
+    return complete(place.folder.measured[place.model])
+
+
+def universal_kinds(place: Place, effects: Measured) -> dict[str, np.ndarray]:
+    """Which heads are universal by NOTICE's rule, by kind: bool [resample, layer, head], of the samples as they are first.
+
+    Resamples are of the samples of each task, apart under each corruption.
+    """
+    universal = {}
+    for corruption in effects.corruptions:
+        everywhere = None
+        for task, values in effects.of(corruption).items():
+            absolute = place.weights(values.sizes["sample"], corruption, task) @ np.abs(flat(values))
+            threshold = absolute.mean(axis=1, keepdims=True) + DEVIATIONS * absolute.std(axis=1, keepdims=True)
+            important = (absolute >= threshold) & (np.ptp(absolute, axis=1, keepdims=True) > 0)
+            everywhere = important if everywhere is None else everywhere & important
+        assert everywhere is not None
+        universal[corruption] = everywhere.reshape(-1, values.sizes["layer"], values.sizes["head"])
+    image, text = (universal[corruption] for corruption in effects.corruptions)
+    return {"vision": image & ~text, "text": text & ~image, "multimodal": image & text}
+
+
+def files_of(place: Place, effects: Measured) -> tuple:
+    """The files of heads that `measured` read of a model."""
+    return tuple(sorted((place.folder.path / place.model).glob(f"*/*/{effects.component}-heads.nc")))
+
+
+def named(place: Place, kind: str, heads: tuple[tuple[int, int], ...]) -> Finding:
+    """Whether at least half of the named heads are universal of a kind here."""
+    effects = effects_of_heads(place)
+    kinds = universal_kinds(place, effects)[kind]
+    shape = kinds.shape[1:]
+    if any(layer >= shape[0] or head >= shape[1] for layer, head in heads):
+        raise Undecidable(f"it has {shape[0]} x {shape[1]} heads, so some of those named are not in it")
+    found = kinds[:, *np.array(heads).T]
+    recall = place.estimate("share of those named that is found", found.mean(axis=1))
+    number = int(kinds[0].sum())
+    p = stats.hypergeom.sf(found[0].sum() - 1, kinds[0].size, len(heads), number)
+    again = " ".join(head_name(*head) for head, there in zip(heads, found[0], strict=True) if there) or "none"
+    here = " ".join(head_name(*map(int, head)) for head in np.argwhere(kinds[0])[:20]) or "none"
+    note = f"found again: {again}; {kind} heads here: {here}; p of so many in common by chance {p:.2g} (hypergeometric)"
+    return Finding(beyond(recall, 0.5 - ROUNDING), (recall,), note, files_of(place, effects))
+
+
+def exists(place: Place, kind: str) -> Finding:
+    """Whether there is a universal head of a kind that stands out beyond chance."""
+    effects = effects_of_heads(place)
+    kinds = universal_kinds(place, effects)[kind]
+    judged, path = place.tree(place.folder.universal, "universal_heads")
+    if "p" not in judged:
+        raise NotRun("universal_heads.nc has no p-values", f"python -m analysis.universal_heads --results {place.folder.path}")
+    modality = judged["modality"].values
+    sides = {"vision": ["image"], "text": ["text"], "multimodal": ["image", "text"]}[kind]
+    p_of_heads = np.max([judged["p"].values[list(modality).index(side)] for side in sides if side in modality], axis=0)
+    number = place.estimate(f"{kind} heads", kinds.sum(axis=(1, 2)).astype(float))
+    p = float(p_of_heads[kinds[0]].min()) if kinds[0].any() else 1.0
+    result = FAILS if number.high == 0 else HOLDS if number.low >= 1 and p <= ALPHA else UNDECIDED
+    names = " ".join(head_name(*map(int, head)) for head in np.argwhere(kinds[0])[:20]) or "none"
+    return Finding(result, (number,), f"{names}; smallest family-wise p {p:.2g}", (*files_of(place, effects), path))
+
+
+def in_the_middle(place: Place) -> Finding:
+    """Whether most vision heads lie in the middle third."""
+    effects = effects_of_heads(place)
+    kinds = universal_kinds(place, effects)["vision"]
+    enough_layers(kinds.shape[1])
+    middle = kinds[:, thirds(kinds.shape[1]) == 1].sum(axis=(1, 2))
+    number = kinds.sum(axis=(1, 2))
+    if not number[0]:
+        raise Undecidable("no head is a vision head here")
+    share = place.estimate("share of vision heads in the middle third", np.where(number > 0, middle / np.maximum(number, 1), np.nan))
+    return Finding(beyond(share, 0.5), (share,), f"{number[0]} vision heads", files_of(place, effects))
+
+
+def consistent(place: Place) -> Finding:
+    """Whether every head that is universal by NOTICE's rule is so by the signed, corrected rule too."""
+    robust, path = place.tree(place.folder.robust, "robust_heads")
+    notice, signed = robust["notice_universal"].values, robust["universal"].values
+    number, kept = int(notice.sum()), int((notice & signed).sum())
+    if not number:
+        raise Undecidable("no head is universal by NOTICE's rule here")
+    bounds = stats.binomtest(kept, number).proportion_ci(0.95, "exact")
+    share = Estimate("share that holds up", kept / number, bounds.low, bounds.high)
+    result = HOLDS if kept == number else FAILS if not kept else UNDECIDED
+    return Finding(result, (share,), f"{kept} of {number} (head, corruption); the interval is Clopper and Pearson's", (path,))
+
+
+def _of_named() -> list[Claim]:
+    claims = []
+    for (models, kind), heads in PUBLISHED.items():
+        name = "blip" if models == BLIP else "llava"
+        names = " ".join(head_name(*head) for head in heads)
+        claims.append(
+            Claim(
+                id=f"notice-{name}-{kind}",
+                paper="NOTICE",
+                source="tables of universal attention heads",
+                says=f"{'BLIP' if models == BLIP else 'LLaVA'}'s universal {kind} heads are {names}",
+                test="share of the heads named that are universal of this kind here by NOTICE's rule (mean |LD| at least mean + 2 SD in "
+                "every task): holds when its interval over resamples lies wholly at 0.5 or above, does not hold when wholly below",
+                kind=ENCODER if models == BLIP else DECODER,
+                models=models,
+                judge=partial(named, kind=kind, heads=heads),
+                papers_model_only=True,
+            )
+        )
+    return claims
+
+
+CLAIMS = [
+    *_of_named(),
+    *(
+        Claim(
+            id=f"notice-universal-{kind}",
+            paper="NOTICE",
+            source="abstract; tables of universal attention heads",
+            says=f"some heads are {kind} heads: important in every task under {under}",
+            test="the number of such heads by NOTICE's rule: holds when its interval over resamples is 1 or more and one stands out beyond "
+            "chance (family-wise permutation p <= 0.05), does not hold when the interval is 0",
+            kind=ANY,
+            models=(*BLIP, *LLAVA),
+            judge=partial(exists, kind=kind),
+        )
+        for kind, under in zip(KINDS, ("image corruption only", "text corruption only", "both corruptions"), strict=True)
+    ),
+    Claim(
+        id="notice-vision-heads-middle",
+        paper="NOTICE",
+        source="tables of universal attention heads (BLIP L5 of 12; LLaVA L14 to L20 of 32)",
+        says="vision heads lie in the middle third of the layers",
+        test="share of the vision heads that lie in the middle third: holds when its interval lies above 0.5, does not hold when below",
+        kind=ANY,
+        models=(*BLIP, *LLAVA),
+        judge=in_the_middle,
+    ),
+    Claim(
+        id="notice-consistent",
+        paper="NOTICE",
+        source="abstract",
+        says="universal heads consistently contribute across tasks and modalities",
+        test="heads that NOTICE's rule names, which takes |effect|, against the signed rule with corrected p-values (robust_heads): holds "
+        "when all hold up, does not hold when none does",
+        kind=ANY,
+        models=(*BLIP, *LLAVA),
+        judge=consistent,
+    ),
+]

@@ -1,0 +1,243 @@
+"""Where claims are tested: a results folder, one of its models, and one of its data sets; reads files, or says what makes them."""
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from analysis.claims.claim import ANY, BLIP, DECODER, ENCODER, NOTICE_DATA, Claim, Estimate, NotRun, Undecidable, estimate
+from analysis.compare_corruptions import THIRDS, Comparing, Like, weighted_means
+from analysis.measured import Measure, Measured, measured
+from analysis.module_effects import by_order
+from analysis.resampling import bootstrap_weights, stream
+from analysis.results import DAMAGED, EffectsFile, ResultsError, damaged, effects_files, read_effects, read_manifest, read_tree
+
+PAPERS_SAMPLES = 500
+USUAL = {"samples": 100, "seed": 0, "dtype": "float32"}  # options whose value is not the default are said in commands
+PARTS = ("start", "patch", "query")  # main tokens of parts of models
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How sure intervals are."""
+
+    resamples: int = 1000
+    """Bootstrap resamples of the samples."""
+    confidence: float = 0.95
+    """Of the intervals."""
+    seed: int = 0
+    """Seed of the resamples."""
+
+    @property
+    def comparing(self) -> Comparing:
+        """The same settings, for `compare_corruptions.compare`; raises `ResultsError` where one is wrong."""
+        return Comparing(resamples=self.resamples, confidence=self.confidence, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A results folder."""
+
+    path: Path
+    resampling: Resampling = field(default_factory=Resampling)
+
+    @cached_property
+    def models(self) -> dict[str, str]:
+        """The kind of each model, ENCODER or DECODER, by the token at which its heads are judged; parts of models are left out."""
+        main: dict[str, str] = {}
+        for path in sorted([*self.path.glob("*/*/*.nc"), *self.path.glob("*/*/*/*.nc")]):
+            model = path.relative_to(self.path).parts[0]
+            if model not in main and not path.name.startswith("."):
+                attrs = read(path, ()).attrs
+                for name in ("query", "main_token"):
+                    if name in attrs:
+                        main[model] = str(attrs[name])
+        return {model: DECODER if token == "last" else ENCODER for model, token in main.items() if token not in PARTS}
+
+    def datasets(self, model: str) -> list[str]:
+        """The data sets of a model."""
+        return sorted(path.name for path in (self.path / model).iterdir() if path.is_dir() and any(path.rglob("*.nc")))
+
+    @cached_property
+    def measured(self) -> dict[str, Measured]:
+        """The effects of heads of every model that has any, as NOTICE judges them."""
+        there = [file for file in effects_files(self.path) if file.heads and file.corruption in Measure().corruptions()]
+        return measured(self.path, Measure()) if there else {}
+
+    @cached_property
+    def universal(self) -> dict[str, xr.Dataset]:
+        """`universal_heads.nc`, by model."""
+        return read_tree(self.path / "universal_heads.nc")
+
+    @cached_property
+    def functions(self) -> dict[str, xr.Dataset]:
+        """`head_functions.nc`, by model."""
+        return read_tree(self.path / "head_functions.nc")
+
+    @cached_property
+    def robust(self) -> dict[str, xr.Dataset]:
+        """`robust_heads.nc`, by model."""
+        return read_tree(self.path / "robust_heads.nc")
+
+    @cached_property
+    def answers(self) -> dict[str, Any]:
+        """How many of its questions each model answered correctly: by "<model>/<dataset>", by category, asked and correct."""
+        return read_manifest(self.path).get("answers", {})
+
+
+@dataclass(frozen=True)
+class Place:
+    """A model in a results folder, and one of its data sets, or "" for all."""
+
+    folder: Folder
+    model: str
+    dataset: str = ""
+
+    @property
+    def head_component(self) -> str:
+        """The component whose heads NOTICE patches in a model of this kind."""
+        return "cross_attention" if self.folder.models.get(self.model) == ENCODER or self.model in BLIP else "self_attention"
+
+    def effects(self, corruption: str, component: str, *, heads: bool = False, window: int = 1, part: str = "") -> tuple[xr.Dataset, Path]:
+        """A file of effects and its path; raises `NotRun` with the command that makes it."""
+        name = component + ("-heads" if heads else "") + (f"-window{window}" if window > 1 else "")
+        model = f"{self.model}-{part}" if part else self.model
+        path = self.folder.path / model / self.dataset / corruption / f"{name}.nc"
+        if not path.is_file():
+            direction = "noising" if corruption.endswith("-noising") else "denoising"
+            like = Like(self.model, self.dataset, component, heads, direction, window, "ours")
+            command = like.command(corruption.removesuffix("-noising"), self.folder.path)
+            command += (f" --part {part}" if part else "") + self._as_before()
+            raise NotRun(f"no {path.relative_to(self.folder.path)}", command)
+        return read_effects(EffectsFile(model, self.dataset, corruption, component, heads, path)), path
+
+    def file(self, name: str, script: str, variables: tuple[str, ...], options: str = "") -> tuple[xr.Dataset, Path]:
+        """Another intervention's file below the data set's folder, the first that a pattern finds, and its path."""
+        found = sorted(path for path in (self.folder.path / self.model / self.dataset).glob(name) if not path.name.startswith("."))
+        if not found:
+            raise NotRun(f"no {self.model}/{self.dataset}/{name}", self.command(script, options))
+        return read(found[0], variables), found[0]
+
+    def command(self, script: str, options: str = "") -> str:
+        """What makes a file of this model and data set."""
+        words = f"python -m interventions.{script} --model {self.model} --data {_data(self.dataset)} --out {self.folder.path}"
+        return words + self._as_before() + (f" {options}" if options else "")
+
+    def whole_study(self) -> str:
+        """What runs the study of this model: on its data sets in the folder, or on NOTICE's where it has none."""
+        there = self.folder.datasets(self.model) if (self.folder.path / self.model).is_dir() else []
+        datasets = [self.dataset] if self.dataset else there or list(NOTICE_DATA)
+        samples = self._as_before() if there else f" --samples {PAPERS_SAMPLES}"
+        return f"python run_all.py --models {self.model} --datasets {' '.join(map(_data, datasets))} --out {self.folder.path}{samples}"
+
+    def _as_before(self) -> str:
+        """The options of the runs that are there of this model, where they are not the usual: so that files are of the same samples."""
+        configurations = map(_configuration, sorted((self.folder.path / self.model).rglob("*.nc")))
+        configuration = next(filter(None, configurations), {})
+        words = [f"--{name} {configuration[name]}" for name, usual in USUAL.items() if configuration.get(name, usual) != usual]
+        return "".join(f" {word}" for word in words) + (" --keep-wrong" if configuration.get("keep_wrong") else "")
+
+    def tree(self, found: dict[str, xr.Dataset], name: str) -> tuple[xr.Dataset, Path]:
+        """This model's group of a file that an analysis writes, and the file."""
+        path = self.folder.path / f"{name}.nc"
+        if self.model not in found:
+            needs = "attention.nc" if name == "head_functions" else "*/*-heads.nc"
+            there = any((self.folder.path / self.model).glob(f"*/{needs}"))
+            command = f"python -m analysis.{name} --results {self.folder.path}" if there else self.whole_study()
+            raise NotRun(f"{name}.nc has no {self.model}", command)
+        return found[self.model], path
+
+    def weights(self, samples: int, *names: str) -> np.ndarray:
+        """[resample, sample]: the samples as they are, then resamples.
+
+        Raises
+        ------
+        Undecidable
+            With fewer than two samples.
+        """
+        if samples < 2:
+            raise Undecidable(f"{samples} sample(s), and an interval needs two")
+        drawn = bootstrap_weights(samples, self.folder.resampling.resamples, stream(self.folder.resampling.seed, "claims", *names))
+        return np.concatenate([np.full((1, samples), 1 / samples), drawn])
+
+    def means(self, values: np.ndarray, *names: str) -> np.ndarray:
+        """Resampled means over the samples that have a value: [sample, ...] -> [resample, ...], of the samples as they are first."""
+        weights = self.weights(len(values), *names)
+        return weighted_means(values.reshape(1, len(values), -1), weights)[0].reshape(-1, *values.shape[1:])
+
+    def estimate(self, name: str, resampled: np.ndarray) -> Estimate:
+        """See `claim.estimate`."""
+        return estimate(name, resampled, self.folder.resampling.confidence)
+
+
+def at_largest(means: np.ndarray) -> np.ndarray:
+    """The resampled means of the cell whose mean, of the samples as they are, is largest: [resample, ...] -> [resample].
+
+    The cell stays the same in every resample: the largest of each resample would be larger than the largest of the samples.
+    """
+    flat = means.reshape(len(means), -1)
+    return flat[:, np.nanargmax(flat[0])]
+
+
+def _data(dataset: str) -> str:
+    return dataset if dataset == "shapes" else f"data/{dataset}"
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    return json.loads(read(path, ()).attrs.get("configuration", "{}")) if not path.name.startswith(".") else {}
+
+
+def by_role(effects: xr.Dataset, metric: str, fewest: int = 2) -> xr.DataArray:
+    """Effects of a whole module [sample, layer, role], of the samples that have any.
+
+    Raises
+    ------
+    Undecidable
+        With fewer samples than asked for.
+    """
+    values = by_order(effects, metric).get("all")
+    if values is None or values.sizes["sample"] < fewest:
+        raise Undecidable(f"{0 if values is None else values.sizes['sample']} sample(s) with an effect, and {fewest} are needed")
+    return values
+
+
+def enough_layers(layers: int) -> None:
+    """Raise `Undecidable` where layers cannot be cut into thirds."""
+    if layers < len(THIRDS):
+        raise Undecidable(f"{layers} layers cannot be cut into thirds")
+
+
+def read(path: Path, variables: tuple[str, ...]) -> xr.Dataset:
+    """Load some variables of a file, with all coordinates and attributes.
+
+    Raises
+    ------
+    ResultsError
+        When it is damaged or lacks one.
+    """
+    try:
+        with xr.open_dataset(path, engine="netcdf4") as dataset:
+            missing = [name for name in variables if name not in dataset.variables]
+            if not missing:
+                return dataset[list(variables)].load()
+    except DAMAGED as error:
+        raise damaged(path) from error
+    raise ResultsError(f"{path} lacks {', '.join(missing)}: delete it and make it again")
+
+
+def places(claim: Claim, folder: Folder) -> list[Place]:
+    """Where a claim can be tested: the folder's models of its kind, and each of their data sets where it is tested on each apart.
+
+    A claim of the paper's model alone is tested on the paper's data sets alone.
+    """
+    models = [model for model, kind in folder.models.items() if claim.kind in (kind, ANY)]
+    if claim.papers_model_only:
+        models = [model for model in models if model in claim.models]
+    if not claim.each_dataset:
+        return [Place(folder, model) for model in models]
+    found = [Place(folder, model, dataset) for model in models for dataset in folder.datasets(model)]
+    return [place for place in found if place.dataset in claim.data or not claim.papers_model_only]
