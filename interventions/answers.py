@@ -2,15 +2,23 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 from datasets import Dataset
 from tqdm import tqdm
 
 from data_prep.samples import Sample
+from interventions import backends
 from interventions.models.vlm import Vlm
-from interventions.results import differences, update_manifest, write_text
+from interventions.results import Arrays, differences, update_manifest, write_text
+
+if TYPE_CHECKING:
+    from interventions.study import Study
+
+Ask = Callable[[Sequence[Sequence[int]]], Iterable[dict[str, str]]]
 
 
 def is_exact_match(generated: str, correct: str) -> bool:
@@ -18,11 +26,17 @@ def is_exact_match(generated: str, correct: str) -> bool:
     return generated.strip().rstrip(".,!").lower() == correct.strip().lower()
 
 
-def answer_all(vlm: Vlm, samples: Dataset, fingerprint: str, results: Path, dataset: str, batch: int = 16) -> dict[str, str]:
+def answer_all(
+    vlm: Vlm, samples: Dataset, fingerprint: str, results: Path, dataset: str, batch: int = 16, ask: Ask | None = None
+) -> dict[str, str]:
     """The generated answer of every sample, by sample id ("" where the prompt is longer than the model takes).
 
     Kept in `<results>/<model>/<dataset>/answers.json`, batch by batch, and read from there where model and data are the same.
     The accuracy of each category goes into the manifest.
+
+    Parameters
+    ----------
+    ask : the answers of some batches of rows, in any order; default: those that the model gives here
     """
     path = results / vlm.name / dataset / "answers.json"
     configuration = {"model_revision": vlm.revision, "dtype": vlm.number_format, "dataset_fingerprint": fingerprint}
@@ -32,12 +46,29 @@ def answer_all(vlm: Vlm, samples: Dataset, fingerprint: str, results: Path, data
         if not differences(stored["configuration"], configuration):
             answers = stored["answers"]
     missing = [i for i, sample_id in enumerate(samples["sample_id"]) if sample_id not in answers]
-    starts = range(0, len(missing), batch)
-    for start in tqdm(starts, desc=f"{vlm.name} answers {dataset}", unit="batch", disable=not missing):
-        answers |= generate_answers(vlm, [samples[i] for i in missing[start : start + batch]])
-        write_text(path, json.dumps({"configuration": configuration, "answers": answers}, ensure_ascii=False))
+    rows = [missing[start : start + batch] for start in range(0, len(missing), batch)]
+    found = ask(rows) if ask else (generate_answers(vlm, [samples[i] for i in some]) for some in rows)
+    for some in tqdm(found, desc=f"{vlm.name} answers {dataset}", unit="batch", total=len(rows), disable=not missing):
+        answers |= some
+        kept = {name: answers[name] for name in samples["sample_id"] if name in answers}
+        write_text(path, json.dumps({"configuration": configuration, "answers": kept}, ensure_ascii=False))
     update_manifest(results, "answers", f"{vlm.name}/{dataset}", accuracy(samples, answers))
     return answers
+
+
+def ask_backend(study: "Study", rows: Sequence[Sequence[int]]) -> Iterable[dict[str, str]]:
+    """The answers of some batches of a study's rows, from its backend."""
+    names = study.table["sample_id"]
+    todo = [backends.Batch(tuple(names[i] for i in some), ("answers",)) for some in rows]
+    if todo:
+        for batch, found in backends.choose(study.options).run(study, _answer, todo):
+            yield {name: str(files["answers"]["text"]) for name, files in zip(batch.samples, found, strict=True)}
+
+
+def _answer(study: "Study", batch: backends.Batch) -> list[Mapping[str, Arrays]]:
+    """The work of answering (see `interventions.backends.Work`)."""
+    answers = generate_answers(study.vlm, [study.sample(name) for name in batch.samples])
+    return [{"answers": {"text": np.array(answers[name])}} for name in batch.samples]
 
 
 def generate_answers(vlm: Vlm, rows: Sequence[Sample]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from corruptions.pair import LeftOut
+from interventions.backends import BackendError
 from interventions.results import ResultsError
 from interventions.verify import VerificationError
 
@@ -19,5 +20,5 @@ def reporting_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("\ninterrupted: every finished sample is kept; run the same command again to go on", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
-    except (ValueError, OSError, ResultsError, LeftOut, VerificationError) as error:
+    except (ValueError, OSError, ResultsError, LeftOut, VerificationError, BackendError) as error:
         raise SystemExit(f"error: {error}") from error

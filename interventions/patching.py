@@ -2,7 +2,7 @@
 
 import logging
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -12,11 +12,11 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm import tqdm
 
 from corruptions import registry
 from corruptions.pair import Pair
 from interventions import effects
+from interventions.backends import Batch, measure
 from interventions.capture import CLEAN, CORRUPT, Example, capture, prompts_of
 from interventions.memory import peak_memory
 from interventions.models.vlm import Vlm
@@ -116,23 +116,29 @@ def _patch_and_write(study: Study, corruption: str, stores: dict[Target, Store])
     pairs, left_out = study.pairs_for([store.path for store in stores.values()], corruption)
     cells = {target: [cells_of(study, pair, target.tokens) for pair in pairs] for target in stores}
     chosen = _plan(study, corruption, pairs)
-    computed = 0
-    with tqdm(total=len(pairs), desc=f"{vlm.name} {corruption} {', '.join(t.name for t in stores)}", unit="sample") as bar:
-        for batch in batches(len(pairs), chosen.samples):
-            here = [pairs[i] for i in batch]
-            missing = [t for t, store in stores.items() if not all(store.has(pair.sample["sample_id"]) for pair in here)]
-            if missing:
-                checked = [i for i, pair in enumerate(here) if _to_verify(study, computed + i, pair)]
-                wanted = {t: ([cells[t][i] for i in batch], stores[t]) for t in missing}
-                _patch_pairs(study, here, corruption, wanted, chosen, checked)
-                computed += len(here)
-            bar.update(len(here))
+    by_name = {target.name: store for target, store in stores.items()}
+    todo = _batches(study, [pair.sample["sample_id"] for pair in pairs], by_name, chosen.samples)
+    done = len(pairs) - sum(len(batch.samples) for batch in todo)
+    measure(study, Patching(corruption, tuple(stores), chosen), todo, by_name, f"{vlm.name} {corruption} {', '.join(by_name)}", done)
     made = {"samples": len(pairs), "seconds": round(perf_counter() - started, 1), "left_out": left_out}
     made |= {"peak_memory_gib": round(peak_memory(vlm.device) / 2**30, 2), "samples_a_trace": chosen.samples}
     for target, store in stores.items():
-        parts = [store.get(pair.sample["sample_id"]) for pair in pairs]
+        parts = (store.get(pair.sample["sample_id"]) for pair in pairs)
         update_manifest(results, "runs", str(store.path.relative_to(results)), {"status": "finished", **made})
         store.finish(_assemble(study, corruption, target, pairs, cells[target], parts), effects.write)
+
+
+def _batches(study: Study, names: Sequence[str], stores: Mapping[str, Store], samples: int) -> list[Batch]:
+    """The batches of which a file lacks a sample, with these files."""
+    found: list[Batch] = []
+    computed = 0
+    for numbers in batches(len(names), samples):
+        here = tuple(names[number] for number in numbers)
+        lacking = tuple(file for file, store in stores.items() if not all(map(store.has, here)))
+        if lacking:
+            found.append(Batch(here, lacking, tuple(name for i, name in enumerate(here, computed) if _to_verify(study, i, name))))
+            computed += len(here)
+    return found
 
 
 def _plan(study: Study, corruption: str, pairs: Sequence[Pair]) -> Plan:
@@ -149,26 +155,42 @@ def _plan(study: Study, corruption: str, pairs: Sequence[Pair]) -> Plan:
     return chosen
 
 
-def _to_verify(study: Study, computed: int, pair: Pair) -> bool:
+def _to_verify(study: Study, computed: int, sample_id: str) -> bool:
     """Whether the sweep of a pair is held against the plain path: the first ones, and one in a hundred, by its id."""
-    now_and_then = zlib.crc32(pair.sample["sample_id"].encode()) % 100 == 0
+    now_and_then = zlib.crc32(sample_id.encode()) % 100 == 0
     return study.options.verify > 0 and (computed < study.options.verify or now_and_then)
+
+
+@dataclass(frozen=True)
+class Patching:
+    """The work of patching targets in some pairs at a time (see `interventions.backends.Work`)."""
+
+    corruption: str
+    targets: tuple[Target, ...]
+    plan: Plan
+
+    def __call__(self, study: Study, batch: Batch) -> list[Mapping[str, Arrays]]:
+        pairs = [study.pair(self.corruption, name) for name in batch.samples]
+        wanted = {t: [cells_of(study, pair, t.tokens) for pair in pairs] for t in self.targets if t.name in batch.files}
+        checked = [i for i, name in enumerate(batch.samples) if name in batch.checked]
+        return _patch_pairs(study, pairs, self.corruption, wanted, self.plan, checked)
 
 
 def _patch_pairs(
     study: Study,
     pairs: Sequence[Pair],
     corruption: str,
-    targets: Mapping[Target, tuple[Sequence[Sequence[Cell]], Store]],
+    targets: Mapping[Target, Sequence[Sequence[Cell]]],
     chosen: Plan,
     checked: Sequence[int] = (),
-) -> None:
-    """Capture some pairs together, sweep each target, hold the checked ones against the plain path, and keep the measurements."""
+) -> list[Mapping[str, Arrays]]:
+    """Capture some pairs together, sweep each target, and hold the checked ones against the plain path; of each pair, the measurements
+    of each target, by its name."""
     vlm, draws = study.vlm, study.draws(corruption)
     components = {target: _patched_component(study, target) for target in targets}
     every = {
         target: [_patches(study, components[target], target, of_pair) for of_pair in cells for _ in range(draws)]
-        for target, (cells, _) in targets.items()
+        for target, cells in targets.items()
     }
     runs: list[np.ndarray] = []
     patched: dict[Target, list[np.ndarray]] = {target: [] for target in targets}
@@ -184,12 +206,14 @@ def _patch_pairs(
                 if i // draws in checked and i % draws == 0:
                     verify(vlm, ours, every[target][i], of_one)
     exchanged = study.options.direction == "noising"
-    for target, (cells, store) in targets.items():
-        for i, pair in enumerate(pairs):
+    kept: list[dict[str, Arrays]] = [{} for _ in pairs]
+    for target, cells in targets.items():
+        for i in range(len(pairs)):
             shape = (draws, vlm.n_layers, *([vlm.n_heads] if target.heads else []), len(cells[i]), runs[0].shape[-1])
             own = slice(i * draws, (i + 1) * draws)
             both = np.stack(runs[own])[:, ::-1] if exchanged else np.stack(runs[own])
-            store.put(pair.sample["sample_id"], {"patched": np.stack(patched[target][own]).reshape(shape), "runs": both})
+            kept[i][target.name] = {"patched": np.stack(patched[target][own]).reshape(shape), "runs": both}
+    return list(kept)
 
 
 def _measure(
@@ -233,20 +257,24 @@ def _assemble(
     target: Target,
     pairs: Sequence[Pair],
     cells: Sequence[Sequence[Cell]],
-    parts: Sequence[Arrays],
+    parts: Iterable[Arrays],
 ) -> xr.Dataset:
+    """The file of effects; `parts` are the pairs' arrays, which are read one after the other."""
     vlm, component, heads = study.vlm, target.component, target.heads
     longest = max(map(len, cells))
     dims = ("sample", "draw", "layer", *(["head"] if heads else []), "token")
     names = [*effects.MEASUREMENTS, *([effects.DIVERGENCE] if study.options.divergence else [])]
-    patched = np.full((len(parts), *parts[0]["patched"].shape[:-2], longest, len(names)), np.nan, np.float32)
-    texts = {name: np.full((len(parts), longest), "", object) for name in ("role", "text")}
+    sizes = (study.draws(corruption), vlm.n_layers, *([vlm.n_heads] if heads else []), longest)
+    patched = np.full((len(pairs), *sizes, len(names)), np.nan, np.float32)
+    texts = {name: np.full((len(pairs), longest), "", object) for name in ("role", "text")}
+    runs_of: list[np.ndarray] = []
     for row, (here, part) in enumerate(zip(cells, parts, strict=True)):
         patched[row, ..., : len(here), :] = part["patched"]
+        runs_of.append(part["runs"])
         patched[row, :, [layer for layer in range(vlm.n_layers) if target.component not in vlm.components_of(layer)]] = np.nan
         texts["role"][row, : len(here)] = [cell.role for cell in here]
         texts["text"][row, : len(here)] = [cell.text for cell in here]
-    runs = np.stack([part["runs"] for part in parts])
+    runs = np.stack(runs_of)
     variables = {name: (dims, patched[..., number]) for number, name in enumerate(names)}
     for number, name in enumerate(names):
         variables[f"clean_{name}"] = (("sample",), runs[:, 0, CLEAN, number])

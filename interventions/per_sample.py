@@ -1,43 +1,63 @@
 """What scripts with files of their own share: a loop over samples that can be interrupted, and what such a file says of them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from corruptions import registry
 from corruptions.pair import Pair
+from interventions.backends import Batch, measure
 from interventions.capture import prompts_of
 from interventions.results import Arrays, Store, update_manifest
 from interventions.roles import EVERY, Cell, every_token, roles, tokens_of_roles
 from interventions.study import Study
+
+Compute = Callable[[Study, Pair, bool], Arrays]
+
+
+@dataclass(frozen=True)
+class OneByOne:
+    """The work of measuring pairs one after the other (see `interventions.backends.Work`).
+
+    Attributes
+    ----------
+    compute : the arrays of a pair; the last argument says whether to hold them against the plain path
+    """
+
+    corruption: str
+    compute: Compute
+
+    def __call__(self, study: Study, batch: Batch) -> list[Mapping[str, Arrays]]:
+        pairs = [study.pair(self.corruption, name) for name in batch.samples]
+        return [{batch.files[0]: self.compute(study, pair, pair.sample["sample_id"] in batch.checked)} for pair in pairs]
 
 
 def each_sample(
     study: Study,
     store: Store,
     corruption: str,
-    compute: Callable[[Pair, bool], Arrays],
+    compute: Compute,
     not_done: Sequence[dict[str, str]] = (),
 ) -> tuple[list[Pair], list[Arrays]]:
     """Compute what the store lacks, write the manifest's entry, and return the pairs with their arrays.
 
     Parameters
     ----------
-    compute : the arrays of a pair; the second argument says whether to hold them against the plain path
+    compute : see `OneByOne`; it may be pickled, so it is a function of a module, or a `partial` of one
     not_done : what else the manifest should list beside the samples left out
     """
     started = perf_counter()
     pairs, left_out = study.pairs_for([store.path], corruption)
-    parts: list[Arrays] = []
-    computed = 0
-    for pair in tqdm(pairs, desc=f"{study.vlm.name} {corruption} {store.path.stem}", unit="sample"):
-        if not store.has(pair.sample["sample_id"]):
-            store.put(pair.sample["sample_id"], compute(pair, computed < study.options.verify))
-            computed += 1
-        parts.append(store.get(pair.sample["sample_id"]))
+    names = [pair.sample["sample_id"] for pair in pairs]
+    missing = [name for name in names if not store.has(name)]
+    file = store.path.stem
+    batches = [Batch((name,), (file,), (name,) if number < study.options.verify else ()) for number, name in enumerate(missing)]
+    label = f"{study.vlm.name} {corruption} {file}"
+    measure(study, OneByOne(corruption, compute), batches, {file: store}, label, done=len(names) - len(missing))
+    parts = [store.get(name) for name in names]
     seconds = round(perf_counter() - started, 1)
     entry = {"status": "finished", "samples": len(pairs), "seconds": seconds, "left_out": [*left_out, *not_done]}
     update_manifest(study.options.out, "runs", str(store.path.relative_to(study.options.out)), entry)

@@ -87,7 +87,7 @@ def partners_of(sample_ids: Sequence[str], lengths: Sequence[int], seed: int) ->
 
 
 class Sources:
-    """What is put in, for each sample of a study.
+    """What is put in, for each sample of a study. It holds neither: it may be pickled, and used in another process.
 
     Attributes
     ----------
@@ -95,33 +95,34 @@ class Sources:
     """
 
     def __init__(self, study: Study, component: str, pairs: Sequence[Pair], replacements: Sequence[str]) -> None:
-        self._study, self._component, self._replacements = study, component, replacements
-        self._pairs = {pair.sample["sample_id"]: pair for pair in pairs}
+        self._component, self._replacements = component, replacements
+        names = [pair.sample["sample_id"] for pair in pairs]
         lengths = [len(roles_of(study, pair)) for pair in pairs]
-        self._partners = partners_of(list(self._pairs), lengths, study.options.seed) if "resample" in replacements else {}
-        self.lonely = [name for name in self._pairs if name not in self._partners] if "resample" in replacements else []
+        self._partners = partners_of(names, lengths, study.options.seed) if "resample" in replacements else {}
+        self.lonely = [name for name in names if name not in self._partners] if "resample" in replacements else []
         if self.lonely:
             log.warning("%d of %d samples are not resampled: no other has as many tokens", len(self.lonely), len(pairs))
         self._means = MeanZ()
         if "mean" in replacements:
             for pair in tqdm(pairs, desc=f"{study.vlm.name} mean z of {component}", unit="sample"):
-                captured = capture(study.vlm, [self._clean_last(pair)], (component,))
+                captured = capture(study.vlm, [_clean_last(study, pair)], (component,))
                 self._means.add(roles_of(study, pair), captured.states[component][0, 1])
 
-    def _clean_last(self, pair: Pair) -> Example:
-        """A pair whose second run, into which states are put, is the clean one."""
-        return self._study.examples(pair, self._study.options.corruption)[0].exchanged()
-
-    def of(self, pair: Pair) -> tuple[Example, Captured, dict[str, Float[Tensor, "layer token width"]]]:
+    def of(self, study: Study, pair: Pair) -> tuple[Example, Captured, dict[str, Float[Tensor, "layer token width"]]]:
         """A pair with its second run clean, captured, and what replaces z there."""
-        ours = self._clean_last(pair)
+        ours = _clean_last(study, pair)
         partner = self._partners.get(pair.sample["sample_id"])
-        others = [self._clean_last(self._pairs[partner])] if partner else []
-        captured = capture(self._study.vlm, [ours, *others], (self._component,))
+        others = [_clean_last(study, study.pair(study.options.corruption, partner))] if partner else []
+        captured = capture(study.vlm, [ours, *others], (self._component,))
         states = captured.states[self._component]
         found = {"zero": torch.zeros_like(states[0, 1]), "corrupt": states[0, 0]}
         if partner:
             found["resample"] = states[1, 1]
         if "mean" in self._replacements:
-            found["mean"] = self._means.without(roles_of(self._study, pair), states[0, 1]).to(states)
+            found["mean"] = self._means.without(roles_of(study, pair), states[0, 1]).to(states)
         return ours, captured, {name: found[name] for name in self._replacements if name in found}
+
+
+def _clean_last(study: Study, pair: Pair) -> Example:
+    """A pair whose second run, into which states are put, is the clean one."""
+    return study.examples(pair, study.options.corruption)[0].exchanged()

@@ -5,6 +5,7 @@ import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property, partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -21,8 +22,9 @@ from corruptions.pair import Corruption, LeftOut, Pair
 from data_prep import samples as sample_table
 from data_prep.samples import Sample
 from data_prep.shapes import make_shapes
-from interventions import __version__
-from interventions.answers import answer_all, is_exact_match
+from interventions import __version__, backends
+from interventions.answers import answer_all, ask_backend, is_exact_match
+from interventions.backends.options import RayOptions
 from interventions.capture import Example, PairError, example, prompts_of
 from interventions.models.loading import load
 from interventions.models.parts import part_of
@@ -84,6 +86,10 @@ class Options:
     hundred after that; 0 for none."""
     overwrite: bool = False
     """Replace results of another configuration that are in the way."""
+    backend: str = "local"
+    """Where samples are measured: local (this process) or ray (workers on this machine or a cluster; requirements-ray.txt)."""
+    ray: Annotated[RayOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RayOptions)
+    """Options of the backend ray."""
 
 
 @dataclass
@@ -94,6 +100,9 @@ class Study:
     ----------
     name : the data set's name
     answers : the model's own answer to each sample, by id
+    data_folder : where the table is
+    chosen : for each corruption that was asked for, what `pairs` gives
+    deviations : for each that was asked for, what `embedding_deviation` gives
     """
 
     options: Options
@@ -102,8 +111,10 @@ class Study:
     table: Dataset
     fingerprint: str
     answers: dict[str, str]
-    _chosen: dict[str, tuple[list[Pair], list[dict[str, str]]]] = field(default_factory=dict)
-    _sigma: dict[str, float] = field(default_factory=dict)
+    data_folder: Path
+    chosen: dict[str, tuple[list[Pair], list[dict[str, str]]]] = field(default_factory=dict)
+    deviations: dict[str, float] = field(default_factory=dict)
+    _by_id: dict[str, dict[str, Pair]] = field(default_factory=dict)
     _means: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -124,9 +135,23 @@ class Study:
         Samples are taken in the table's order until each category has `options.samples`, half of them with the correct option
         first; what one half lacks the other may fill.
         """
-        if corruption not in self._chosen:
-            self._chosen[corruption] = self._choose(corruption)
-        return self._chosen[corruption]
+        if corruption not in self.chosen:
+            self.chosen[corruption] = self._choose(corruption)
+        return self.chosen[corruption]
+
+    def pair(self, corruption: str, sample_id: str) -> Pair:
+        """One of the pairs that are used under a corruption."""
+        if corruption not in self._by_id:
+            self._by_id[corruption] = {pair.sample["sample_id"]: pair for pair in self.pairs(corruption)[0]}
+        return self._by_id[corruption][sample_id]
+
+    def sample(self, sample_id: str) -> Sample:
+        """One row of the table."""
+        return self.table[self._places[sample_id]]
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.table["sample_id"])}
 
     def pairs_for(self, paths: Sequence[Path], corruption: str) -> tuple[list[Pair], list[dict[str, str]]]:
         """`pairs`, for some results files: when none is left, the manifest says that they were not run, and why."""
@@ -206,7 +231,7 @@ class Study:
 
     def embedding_deviation(self, corruption: str) -> float:
         """The standard deviation of the embeddings that get noise, over the clean runs of the pairs; measured once."""
-        if corruption not in self._sigma:
+        if corruption not in self.deviations:
             pairs, _ = self.pairs(corruption)
             key = f"{self.vlm.name}/{self.name}/{corruption}"
             of = self.configuration(corruption=corruption)
@@ -214,8 +239,8 @@ class Study:
             if known.get("of") != of:
                 known = {"deviation": embedding_deviation(self.vlm, pairs, pairs[0].noise), "of": of}
                 update_manifest(self.options.out, "embedding_deviations", key, known)
-            self._sigma[corruption] = known["deviation"]
-        return self._sigma[corruption]
+            self.deviations[corruption] = known["deviation"]
+        return self.deviations[corruption]
 
     def scored(self, pair: Pair) -> Scored:
         """By what tokens the two answers are scored; raises `LeftOut` when they cannot be told apart."""
@@ -278,26 +303,39 @@ def prepare(options: Options, vlm: Vlm | None = None) -> Study:
     if options.corruption not in registry.NAMES:
         raise ValueError(f"unknown corruption {options.corruption!r}; choose from {', '.join(registry.NAMES)}")
     registry.configuration(options.corruption, options.painting)  # raises where its diffusion model cannot be used
+    backends.choose(options)  # raises where it cannot be used
     check_writable(options.out)
     name, table, fingerprint = load_data(options)
     vlm = vlm or load(options.model, options.device, options.dtype, options.revision)
     vlm = part_of(vlm, options.part) if options.part else vlm
     torch.set_num_threads(options.threads or (1 if vlm.width < SMALL_WIDTH else os.cpu_count() or 1))
-    return Study(options, vlm, name, table, fingerprint, answer_all(vlm, table, fingerprint, options.out, name))
+    study = Study(options, vlm, name, table, fingerprint, {}, data_folder(options))
+    study.answers = answer_all(vlm, table, fingerprint, options.out, name, ask=partial(ask_backend, study))
+    return study
 
 
 def load_data(options: Options) -> tuple[str, Dataset, str]:
     """Name, table and fingerprint of the data set; makes `shapes` in `<out>/data/` with a fifth more samples than asked for."""
     if options.samples < 1:
         raise ValueError(f"--samples must be at least 1, not {options.samples}")
-    folder = Path(options.data)
+    folder = data_folder(options)
     if options.data == "shapes" and not folder.is_dir():
-        per_category = -(-options.samples * 6 // 5) + 4
-        folder = options.out / "data" / f"shapes-{per_category}-seed{options.seed}"
-        if not folder.is_dir():
-            table = make_shapes(per_category, options.seed)
-            sample_table.save(table, folder, {"name": "shapes", "seed": options.seed, "left_out": []})
+        table = make_shapes(_rendered(options.samples), options.seed)
+        sample_table.save(table, folder, {"name": "shapes", "seed": options.seed, "left_out": []})
     table = sample_table.load(folder)
     entry = {"samples": len(table), "folder": str(folder), "left_out": sample_table.left_out(folder)}
     update_manifest(options.out, "data", table[0]["dataset"], entry)
     return table[0]["dataset"], table, sample_table.fingerprint(table)
+
+
+def data_folder(options: Options) -> Path:
+    """Where the data set is, or is to be rendered."""
+    folder = Path(options.data)
+    if options.data != "shapes" or folder.is_dir():
+        return folder
+    return options.out / "data" / f"shapes-{_rendered(options.samples)}-seed{options.seed}"
+
+
+def _rendered(samples: int) -> int:
+    """How many samples of each category are rendered, so that enough are left."""
+    return -(-samples * 6 // 5) + 4

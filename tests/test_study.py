@@ -216,11 +216,10 @@ def test_memory_stays_flat(study):
     """What a sample leaves behind does not grow: after some warm up, nothing lives on but its numbers."""
     pairs, _ = study.pairs("sip")
     target = patching.Target(study.vlm.architecture.head_component, True, ("all",))
-    store = Store(study.options.out / "x.nc", {})
     cells = [cells_of(study, pair, target.tokens) for pair in pairs]
 
     def once():
-        patching._patch_pairs(study, pairs, "sip", {target: (cells, store)}, patching.Plan(8, 1000))
+        patching._patch_pairs(study, pairs, "sip", {target: cells}, patching.Plan(8, 1000))
         gc.collect()
         return sum(thing.numel() for thing in gc.get_objects() if type(thing) is torch.Tensor)
 

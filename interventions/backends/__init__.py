@@ -1,8 +1,8 @@
 """Where samples are measured: in this process, by Ray's workers, or on a remote host.
 
-A backend decides where, never what is computed. It is given a piece of work and batches of samples, and gives back what each batch measured, in
-any order. That is kept sample by sample, and a file is assembled from what was kept, in the study's order: it does not depend on what
-measured it, nor on how many did.
+A backend decides where, never what is computed. It is given a piece of work and batches of samples, and gives back what each batch
+measured, in any order. That is kept sample by sample, and a file is assembled from what was kept, in the study's order: it does not depend
+on what measured it, nor on how many did.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -46,8 +46,8 @@ class Backend(Protocol):
     def run(self, study: "Study", work: Work, batches: Sequence[Batch]) -> "Iterator[tuple[Batch, list[Mapping[str, Arrays]]]]":
         """Measure each batch once, and yield it with what `work` gave, in any order, as soon as it is there.
 
-        Closing the iterator early (Ctrl-C, an error) ends what is under way. What goes wrong in one batch is raised when all that was finished
-        before has been yielded.
+        Closing the iterator early (Ctrl-C, an error) ends what is under way. What goes wrong in one batch is raised when the others that
+        are under way have been yielded.
         """
         ...
 

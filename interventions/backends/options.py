@@ -11,9 +11,9 @@ class RayOptions:
     """Options of `--backend ray` (pip install -r requirements-ray.txt)."""
 
     address: str | None = None
-    """A running Ray cluster: `auto` for the one this machine is part of, or host:port. Default: Ray is started on this machine for as long as the
-    program runs."""
+    """A running Ray cluster: `auto` for the one this machine is part of, or host:port. Default: Ray is started on this machine for as long
+    as the program runs."""
     workers: int = 0
-    """Processes that each hold the model; 0 takes as many as the cluster's GPUs or, without --gpus-per-worker, its CPU cores allow."""
+    """Processes that each hold the model; 0 takes as many as the cluster has room for, by its GPUs or, on CPUs, its cores and --threads."""
     gpus_per_worker: float | None = None
-    """GPUs of each worker, which sees no others; a part of one (0.5) where two models fit on it. Default: 1 where the model is on CUDA, else 0."""
+    """GPUs of each worker, which sees no others; 0.5 where two models fit on one. Default: 1 where the model is on CUDA, else 0."""

@@ -154,8 +154,8 @@ def _say_lost(batch: Batch, times: int, error: Exception) -> None:
     samples = ", ".join(batch.samples[:3]) + (f" and {len(batch.samples) - 3} more" if len(batch.samples) > 3 else "")
     if times >= MOST_LOSSES:
         raise BackendError(
-            f"{times} Ray workers were lost while they measured {samples}: {_first_line(error)}. If they ran out of memory, use fewer --workers "
-            "on a machine, or a smaller --batch; run the same command again to go on"
+            f"{times} Ray workers were lost while they measured {samples}: {_first_line(error)}. If they ran out of memory, use fewer "
+            "--workers on a machine, or a smaller --batch; run the same command again to go on"
         )
     log.warning("a Ray worker was lost while it measured %s; they are measured again (%s)", samples, _first_line(error))
 
