@@ -6,12 +6,12 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks import dtypes, engine, growth
+from benchmarks import dtypes, engine, growth, interventions
 
 
 @dataclass
 class Benchmarks:
-    """Time the engine, how its cost grows, and other number formats; see benchmarks/README.md.
+    """Time the engine, how its cost grows, the interventions beside patching, and other number formats; see benchmarks/README.md.
 
     Example: python -m benchmarks --out benchmarks/latest.json
     """
@@ -27,6 +27,8 @@ def main() -> None:
     rows = [asdict(row) for row in engine.run(engine.Engine(repeats=options.repeats))]
     print()
     rows += growth.run(growth.Growth(repeats=options.repeats))
+    print()
+    rows += [asdict(row) for row in interventions.run(interventions.Interventions())]
     print()
     dtypes.run(dtypes.Dtypes(samples=25, repeats=options.repeats))
     if options.out:

@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmarks import engine, gpu, growth
+from benchmarks import engine, gpu, growth, interventions
 from benchmarks.models import llava
 
 
@@ -18,6 +18,14 @@ def test_a_size_of_the_growth():
     tokens, capturing, sweeping, peak = growth.measure(lambda: engine.CASES["blip-shapes"].make(), [5], 3, repeats=1, small=True)
     assert tokens == 10
     assert min(capturing, sweeping, peak) > 0
+
+
+def test_every_intervention_is_timed(capsys):
+    rows = interventions.run(interventions.Interventions(models=("llava-shapes",), samples=1))
+    assert [row.intervention for row in rows] == list(interventions.INTERVENTIONS)
+    assert [row.runs for row in rows if row.intervention in ("direct effect", "path patching")] == [36, 5 * (5 + 1) + 5]
+    assert all(min(row.ours, row.one_run, row.times_over_naive, row.forward_passes) > 0 for row in rows)
+    assert capsys.readouterr().out.count("llava-shapes") == len(rows)
 
 
 def test_the_gpu_script_on_a_cpu(capsys):
