@@ -2,7 +2,8 @@
 some tokens get of others by attention is blocked in a window of layers; how much less probable does the answer become?
 
 Blocked are edges "source:target": the target's positions do not see the source's (a position on both sides does not see itself). In a
-model whose text reads the image by cross-attention, a source in the image is blocked there, one in the text in self-attention.
+model whose text reads the image by cross-attention, a source in the image is blocked there, one in the text in self-attention. In BLIP's
+answer decoder (--part decoder) sources are tokens of the encoded question, and the target is the decoder's start token.
 """
 
 import sys
@@ -50,6 +51,7 @@ ENCODER_EDGES = (
     *("image:question", "object:question", "background:question", "image:options", "object:options", "image:all"),
     *("question:options", "options:question"),
 )
+ANSWER_EDGES = ("question:start", "options:start", "correct:start", "incorrect:start", "noun:start", "[CLS]:start")
 PAPERS_WINDOW = 9
 TOUCHED = 0.01  # part of a patch that an object covers at least: less is the rounding of scaled masks
 Edges = dict[str, Block]  # those that a sample has: what is blocked, in no layer yet
@@ -68,7 +70,7 @@ class AttentionKnockout(Options):
     edges: tuple[str, ...] = ()
     """Edges to block, each source:target: the target's tokens do not see the source's. Default: for causal decoders the paper's
     (image:question object:question background:question image:last question:last last:last); for encoders, between image, question and
-    options."""
+    options; for BLIP's answer decoder, from the question and its roles to start."""
     window: int = 0
     """Layers around each that are blocked together; 0: the paper's 9, but no more than about a quarter of the model's."""
 
@@ -103,8 +105,15 @@ def attention_knockout(study: Study, edges: Sequence[str] = (), window: int = 0)
 
 
 def default_edges(vlm: Vlm) -> tuple[str, ...]:
-    """The paper's for causal decoders; for others, those between the image, the question and the options."""
+    """The paper's for causal decoders; for others, those between the image, the question and the options, or from these to the answer."""
+    if reads_a_prompt(vlm):
+        return ANSWER_EDGES
     return DECODER_EDGES if vlm.architecture.causal else ENCODER_EDGES
+
+
+def reads_a_prompt(vlm: Vlm) -> bool:
+    """Whether it is a part of a model that reads by cross-attention what the rest has made of the prompt."""
+    return any(attention.image_keys == "prompt" for attention in vlm.architecture.attention.values())
 
 
 def default_window(layers: int) -> int:
@@ -113,8 +122,9 @@ def default_window(layers: int) -> int:
 
 
 def _check(study: Study, edges: Sequence[str], window: int) -> None:
-    if study.options.part:
-        raise ValueError(f"attention is blocked in the layers that read the prompt, not in --part {study.options.part}; leave it out")
+    if study.options.part and not reads_a_prompt(study.vlm):
+        where = "in the layers that read the prompt, and in BLIP's answer decoder (--part decoder)"
+        raise ValueError(f"attention is blocked {where}, not in --part {study.options.part}; leave it out")
     sides = list(dict.fromkeys([*GROUPS, *ROLES]))
     for edge in edges:
         if strange := [side for side in edge.partition(":")[::2] if side not in sides]:
@@ -170,12 +180,18 @@ class Places:
         keys = {component: numbers for component, numbers in found.items() if numbers != ()}
         for side, there in ((source, keys), (target, queries)):
             if not there:
-                raise LeftOut(f"nothing is {side!r}; the prompt has {', '.join(dict.fromkeys(self.names))}")
+                names = dict.fromkeys([*self.names, *(self.read.names if self.read else [])])
+                raise LeftOut(f"nothing is {side!r}; the prompt has {', '.join(names)}")
         own = keys.get("self_attention")
         reads_ahead = not self.vlm.architecture.causal or self.vlm.architecture.causal_from == "nowhere"
         if own and len(keys) == 1 and min(own) > max(queries) and not reads_ahead:
             raise LeftOut(f"{target!r} stands before {source!r} and does not see it anyway")
         return Block((), queries, keys)
+
+    @cached_property
+    def read(self) -> "Places | None":
+        """The places of the prompt that cross-attention reads, if it reads one."""
+        return replace(self, prompt=self.vlm.tokenize(self.pair.clean_question)) if reads_a_prompt(self.vlm) else None
 
     @cached_property
     def names(self) -> list[str]:
@@ -197,6 +213,8 @@ class Places:
         kind = self.vlm.architecture.attention[component].image_keys
         if kind == "image_tokens":
             return self.positions(side)
+        if kind == "prompt" and self.read:
+            return None if side == "all" else self.read.positions(side)
         if side in ("image", "all"):
             return tuple(range(self.vlm.image_states_per_image)) if kind == "after_class_token" else None
         if side in ("object", "background"):
@@ -250,7 +268,7 @@ def _assemble(
     study: Study, pairs: Sequence[Pair], edges_of: dict[str, Edges], parts: Sequence[Arrays], wanted: Sequence[str], window: int
 ) -> xr.Dataset:
     variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
-    for number, name in enumerate((*effects.MEASUREMENTS, effects.DIVERGENCE)[: parts[0]["clean"].size]):
+    for number, name in enumerate(effects.MEASURED[: parts[0]["clean"].size]):
         variables[name] = (("sample", "edge", "layer"), np.stack([part["blocked"][..., number] for part in parts]))
         variables[f"clean_{name}"] = (("sample",), np.stack([part["clean"][number] for part in parts]))
     sizes = np.array([[_sizes(edges_of[pair.sample["sample_id"]].get(edge)) for edge in wanted] for pair in pairs], np.float32)

@@ -200,7 +200,7 @@ def _assemble(study: Study, pairs: Sequence[Pair], parts: Sequence[Arrays], aske
     patched, runs = (np.stack([part[name] for part in parts]).astype(np.float32) for name in ("patched", "runs"))
     dims = ("sample", "draw", "sender", "receiver")
     variables: dict[str, Any] = {}
-    for number, name in enumerate((*effects.MEASUREMENTS, effects.DIVERGENCE)[: runs.shape[-1]]):
+    for number, name in enumerate(effects.MEASURED[: runs.shape[-1]]):
         variables[name] = (dims, patched[..., number])
         variables[f"clean_{name}"] = (("sample",), runs[:, 0, CLEAN, number])
         variables[f"corrupt_{name}"] = (("sample", "draw"), runs[:, :, CORRUPT, number])
