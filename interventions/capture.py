@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from corruptions.pair import Pair, Prompt
-from interventions.models.vlm import Pixels, Scored, Vlm, measure
+from interventions.models.vlm import Pixels, Scored, Vlm, measure, moved
 from interventions.noise import Noise
 
 CLEAN, CORRUPT = 0, 1
@@ -48,6 +48,11 @@ class Example:
         """The pair with its runs exchanged: corrupt states are put into the clean run ("noising")."""
         pixels = {name: values.flip(0) for name, values in self.pixels.items()}
         return replace(self, ids=self.ids.flip(0), pixels=pixels, noisy=1 - self.noisy, clean=1 - self.clean)
+
+    def on(self, vlm: Vlm) -> "Example":
+        """On the device and in the dtype of a model."""
+        noise = self.noise and replace(self.noise, values=self.noise.values.to(vlm.device, vlm.dtype))
+        return replace(self, ids=self.ids.to(vlm.device), pixels=moved(self.pixels, vlm), noise=noise)
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,7 @@ def capture(vlm: Vlm, examples: Sequence[Example], components: Sequence[str], di
 
     With `divergence`, that from the clean run is measured too (see `measure`).
     """
+    examples = [pair.on(vlm) for pair in examples]
     lengths = tuple(pair.ids.shape[1] for pair in examples)
     ids = pad_sequence([run for number in (CLEAN, CORRUPT) for run in [pair.ids[number] for pair in examples]], batch_first=True)
     real = torch.arange(ids.shape[1]) < torch.tensor(2 * lengths)[:, None]

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from corruptions.pair import Pair
-from interventions.models.vlm import Vlm
+from interventions.models.vlm import Pixels, Vlm, moved
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,15 @@ def embedding_deviation(vlm: Vlm, pairs: Iterable[Pair], modality: str) -> float
 def embeddings(vlm: Vlm, pair: Pair, modality: str) -> tuple[Float[Tensor, "position width"], Bool[Tensor, " position"]]:
     """The embeddings of a pair's clean run, and which of them are the image's or the question's."""
     prompt = vlm.prompt(pair.clean_question)
-    with torch.no_grad(), vlm.model.trace(**vlm.inputs(vlm.ids([prompt]), vlm.pixels([pair.clean_image]))) as tracer:
+    states = vlm.run(_embeddings, vlm.ids([prompt]), vlm.pixels([pair.clean_image]), modality)
+    return states, torch.from_numpy(vlm.embedded_positions(modality, prompt)).to(vlm.device)
+
+
+def _embeddings(vlm: Vlm, ids: Tensor, pixels: Pixels, modality: str) -> Tensor:
+    with torch.no_grad(), vlm.model.trace(**vlm.inputs(ids.to(vlm.device), moved(pixels, vlm))) as tracer:
         states = save(vlm.read_embeddings(modality)[0].clone())
         tracer.stop()
-    return states, torch.from_numpy(vlm.embedded_positions(modality, prompt)).to(vlm.device)
+    return states
 
 
 def embedding_mean(vlm: Vlm, pairs: Iterable[Pair], modality: str) -> Float[Tensor, "position width"]:

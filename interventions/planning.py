@@ -35,7 +35,7 @@ class Plan:
 
 def tokens_in_a_trace(vlm: Vlm) -> int:
     """Tokens of packed runs that fill a device, where memory is no matter."""
-    kind = vlm.device.type if vlm.device.type in MOST_TOKENS else "cpu"
+    kind = vlm.device_type if vlm.device_type in MOST_TOKENS else "cpu"
     outweigh = min(MOST_TOKENS[kind], WORK_OF_A_LAYER[kind] / vlm.width**2)
     return int(max(FEWEST_TOKENS[kind], vlm.width // 2, outweigh))
 

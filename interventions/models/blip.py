@@ -5,18 +5,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnsight.modeling.huggingface import HuggingFaceModel
 from transformers.models.blip.modeling_blip import BaseModelOutputWithPooling
 
 from corruptions.pair import Prompt
 from interventions.models.vlm import Inputs, Known, Pixels, Vlm
 from interventions.packing import Packing, additive
-
-
-class BlipModel(HuggingFaceModel):
-    """nnsight wrapper of a BLIP checkpoint (transformers has no pipeline for it any more)."""
-
-    AUTO_CLASS = "BlipForQuestionAnswering"
 
 
 class Blip(Vlm):
@@ -48,7 +41,7 @@ class Blip(Vlm):
     def _starts(self, rows: int, forced: Sequence[Sequence[int]]) -> torch.Tensor:
         """What the decoder is given: its start token and the forced ones, filled up at the end."""
         given = [[self.module.decoder_start_token_id, *tokens] for tokens in forced or [()] * rows]
-        longest, fill = max(map(len, given)), self.processor.tokenizer.pad_token_id
+        longest, fill = max(map(len, given)), self.pad_token_id
         return torch.tensor([tokens + [fill] * (longest - len(tokens)) for tokens in given], device=self.device)
 
     def generation_inputs(self, ids: torch.Tensor, pixels: Pixels) -> Inputs:
@@ -95,7 +88,7 @@ class Blip(Vlm):
 
     def at_the_end(self, given: torch.Tensor) -> Any:
         """Logits at the last token that the decoder is given in each row."""
-        ends = (given != self.processor.tokenizer.pad_token_id).sum(1) - 1
+        ends = (given != self.pad_token_id).sum(1) - 1
         return self.model.text_decoder.output.logits[torch.arange(len(given), device=given.device), ends]
 
     def read_embeddings(self, modality: str) -> Any:

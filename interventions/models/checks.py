@@ -7,7 +7,7 @@ from nnsight.intervention.interleaver import OutOfOrderError
 from PIL import Image
 
 from interventions.models.architecture import Port
-from interventions.models.vlm import Inputs, Vlm, measure
+from interventions.models.vlm import Inputs, Pixels, Vlm, measure, moved
 
 QUESTION = "Is this red or blue?"
 
@@ -30,8 +30,11 @@ def check_sites(vlm: Vlm) -> None:
     rng = np.random.default_rng(0)
     images = [Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(2)]
     prompt = vlm.prompt(QUESTION)
-    ids = vlm.ids([prompt, prompt])
-    inputs = vlm.inputs(ids, vlm.pixels(images))
+    vlm.run(_check, vlm.ids([prompt, prompt]), vlm.pixels(images))
+
+
+def _check(vlm: Vlm, ids: torch.Tensor, pixels: Pixels) -> None:
+    inputs = vlm.inputs(ids.to(vlm.device), moved(pixels, vlm))
     options = torch.tensor([[0, 1]], device=vlm.device).expand(2, -1)
     tolerance = 1e-3 if vlm.dtype == torch.float32 else 0.15
     for number in sorted({0, vlm.n_layers - 1}):
@@ -42,8 +45,8 @@ def check_sites(vlm: Vlm) -> None:
             raise SiteError(f"layer {number} does not compute its sites in the order {', '.join(vlm.architecture.components)}") from error
         for component, state in found.items():
             width = vlm.n_heads * vlm.head_dim if component in vlm.architecture.attention else vlm.width
-            if tuple(state.shape) != (2, len(prompt.ids), width):
-                raise SiteError(f"{component} of layer {number} has shape {tuple(state.shape)}, expected {(2, len(prompt.ids), width)}")
+            if tuple(state.shape) != (*ids.shape, width):
+                raise SiteError(f"{component} of layer {number} has shape {tuple(state.shape)}, expected {(*ids.shape, width)}")
         for component, attended in projected.items():
             again = Port(vlm.architecture.attention[component].projection).envoy(layer)._module(found[component])
             if not torch.allclose(again, attended, atol=tolerance, rtol=tolerance):

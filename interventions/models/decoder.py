@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnsight.modeling.huggingface import HuggingFaceModel
 from transformers import DynamicCache
 
 from corruptions.pair import Prompt
@@ -18,14 +17,12 @@ from interventions.packing import Packing, additive
 MARKS = ("token_type_ids", "mm_token_type_ids")  # inputs that mark image tokens, where a processor makes them
 
 
-class DecoderModel(HuggingFaceModel):
-    """nnsight wrapper of a checkpoint that answers with text."""
-
-    AUTO_CLASS = "AutoModelForImageTextToText"
-
-
 class Decoder(Vlm):
     """The answer is the first token after the prompt."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        made = {name: values for name, values in self._made.items() if not values.is_floating_point()}
+        return super().__getstate__() | {"_made": made}
 
     def answer_ids(self, question: str, answer: str) -> tuple[int, ...]:
         tokenizer, prompt = self.processor.tokenizer, self.prompt(question).text

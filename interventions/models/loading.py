@@ -19,10 +19,11 @@ from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from interventions.models.architecture import ARCHITECTURES, Architecture, is_described, of_model_type
-from interventions.models.blip import Blip, BlipModel
+from interventions.models.blip import Blip
 from interventions.models.checks import SiteError, check_sites
-from interventions.models.decoder import Decoder, DecoderModel, QFormerDecoder
-from interventions.models.vlm import Vlm
+from interventions.models.decoder import Decoder, QFormerDecoder
+from interventions.models.vlm import Server, Vlm
+from interventions.models.wrappers import BlipModel, DecoderModel
 
 log = logging.getLogger(__name__)
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
@@ -36,7 +37,14 @@ class ModelError(ValueError):
     """A model that cannot be used: says why, and what can be done."""
 
 
-def load(name: str, device: str = "auto", dtype: str = "float32", revision: str | None = None, check: bool = True) -> Vlm:
+def load(
+    name: str,
+    device: str = "auto",
+    dtype: str = "float32",
+    revision: str | None = None,
+    check: bool = True,
+    server: Server | None = None,
+) -> Vlm:
     """Load and wrap a model.
 
     Parameters
@@ -46,6 +54,7 @@ def load(name: str, device: str = "auto", dtype: str = "float32", revision: str 
     device : "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
     dtype : float32, bfloat16, float16, or nf4 (4-bit weights, with the packages of requirements-nf4.txt)
     check : verify on two random images that every site is what it claims to be
+    server : what has the weights, if they are not to be loaded here; it has its own device and dtype
 
     Raises
     ------
@@ -66,8 +75,7 @@ def load(name: str, device: str = "auto", dtype: str = "float32", revision: str 
         architecture = describe(config)
         check_heads(config, architecture)
         processor = AutoProcessor.from_pretrained(source, revision=revision)
-        auto = getattr(transformers, _wrapper(architecture)[1].AUTO_CLASS)
-        module = auto.from_pretrained(source, revision=revision, **_number_format(dtype, chosen, config))
+        module = None if server else _read(source, revision, architecture, _number_format(dtype, chosen, config))
     except ModelError:
         raise
     except ImportError as error:
@@ -75,8 +83,12 @@ def load(name: str, device: str = "auto", dtype: str = "float32", revision: str 
     except (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError) as error:
         hint = "" if Path(source).is_dir() else " Where the Hub is out of reach, copy the checkpoint's folder here and give its path."
         raise ModelError(f"could not load {name!r} from {where}: {' '.join(str(error).split())}{hint}") from error
-    module = (module if dtype == NF4 else module.to(chosen)).eval().requires_grad_(False)  # quantized weights are placed on loading
-    vlm = wrap(module, processor, Path(name).name, fingerprint(source, config, revision))
+    if module is not None:
+        module = (module if dtype == NF4 else module.to(chosen)).eval().requires_grad_(False)  # quantized weights are placed on loading
+    opened, options = ((module,), {}) if module is not None else ((source,), {"revision": revision})
+    vlm = _put_together(config, processor, Path(name).name, fingerprint(source, config, revision), *opened, **options)
+    if server is not None:
+        server.meet(vlm)
     if check:
         try:
             check_sites(vlm)
@@ -108,13 +120,22 @@ def _number_format(dtype: str, device: torch.device, config: Any) -> dict[str, A
 
 def wrap(module: Any, processor: Any, name: str, revision: str = "") -> Vlm:
     """Wrap a loaded Hugging Face module (for a model made in memory)."""
-    architecture = describe(module.config)
-    check_heads(module.config, architecture)
-    _complete(processor, module.config)
+    return _put_together(module.config, processor, name, revision, module)
+
+
+def _put_together(config: Any, processor: Any, name: str, revision: str, /, *opened: Any, **options: Any) -> Vlm:
+    architecture = describe(config)
+    check_heads(config, architecture)
+    _complete(processor, config)
     vlm_class, wrapper = _wrapper(architecture)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*has a submodule named")  # `Port` knows of it
-        return vlm_class(wrapper(module), processor, architecture, name, revision)
+        return vlm_class(wrapper(*opened, **options), processor, architecture, name, revision)
+
+
+def _read(source: str, revision: str | None, architecture: Architecture, options: dict[str, Any]) -> Any:
+    """The module, with its weights."""
+    return getattr(transformers, _wrapper(architecture)[1].AUTO_CLASS).from_pretrained(source, revision=revision, **options)
 
 
 def describe(config: Any) -> Architecture:

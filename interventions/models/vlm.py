@@ -9,11 +9,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from nnsight import save
 from nnsight.modeling.huggingface import HuggingFaceModel
 from PIL import Image
 from torch import Tensor
@@ -71,6 +72,22 @@ class Scored:
     forced: tuple[int, ...] = ()
 
 
+class Server(Protocol):
+    """A host that has a model's weights."""
+
+    dtype: torch.dtype
+    device_type: str
+    number_format: str
+
+    def meet(self, vlm: "Vlm") -> None:
+        """Become the server of a model, and learn what it is like there."""
+        ...
+
+    def run(self, vlm: "Vlm", function: Callable[..., Any], *arguments: Any) -> Any:
+        """What `function(vlm, *arguments)` gives there."""
+        ...
+
+
 class Vlm:
     """A vision-language model behind an nnsight wrapper that can run remotely.
 
@@ -80,9 +97,14 @@ class Vlm:
     processor : its Hugging Face processor
     architecture : where its sites are
     name, revision : what results are filed under
+
+    Attributes
+    ----------
+    server : what runs functions where the weights are, if that is not here (see `interventions.backends.remote`)
     """
 
     max_answer_tokens = 8
+    server: "Server | None" = None
 
     def __init__(
         self,
@@ -110,9 +132,34 @@ class Vlm:
         """The Hugging Face module itself."""
         return self.model._module
 
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What `function(vlm, *arguments)` gives where the weights are: here, or on a server, as one session and one job.
+
+        Parameters
+        ----------
+        function : of a module of the project. It gets tensors of this device and dtype, and gives arrays and plain values; on a server it
+            can tokenize nothing, for the processor stays here
+        """
+        return function(self, *arguments) if self.server is None else self.server.run(self, function, *arguments)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a session on a server needs."""
+        left_here = ("processor", "server", "texts", "_made_prompts")
+        return {name: value for name, value in (self.__dict__ | {"pad_token_id": self.pad_token_id}).items() if name not in left_here}
+
+    @cached_property
+    def pad_token_id(self) -> int:
+        return self.processor.tokenizer.pad_token_id
+
     @property
     def device(self) -> torch.device:
-        return next(self.module.parameters()).device
+        """Where tensors that the model is given are made; where its weights are on a server, they move there."""
+        return torch.device("cpu") if self.server else next(self.module.parameters()).device
+
+    @property
+    def device_type(self) -> str:
+        """The kind of device that states are computed on."""
+        return self.server.device_type if self.server else self.device.type
 
     def to(self, device: torch.device) -> "Vlm":
         """Move the weights."""
@@ -122,11 +169,15 @@ class Vlm:
     @property
     def dtype(self) -> torch.dtype:
         """The number format that states are computed in."""
+        if self.server:
+            return self.server.dtype
         return next(weights.dtype for weights in self.module.parameters() if weights.is_floating_point())
 
     @property
     def number_format(self) -> str:
         """The number format of the weights, by the name that `load` takes."""
+        if self.server:
+            return self.server.number_format
         if getattr(self.module, "is_quantized", False):
             return self.module.config.quantization_config.bnb_4bit_quant_type
         return str(self.dtype).removeprefix("torch.")
@@ -323,12 +374,13 @@ class Vlm:
     def generate(self, questions: Sequence[str], images: Sequence[Image.Image]) -> list[str]:
         """The model's own greedy answers."""
         prompts = [self.prompt(question) for question in questions]
+        lengths = [len(prompt.ids) for prompt in prompts]
+        alike = [[i for i, own in enumerate(lengths) if own == length] for length in sorted(set(lengths))]
+        asked = [(self.ids([prompts[i] for i in here]), self.pixels([images[i] for i in here])) for here in alike]
         answers = [""] * len(questions)
-        for length in sorted({len(prompt.ids) for prompt in prompts}):  # none is filled up: what fills would be read (see `Blip`)
-            here = [i for i, prompt in enumerate(prompts) if len(prompt.ids) == length]
-            inputs = self.generation_inputs(self.ids([prompts[i] for i in here]), self.pixels([images[i] for i in here]))
-            out = self.module.generate(**inputs, max_new_tokens=self.max_answer_tokens, do_sample=False)
-            texts = self.processor.tokenizer.batch_decode(out[:, self.generated_from(length) :], skip_special_tokens=True)
+        for here, tokens in zip(alike, self.run(generated, asked), strict=True):
+            start = self.generated_from(lengths[here[0]])
+            texts = self.processor.tokenizer.batch_decode(tokens[:, start:], skip_special_tokens=True)
             for i, text in zip(here, texts, strict=True):
                 answers[i] = text.strip()
         return answers
@@ -414,6 +466,23 @@ class Vlm:
     def packed_logits(self, packing: Packing) -> Any:
         """Inside a trace made with `packed`, after the layers: logits at the answer position of each run, [run, vocabulary]."""
         raise NotImplementedError
+
+
+def generated(vlm: Vlm, asked: Sequence[tuple[Tensor, Pixels]]) -> list[Int[Tensor, "row token"]]:
+    """The tokens that the model generates greedily for prompts and images, a trace for prompts of each length: none is filled up, for what
+    fills would be read (see `Blip`)."""
+    answers: list[Tensor] = []
+    for ids, pixels in asked:
+        inputs = vlm.generation_inputs(ids.to(vlm.device), moved(pixels, vlm))
+        with torch.no_grad(), vlm.model.trace(fn="generate", **inputs, max_new_tokens=vlm.max_answer_tokens, do_sample=False) as tracer:
+            tokens = save(tracer.result)
+        answers.append(tokens.cpu())
+    return answers
+
+
+def moved(pixels: Pixels, vlm: Vlm) -> Pixels:
+    """To the device and in the dtype of a model."""
+    return {name: values.to(vlm.device, vlm.dtype if values.is_floating_point() else None) for name, values in pixels.items()}
 
 
 def _last_place(ids: Sequence[int], part: Sequence[int]) -> int:

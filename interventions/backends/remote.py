@@ -1,0 +1,282 @@
+"""Measuring on a remote host: each batch is one session and one job; cached states never leave the host, and only measurements come back.
+
+The program holds the model without weights: a trace that is not sent to the host is an error, never a run here.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import pickle
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from filelock import FileLock
+
+from interventions.backends import BackendError, Batch, Work
+from interventions.backends.host import Exchange, Failed, Host, Lost
+from interventions.backends.shipping import PACKAGES, Request, Simulation, ship
+from interventions.models.checks import SiteError
+from interventions.models.vlm import Vlm
+from interventions.results import update_manifest, write_text
+from interventions.verify import VerificationError
+
+if TYPE_CHECKING:
+    from interventions.results import Arrays
+    from interventions.study import Study
+
+log = logging.getLogger(__name__)
+ROOT = Path(__file__).resolve().parents[2]
+MOST_TRIES = 3  # submissions of one job
+RAISED_AS_THEY_ARE = (VerificationError, SiteError)
+UNDER_WAY = ".remote-jobs.json"
+
+
+@dataclass
+class Traffic:
+    """What went over the line."""
+
+    jobs: int = 0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+
+
+class RemoteServer:
+    """Runs functions on the host that has a model's weights (see `Vlm.run`).
+
+    Attributes
+    ----------
+    dtype, device_type, number_format : of the model there
+    results : a folder that remembers the jobs under way: a program that is started again takes them up
+    """
+
+    def __init__(self, host: Host) -> None:
+        self.host, self.traffic = host, Traffic()
+        self.dtype, self.device_type, self.number_format = torch.float32, "", ""  # till it meets the model
+        self.results: Path | None = None
+        self._turn, self._mine, self._counting = threading.Lock(), threading.local(), threading.Lock()
+
+    def meet(self, vlm: Vlm) -> None:
+        """Become the server of a model, and ask what it is like there.
+
+        Raises
+        ------
+        BackendError
+            See `run`.
+        """
+        vlm.server = self
+        there = self.run(vlm, describe)
+        self.dtype = getattr(torch, there["dtype"])
+        self.device_type, self.number_format = there["device_type"], there["number_format"]
+        vlm.revision = there["revision"] or vlm.revision
+
+    def run(self, vlm: Vlm, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What `function(vlm, *arguments)` gives there.
+
+        Raises
+        ------
+        BackendError
+            Says what is wrong at the host, and what to do.
+        VerificationError, SiteError
+            As the function raised it there.
+        """
+        exchange = Exchange(vlm.model.to_model_key(), self.host.url, vlm.model._remoteable_get_env())
+        request = Request(exchange.compress)
+        ship(vlm, function, arguments, request)
+        name = _name_of(exchange.model_key, function, arguments)
+        with self._letting_others_prepare():
+            try:
+                found = self._taken_up(name, exchange) or self._submitted(name, exchange, request.content)
+            except Failed as error:
+                raise _raised_there(self.host, str(error)) from None
+        with self._counting:
+            self.traffic.jobs += exchange.posts
+            self.traffic.bytes_sent += exchange.sent
+            self.traffic.bytes_received += exchange.received
+        return found["result"]
+
+    def _submitted(self, name: str, exchange: Exchange, content: bytes) -> dict[str, Any]:
+        reason: Exception | None = None
+        for _ in range(MOST_TRIES):
+            self.host.submit(exchange, content)
+            self._remember(name, exchange.job_id)
+            try:
+                found = self.host.result(exchange)
+            except Lost as lost:
+                log.warning("job %s at %s: %s; it is submitted again", exchange.job_id, self.host.url, lost)
+                reason = lost
+                continue
+            self._remember(name, None)
+            return found
+        raise BackendError(f"{self.host.url} lost a job {MOST_TRIES} times ({reason})")
+
+    def _taken_up(self, name: str, exchange: Exchange) -> dict[str, Any] | None:
+        """The result of a job that an earlier program submitted and did not wait for, if it can still be had."""
+        job = self._under_way().get(f"{self.host.url} {name}")
+        if job is None:
+            return None
+        exchange.job_id = job
+        try:
+            found = self.host.result(exchange)
+        except (Lost, Failed) as reason:
+            log.warning("job %s, submitted before, cannot be taken up: %s", exchange.job_id, reason)
+            exchange.job_id = None
+            return None
+        self._remember(name, None)
+        return found
+
+    def _under_way(self) -> dict[str, str]:
+        path = self.results / UNDER_WAY if self.results else None
+        return json.loads(path.read_text()) if path and path.is_file() else {}
+
+    def _remember(self, name: str, job: str | None) -> None:
+        """Note the job by which something is being measured; None when it is there."""
+        if self.results is None:
+            return
+        with FileLock(self.results / f"{UNDER_WAY}.lock"):
+            jobs = {known: at for known, at in self._under_way().items() if known != f"{self.host.url} {name}"}
+            write_text(self.results / UNDER_WAY, json.dumps(jobs | ({f"{self.host.url} {name}": job} if job else {}), indent=1))
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """In one of several threads: prepare inputs, while no other does."""
+        with self._turn:
+            self._mine.turn = True
+            try:
+                yield
+            finally:
+                self._mine.turn = False
+
+    @contextmanager
+    def _letting_others_prepare(self) -> Iterator[None]:
+        mine = getattr(self._mine, "turn", False)
+        if mine:
+            self._turn.release()
+        try:
+            yield
+        finally:
+            if mine:
+                self._turn.acquire()
+
+
+def describe(vlm: Vlm) -> dict[str, str]:
+    """What a model is like where its weights are; of a checkpoint from the Hub, its commit."""
+    commit = getattr(vlm.module.config, "_commit_hash", None) or ""
+    return {
+        "dtype": str(vlm.dtype).removeprefix("torch."),
+        "device_type": vlm.device_type,
+        "number_format": vlm.number_format,
+        "revision": commit,
+    }
+
+
+class DryRun:
+    """Runs functions here, by nnsight's simulation of a server: what does not travel is found out without one."""
+
+    def __init__(self) -> None:
+        self.dtype, self.device_type, self.number_format = torch.float32, "", ""
+
+    def meet(self, vlm: Vlm) -> None:
+        """Become the server of a model that was loaded here."""
+        self.dtype, self.device_type, self.number_format = vlm.dtype, vlm.device_type, vlm.number_format
+        vlm.server = self
+
+    def run(self, vlm: Vlm, function: Callable[..., Any], *arguments: Any) -> Any:
+        simulation = Simulation(vlm.model)
+        ship(vlm, function, arguments, simulation)
+        return simulation.result
+
+
+class Remote:
+    """Batches on a remote host, some at a time under way: the wait in its queue is not paid for each."""
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+
+    def run(self, study: "Study", work: Work, batches: Sequence[Batch]) -> "Iterator[tuple[Batch, list[Mapping[str, Arrays]]]]":
+        server = study.vlm.server
+        assert isinstance(server, RemoteServer)
+        before = Traffic(**asdict(server.traffic))
+
+        def measure(batch: Batch) -> "list[Mapping[str, Arrays]]":
+            with server.preparing():
+                return work(study, batch)
+
+        todo, samples = list(reversed(batches)), 0
+        under_way: dict[Future, Batch] = {}
+        failed: BaseException | None = None
+        pool = ThreadPoolExecutor(self.jobs, thread_name_prefix="remote")
+        try:
+            while under_way or (todo and not failed):
+                while todo and not failed and len(under_way) < self.jobs:
+                    batch = todo.pop()
+                    under_way[pool.submit(measure, batch)] = batch
+                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                    batch = under_way.pop(future)
+                    if error := future.exception():
+                        failed = failed or error
+                    else:
+                        samples += len(batch.samples)
+                        yield batch, future.result()
+            if isinstance(failed, BackendError):
+                raise BackendError(f"{failed}. Every finished sample is kept: run the same command again to go on") from failed
+            if failed:
+                raise failed
+        finally:
+            if under_way:
+                server.host.stopped.set()
+            pool.shutdown(cancel_futures=True)
+            server.host.stopped.clear()
+            _report(study, batches, before, server, samples)
+
+
+def _report(study: "Study", batches: Sequence[Batch], before: Traffic, server: RemoteServer, samples: int) -> None:
+    """Say in the manifest what went over the line for these samples."""
+    used = {name: count - getattr(before, name) for name, count in asdict(server.traffic).items()}
+    per_sample = {f"{name}_per_sample": round(used[name] / samples) for name in ("bytes_sent", "bytes_received")} if samples else {}
+    key = f"{study.vlm.name}/{study.name}/{', '.join(batches[0].files)}"
+    update_manifest(study.options.out, "remote", key, {"host": server.host.url, "samples": samples, **used, **per_sample})
+
+
+def _raised_there(host: Host, traceback: str) -> Exception:
+    """What to raise for an error that code raised at a host."""
+    last = traceback.strip().splitlines()[-1]
+    for kind in RAISED_AS_THEY_ARE:
+        name, found, message = last.partition(": ")
+        if found and name.rsplit(".", 1)[-1] == kind.__name__:
+            return kind(message)
+    log.error("what was run at %s raised:\n%s", host.url, traceback)
+    return BackendError(f"what was run at {host.url} raised an error there: {last}")
+
+
+class _Digest(pickle.Pickler):
+    """Pickles tensors by their values alone."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, torch.Tensor):
+            return bytes, (obj.contiguous().flatten().view(torch.uint8).numpy().tobytes(),)
+        return NotImplemented
+
+
+def _name_of(model_key: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
+    """A name for a job: the same model, code and arguments have the same."""
+    with io.BytesIO() as file:
+        _Digest(file).dump((model_key, function.__module__, function.__qualname__, arguments))
+        return hashlib.sha256(_code() + file.getvalue()).hexdigest()[:32]
+
+
+@cache
+def _code() -> bytes:
+    """A hash of the code that may be sent."""
+    digest = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.digest()

@@ -1,0 +1,143 @@
+"""The remote path against a server in its own process (`tests/loopback`): what is measured there is what is measured here, bit for bit."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from nnsight import save
+from nnsight.intervention.backends.remote import RemoteBackend
+from nnsight.schema.config import CONFIG
+
+from interventions.backends.host import Host
+from interventions.backends.remote import DryRun, RemoteServer
+from interventions.capture import example
+from interventions.measuring import measure_pairs
+from interventions.models.loading import load
+from interventions.models.vlm import Scored, generated
+from interventions.models.wrappers import NoWeightsError
+from interventions.plan import patches
+from interventions.roles import Cell
+from tests.loopback.client import KEY, serving
+
+NAMES = {"blip": "blip-shapes", "llava": "llava-shapes"}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("server") / "served", "--keys", KEY) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def key():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CONFIG.API, "APIKEY", KEY)
+        yield
+
+
+@pytest.fixture(scope="module")
+def remote(server):
+    """A model without weights, by the name of the fixture that has them."""
+    made = {}
+
+    def open_(name):
+        if name not in made:
+            made[name] = load(NAMES[name], server=RemoteServer(Host(server.url)))
+        return made[name]
+
+    return open_
+
+
+@pytest.fixture(params=["blip", "llava"])
+def both(request, remote):
+    """A model here, and the same one there."""
+    return request.getfixturevalue(request.param), remote(request.param)
+
+
+def asked(vlm, make_pair, corruption="sip", count=2):
+    """Arguments of `measure_pairs`: every component at two cells, the first pair held against the plain path."""
+    pairs = [example(vlm, make_pair(vlm, corruption, number), Scored(3, 4)) for number in range(count)]
+    components = vlm.architecture.components
+    every = []
+    for component in components:
+        heads = vlm.n_heads if component in vlm.architecture.attention else None
+        lengths = [pair.ids.shape[1] for pair in pairs]
+        every.append([patches(component, vlm.n_layers, heads, [Cell("", "", (n - 1,)), Cell("", "", (1, n - 2))]) for n in lengths])
+    return pairs, components, every, 256, True, (0,)
+
+
+def assert_same(here, there):
+    np.testing.assert_array_equal(np.stack(here[0]), np.stack(there[0]))
+    for ours, theirs in zip(here[1], there[1], strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("corruption", ["sip", "str"])
+def test_a_batch_is_measured_there_as_here_in_one_job(both, make_pair, server, corruption):
+    here, there = both
+    before, jobs = len(server.seen()), there.server.traffic.jobs
+    found = there.run(measure_pairs, *asked(there, make_pair, corruption))
+    assert_same(here.run(measure_pairs, *asked(here, make_pair, corruption)), found)
+    assert len(server.seen()) == before + 1
+    assert there.server.traffic.jobs == jobs + 1
+    numbers = sum(array.size for of_target in found[1] for array in of_target) + np.stack(found[0]).size
+    assert server.seen()[-1]["result_bytes"] < 4 * numbers + 20_000  # measurements in float32, and no state
+
+
+def test_answers_are_generated_there(both, shapes):
+    here, there = both
+    rows = [shapes[i] for i in range(5)]
+    questions, images = [row["question"] for row in rows], [row["clean_image"] for row in rows]
+    jobs = there.server.traffic.jobs
+    assert there.generate(questions, images) == here.generate(questions, images)
+    assert there.server.traffic.jobs == jobs + 1
+    prompt, pixels = here.prompt(questions[0]), here.pixels(images[:1])
+    (tokens,) = generated(here, [(here.ids([prompt]), pixels)])
+    inputs = here.generation_inputs(here.ids([prompt]), pixels)
+    assert torch.equal(tokens, here.module.generate(**inputs, max_new_tokens=here.max_answer_tokens, do_sample=False))
+
+
+def test_an_image_travels_once(remote, make_pair):
+    there = remote("llava")
+    pair = example(there, make_pair(there, "str"), Scored(3, 4))
+    one = torch.rand(1, *pair.pixels["pixel_values"].shape[1:], generator=torch.Generator().manual_seed(0))
+    incompressible = one.expand(2, *one.shape[1:]).clone()  # the same in both runs
+    every = [[patches("block", there.n_layers, None, [Cell("", "", (1,))])]]
+    sent = []
+    for images in (torch.zeros_like(incompressible), incompressible):
+        before = there.server.traffic.bytes_sent
+        there.run(measure_pairs, [replace(pair, pixels={"pixel_values": images})], ["block"], every, 256, False, (0,))
+        sent.append(there.server.traffic.bytes_sent - before)
+    assert 0.5 * one.nbytes < sent[1] - sent[0] < 1.1 * one.nbytes
+
+
+def test_without_weights_nothing_runs_here(both, make_pair):
+    here, there = both
+    assert {weights.device.type for weights in there.module.parameters()} == {"meta"}
+    assert (there.revision, there.number_format, there.device_type) == (here.revision, here.number_format, here.device_type)
+    with pytest.raises(NoWeightsError, match="--backend local"):
+        measure_pairs(there, *asked(there, make_pair))
+
+
+def test_nnsights_own_client_is_served_over_the_websocket(remote, llava, server, make_pair):
+    model = remote("llava").model
+    pair = make_pair(llava, "sip")
+    ids, pixels = llava.ids([llava.prompt(pair.clean_question)]), llava.pixels([pair.clean_image])
+    inputs = llava.inputs(ids, pixels)
+    backend = RemoteBackend(model.to_model_key(), host=server.url)
+    backend.display.enabled = False
+    with torch.no_grad(), model.trace(**inputs, backend=backend):
+        logits = save(model.output.logits)
+    with torch.no_grad():
+        assert torch.equal(logits, llava.module(**inputs).logits)
+
+
+def test_a_dry_run_measures_the_same(vlm, make_pair):
+    try:
+        expected = vlm.run(measure_pairs, *asked(vlm, make_pair))
+        DryRun().meet(vlm)
+        assert_same(expected, vlm.run(measure_pairs, *asked(vlm, make_pair)))
+    finally:
+        vlm.server = None
