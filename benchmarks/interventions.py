@@ -27,7 +27,7 @@ from corruptions import registry
 from corruptions.pair import Pair
 from data_prep.shapes import make_shapes
 from interventions import ablating, blocking, plain_paths
-from interventions.attention_knockout import Places, default_edges, default_window
+from interventions.attention_knockout import default_edges, default_window
 from interventions.capture import CORRUPT, Example, capture, example
 from interventions.direct_effect import of_example
 from interventions.gradients import attribution
@@ -36,6 +36,7 @@ from interventions.models.loading import load
 from interventions.models.vlm import Vlm
 from interventions.path_runs import Paths, run_paths
 from interventions.paths import Ends, Head, default_receivers
+from interventions.places import Places
 from interventions.plain import clean_states, inputs_of, run_plain
 from interventions.plan import Patch, patches, window_of
 from interventions.ranking import Heads, all_heads, growing_sizes, random_order

@@ -22,7 +22,6 @@ from interventions.attention_knockout import (
     ANSWER_EDGES,
     DECODER_EDGES,
     ENCODER_EDGES,
-    Places,
     attention_knockout,
     default_edges,
     default_window,
@@ -31,6 +30,7 @@ from interventions.blocking import Block, run_plain, sweep_blocks, verify_blocks
 from interventions.capture import CORRUPT, Example, capture, example
 from interventions.models.loading import wrap
 from interventions.models.parts import part_of
+from interventions.places import Places
 from interventions.results import ResultsError
 from interventions.study import Options, prepare
 from interventions.verify import VerificationError
@@ -273,7 +273,7 @@ def test_a_wrong_sweep_is_found_out(llava, make_pair):
     blocks = blocks_of_all_kinds(llava, ours.ids[CORRUPT])
     measured = sweep_blocks(llava, capture(llava, [ours], ()), blocks)
     verify_blocks(llava, ours, blocks, measured)
-    with pytest.raises(VerificationError, match="blocked attention, .* of llava-shapes"):
+    with pytest.raises(VerificationError, match=r"blocked attention, .* of llava-shapes"):
         verify_blocks(llava, ours, blocks, measured + 0.01)
 
 
