@@ -11,21 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from analysis.drawing import UNITS, diverging_map, ticks
+from analysis.drawing import LINES, ONE_COLUMN, TWO_COLUMNS, diverging_map, mark_negative, ticks, unit_of
 
-LINES = (  # colours of Okabe and Ito; told apart by marker and dashes too
-    {"color": "#0072B2", "marker": "o", "linestyle": "-"},
-    {"color": "#D55E00", "marker": "s", "linestyle": "--"},
-    {"color": "black", "marker": "^", "linestyle": ":"},
-    {"color": "#009E73", "marker": "D", "linestyle": "-."},
-    {"color": "#CC79A7", "marker": "v", "linestyle": (0, (5, 1, 1, 1, 1, 1))},
-    {"color": "#E69F00", "marker": "P", "linestyle": (0, (1, 3))},
-    {"color": "#56B4E9", "marker": "X", "linestyle": (0, (8, 3))},
-)
 LIKE = ("model", "dataset", "component", "heads", "direction", "window", "definition", "token")  # what all in a comparison have in common
 BOUNDS = ("", "_low", "_high")
 MOST_COLUMNS = 4
-NEGATIVE = 0.1  # of the scale: what is further below zero is marked, since grey does not show signs
 
 
 def draw_maps(compared: xr.Dataset) -> Figure:
@@ -34,17 +24,18 @@ def draw_maps(compared: xr.Dataset) -> Figure:
     maps = compared["mean_effect"]
     limit = float(np.nanmax(np.abs(maps.values))) or 1.0
     across = str(maps.dims[2])
-    layers, wide = maps.shape[1:]
+    layers = maps.sizes["layer"]
     columns = min(len(names), MOST_COLUMNS)
     rows = -(-len(names) // columns)
-    width, height = np.clip(0.26 * wide, 1.9, 4.4), np.clip(0.24 * layers, 1.6, 4.6)
-    labels = 0.5 if across == "head" else 0.85
-    figure = Figure(figsize=(columns * (width + 0.35) + 1.1, rows * (height + labels + 0.3) + 0.75))
+    height = np.clip(0.15 * layers, 1.1, 2.6)
+    labels = 0.4 if across == "head" else 0.75
+    figure = Figure(figsize=(TWO_COLUMNS, rows * (height + labels + 0.3) + 0.6))
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    negative = False
     for axes, name in zip(panels.flat, names, strict=False):
         values = maps.sel(corruption=name).values
         image = diverging_map(axes, values, limit)
-        mark_negative(axes, values, limit)
+        negative |= mark_negative(axes, values, limit)
         _label_columns(axes, maps[across])
         one = compared.sel(corruption=name)
         modality = f" ({one['modality'].item()})" if one["modality"].item() else ""
@@ -55,10 +46,8 @@ def draw_maps(compared: xr.Dataset) -> Figure:
         axes.set_ylabel("")
     for axes in list(panels.flat)[len(names) :]:
         axes.axis("off")
-    unit = UNITS[compared.attrs["metric"]]
-    unit = unit.replace("corrupt", "clean") if compared.attrs["direction"] == "noising" else unit
-    figure.colorbar(image, ax=panels, pad=0.02, label=unit)
-    marked = "; −: below zero" if (maps.values < -NEGATIVE * limit).any() else ""
+    figure.colorbar(image, ax=panels, pad=0.02, label=unit_of(compared.attrs["metric"], compared.attrs["direction"]))
+    marked = "; −: below zero" if negative else ""
     figure.suptitle(f"{_heading(compared)}\nmean effect on one colour scale{marked}; dotted: thirds of the layers")
     return figure
 
@@ -67,12 +56,6 @@ def _cuts(compared: xr.Dataset) -> np.ndarray:
     """Positions of the last layers of the early and of the middle third."""
     third = compared["third_of_layer"].values
     return np.flatnonzero(third[1:] != third[:-1])
-
-
-def mark_negative(axes: Axes, values: np.ndarray, limit: float) -> None:
-    for layer, column in np.argwhere(values < -NEGATIVE * limit):
-        dark = values[layer, column] < -0.55 * limit
-        axes.plot(column, layer, marker="_", markersize=4, color="white" if dark else "black", markeredgewidth=0.9)
 
 
 def _label_columns(axes: Axes, columns: xr.DataArray) -> None:
@@ -88,7 +71,7 @@ def draw_layers(compared: xr.Dataset) -> Figure:
     """The share of the mean |effect| that each layer has, a line a corruption, with intervals; the thirds' shares in the legend."""
     names = [str(name) for name in compared["corruption"].values]
     layer = compared["layer"].values
-    figure = Figure(figsize=(5.8, 3.1 + 0.17 * len(names)))
+    figure = Figure(figsize=(ONE_COLUMN, 2.5 + 0.14 * len(names)))
     axes = figure.subplots()
     offsets = (np.arange(len(names)) - (len(names) - 1) / 2) * 0.08
     for position, (name, offset) in enumerate(zip(names, offsets, strict=True)):
@@ -101,9 +84,7 @@ def draw_layers(compared: xr.Dataset) -> Figure:
             f"last {100 * float(late['share_low']):.0f}–{100 * float(late['share_high']):.0f}" if late["share"].notnull() else "no effect"
         )
         look = LINES[position % len(LINES)]
-        axes.errorbar(
-            layer + offset, share, beyond, label=f"{name}: {thirds} % ({interval})", markersize=4, linewidth=1.2, elinewidth=0.8, **look
-        )
+        axes.errorbar(layer + offset, share, beyond, label=f"{name}: {thirds} % ({interval})", elinewidth=0.8, **look)
     third = compared["third_of_layer"].values
     for before in _cuts(compared):
         axes.axvline(layer[before] + 0.5, color="0.5", linewidth=0.8)
@@ -113,7 +94,7 @@ def draw_layers(compared: xr.Dataset) -> Figure:
     axes.set_xlim(layer[0] - 0.5, layer[-1] + 0.5)
     top = 1.08 * float(np.nan_to_num(compared["layer_share_high"].values).max()) or 1.0
     axes.set_ylim(-0.03 * top, top)
-    axes.xaxis.set_major_locator(MaxNLocator(16, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_xlabel("layer")
     axes.set_ylabel("share of the mean |effect|")
@@ -126,7 +107,11 @@ def draw_layers(compared: xr.Dataset) -> Figure:
 
 def _heading(compared: xr.Dataset) -> str:
     of = compared.attrs
-    what = f"{of['component'].replace('_', '-')} heads at '{of['token']}'" if of["heads"] else f"whole {of['component'].replace('_', '-')}"
+    what = (
+        f"{of['component'].replace('_', '-')} heads at '{of['token']}'"
+        if of["heads"]
+        else f"whole {of['component'].replace('_', '-').replace('mlp', 'MLP')}"
+    )
     more = [of["direction"] if of["direction"] != "denoising" else "", f"window of {of['window']} layers" if of["window"] > 1 else ""]
     return ", ".join([of["model"], of["dataset"], what, *(part for part in more if part)])
 

@@ -1,6 +1,11 @@
-"""Figures: a results folder -> `figures/<model>/<dataset>/`: module maps, head maps and attention overlays, as PNG and PDF."""
+"""Figures: a results folder -> `figures/`: everything in it that can be drawn, as PNG and PDF, one or two columns wide.
+
+`figures/<model>/<dataset>/` has what one data set shows, `figures/<model>/` what is judged over all of a model's tasks. What has no file
+is not drawn; `figures/not_drawn.txt` says so, with the command that would make it.
+"""
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,24 +13,53 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+import pandas as pd
 import xarray as xr
+from matplotlib.figure import Figure
 
-from analysis import head_maps, module_maps, overlays
+from analysis import (
+    corruption_views,
+    figure_ablation,
+    figure_attention,
+    figure_curves,
+    figure_gradients,
+    figure_overlap,
+    figure_tasks,
+    head_maps,
+    module_maps,
+    overlays,
+)
 from analysis.drawing import UNITS, save, styled
-from analysis.results import COMPONENTS, EffectsFile, ResultsError, attention_files, effects_files, read_effects, read_tree
+from analysis.not_drawn import not_drawn
+from analysis.results import (
+    COMPONENTS,
+    DAMAGED,
+    EffectsFile,
+    ResultsError,
+    attention_files,
+    damaged,
+    effects_files,
+    read_effects,
+    read_groups,
+    read_tree,
+    write_whole,
+)
 
 FOLDER = "figures"
+NOT_DRAWN = "not_drawn.txt"
 METRICS = tuple(UNITS)
+Drawn = Iterator[tuple[str, Figure]]  # the name below figures/, without suffix
 
 
 def draw_all(results: Path, metric: str = "logit_difference", samples: int = 4, heads: int = 6) -> list[Path]:
     """Draw every figure that the results allow; returns the PNGs, each with a PDF of the same name beside it.
 
-    Module maps need effects of modules, head maps effects of heads, overlays an attention file and `universal_heads.nc`.
+    Module maps need effects of modules, head maps effects of heads, overlays an attention file and `universal_heads.nc`; `not_drawn` names
+    the commands that make the rest.
 
     Parameters
     ----------
-    metric : the effect drawn: logit_difference, restoration_probability, log_odds or normalized_effect.
+    metric : the effect drawn of files of effects: logit_difference, restoration_probability, log_odds or normalized_effect.
     samples, heads : rows and most head columns of an overlay.
 
     Raises
@@ -41,58 +75,115 @@ def draw_all(results: Path, metric: str = "logit_difference", samples: int = 4, 
         raise ResultsError(
             f"nothing to draw below {results.absolute()}: it has no <model>/<dataset>/<corruption>/*.nc; run `python run_all.py` first"
         )
-    universal, functions = read_tree(results / "universal_heads.nc"), read_tree(results / "head_functions.nc")
+    universal = read_tree(results / "universal_heads.nc")
     with styled():
-        drawn = _module_maps(results, files, metric) + _head_maps(results, files, universal, metric)
-        for (model, dataset), path in attention.items():
-            drawn += _overlay(results / FOLDER / model / dataset, path, universal.get(model), functions.get(model), samples, heads)
+        drawn = [
+            save(figure, results / FOLDER / f"{name}.png")
+            for source in (
+                _module_maps(files, metric),
+                _head_maps(files, universal, metric),
+                _attention(results, attention, universal, samples, heads),
+                _over_tasks(results, universal),
+                _side_by_side(results),
+                _other_interventions(results),
+            )
+            for name, figure in source
+        ]
+    missing = "".join(f"{figure}: {command}\n" for figure, command in not_drawn(results))
+    write_whole(results / FOLDER / NOT_DRAWN, lambda temporary: temporary.write_text(missing or "everything was drawn\n", encoding="utf-8"))
     return drawn
 
 
-def _module_maps(results: Path, files: list[EffectsFile], metric: str) -> list[Path]:
-    drawn = []
+def _module_maps(files: list[EffectsFile], metric: str) -> Drawn:
     modules = [file for file in files if not file.heads]
     for model, dataset, corruption in sorted({(f.model, f.dataset, f.corruption) for f in modules}):
         here = [f for f in modules if (f.model, f.dataset, f.corruption) == (model, dataset, corruption)]
         here.sort(key=lambda f: (COMPONENTS.index(f.component) if f.component in COMPONENTS else len(COMPONENTS), f.component))
-        figure = module_maps.draw({f.component: read_effects(f) for f in here}, metric)
-        drawn.append(save(figure, results / FOLDER / model / dataset / f"{corruption}-modules.png"))
-    return drawn
+        yield f"{model}/{dataset}/{corruption}-modules", module_maps.draw({f.component: read_effects(f) for f in here}, metric)
 
 
-def _head_maps(results: Path, files: list[EffectsFile], universal: dict[str, xr.Dataset], metric: str) -> list[Path]:
-    drawn = []
+def _head_maps(files: list[EffectsFile], universal: dict[str, xr.Dataset], metric: str) -> Drawn:
     for file in (f for f in files if f.heads):
         figure = head_maps.draw(read_effects(file), universal.get(file.model), metric)
-        drawn.append(save(figure, results / FOLDER / file.model / file.dataset / f"{file.corruption}-{file.component}-heads.png"))
-    return drawn
+        yield f"{file.model}/{file.dataset}/{file.corruption}-{file.component}-heads", figure
 
 
-def _overlay(folder: Path, path: Path, universal: xr.Dataset | None, functions: xr.Dataset | None, samples: int, heads: int) -> list[Path]:
-    with xr.open_dataset(path, engine="netcdf4") as attention:
-        same = universal is not None and universal.attrs["component"] == attention.attrs.get("component", universal.attrs["component"])
-        if universal is None or not same or "image" not in attention or not attention.sizes["sample"]:
-            return []
-        chosen = telling_heads(universal, heads)
-        notes = {at: _note(at, universal, functions) for at in chosen}
-        return [
-            save(
-                overlays.draw(attention, one_of_each(attention["category"].values, samples), chosen, notes),
-                folder / "attention-overlays.png",
-            )
-        ]
+def _attention(results: Path, files: dict[tuple[str, str], Path], universal: dict[str, xr.Dataset], samples: int, heads: int) -> Drawn:
+    functions = read_tree(results / "head_functions.nc")
+    for (model, dataset), path in files.items():
+        with xr.open_dataset(path, engine="netcdf4") as attention:
+            of_model = universal.get(model)
+            same = of_model is not None and of_model.attrs["component"] == attention.attrs.get("component", of_model.attrs["component"])
+            if of_model is None or not same or not attention.sizes["sample"]:
+                continue
+            chosen = telling_heads(of_model, heads)
+            notes = {at: _note(at, of_model, functions.get(model)) for at in chosen}
+            if "image" in attention:
+                shown = one_of_each(attention["category"].values, samples)
+                yield f"{model}/{dataset}/attention-overlays", overlays.draw(attention, shown, chosen, notes)
+            yield f"{model}/{dataset}/attention-means", figure_attention.draw(attention, chosen, notes)
+
+
+def _over_tasks(results: Path, universal: dict[str, xr.Dataset]) -> Drawn:
+    """What is judged over all tasks of a model."""
+    for model, of_model in universal.items():
+        yield f"{model}/heads-by-task", figure_tasks.draw_thresholds(of_model)
+    overlap = _table(results / "robust_overlap.csv")
+    for model, robust in read_tree(results / "robust_heads.nc").items():
+        yield f"{model}/head-intervals", figure_tasks.draw_intervals(robust)
+        if overlap is not None and (of_model := overlap[overlap["model"] == model]).size:
+            yield f"{model}/overlap-heads", figure_overlap.draw_heads(robust, of_model)
+            yield f"{model}/overlap-matrix", figure_overlap.draw_matrix(robust, of_model)
+    for model, stability in read_tree(results / "stability.nc").items():
+        yield f"{model}/stability", figure_curves.draw_stability(stability, model)
+    power = _table(results / "robust_power.csv")
+    for model, rows in power.groupby("model") if power is not None else []:
+        yield f"{model}/power", figure_curves.draw_power(rows)
+
+
+def _side_by_side(results: Path) -> Drawn:
+    """Corruptions beside each other, under the names that the analyses give these figures themselves."""
+    for place, maps in read_groups(results / "modules.nc").items():
+        yield f"{Path(place).parent}/modules-{Path(place).name}", module_maps.draw_side_by_side(maps)
+    for place, compared in read_groups(results / "compare_corruptions.nc").items():
+        name = f"{Path(place).parent}/compare-{Path(place).name}"
+        yield name, corruption_views.draw_maps(compared)
+        yield f"{name}-by-layer", corruption_views.draw_layers(compared)
+
+
+def _other_interventions(results: Path) -> Drawn:
+    kinds = {
+        "*/*/*/*-ablation.nc": figure_ablation.draw_ablation,
+        "*/*/attention_knockout*.nc": figure_ablation.draw_knockout,
+        "*/*/*/*-attribution.nc": figure_gradients.draw_attribution,
+        "*/*/direct_effect.nc": figure_gradients.draw_direct,
+    }
+    for pattern, draw in kinds.items():
+        for path in sorted(results.glob(pattern)):
+            model, dataset, *more = path.relative_to(results).with_suffix("").parts
+            try:
+                with xr.open_dataset(path, engine="netcdf4") as dataset_of_file:
+                    figure = draw(dataset_of_file.load())
+            except DAMAGED as error:
+                raise damaged(path) from error
+            if figure is not None:
+                yield f"{model}/{dataset}/{'-'.join(more)}", figure
+
+
+def _table(path: Path) -> pd.DataFrame | None:
+    return pd.read_csv(path) if path.is_file() else None
 
 
 def telling_heads(universal: xr.Dataset, most: int) -> list[tuple[int, int]]:
-    """The universal heads, strongest first, then the strongest others: (layer, head), at least two of them others where there is room."""
+    """The universal heads, strongest first, then the strongest others: (layer, head), at least two of them others."""
     strength = universal["mean_absolute_effect"].mean("task").max("corruption").values
     order = [
         (int(layer), int(head))
         for layer, head in zip(*np.unravel_index(np.argsort(-strength, axis=None, kind="stable"), strength.shape), strict=True)
     ]
     named = [at for at in order if universal["kind"].values[at] != "none"]
-    others = [at for at in order if at not in named][:2]
-    return (named[: max(most - len(others), 1)] + others)[:most]
+    others = [at for at in order if at not in named]
+    return (named[: max(most - 2, 1)] + others)[:most]
 
 
 def one_of_each(categories: np.ndarray, most: int) -> list[int]:
@@ -113,7 +204,7 @@ def _note(at: tuple[int, int], universal: xr.Dataset, functions: xr.Dataset | No
 
 @dataclass(frozen=True)
 class Figures:
-    """Draw module maps, head maps and attention overlays of a results folder.
+    """Draw everything in a results folder that can be drawn.
 
     python analysis/figures.py --results results --metric logit_difference
     """
@@ -138,6 +229,8 @@ def main() -> None:
     except (ResultsError, OSError) as error:
         raise SystemExit(f"figures: {error}") from None
     print(f"drew {len(drawn)} figures into {options.results / FOLDER}")
+    for figure, command in not_drawn(options.results):
+        print(f"not drawn: {figure}; make them with `{command}`")
 
 
 if __name__ == "__main__":

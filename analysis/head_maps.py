@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 
-from analysis.drawing import UNITS, diverging_map, heading, ticks
+from analysis.drawing import ONE_COLUMN, TWO_COLUMNS, diverging_map, heading, mark_negative, ticks, unit_of
 
 OUTLINES: dict[str, dict[str, Any]] = {
-    "vision": {"edgecolor": "#0072B2", "linestyle": "-", "linewidth": 1.6},
-    "text": {"edgecolor": "#D55E00", "linestyle": (0, (3, 1)), "linewidth": 1.6},
-    "multimodal": {"edgecolor": "black", "linestyle": "-", "linewidth": 2.2},
+    "vision": {"edgecolor": "#0072B2", "linestyle": "-", "linewidth": 1.3},
+    "text": {"edgecolor": "#D55E00", "linestyle": (0, (3, 1)), "linewidth": 1.3},
+    "multimodal": {"edgecolor": "black", "linestyle": "-", "linewidth": 1.8},
     "important": {"edgecolor": "0.35", "linestyle": (0, (1, 1)), "linewidth": 1.0},
 }
 LABELS = {
@@ -37,14 +37,16 @@ def draw(effects: xr.Dataset, universal: xr.Dataset | None = None, metric: str =
     attrs = effects.attrs
     there = [str(role) for role in effects["token"].values]
     token = token or (attrs["main_token"] if attrs["main_token"] in there else there[0])
-    values = getattr(effects.effects, metric)().sel(token=token).mean("sample").transpose("layer", "head").values
+    values = getattr(effects.sel(token=token).effects, metric)().mean("sample").transpose("layer", "head").values
     layers, heads = values.shape
-    figure = Figure(figsize=(max(5.6, 0.24 * heads + 1.8), max(3.4, 0.24 * layers + 1.7)))
+    wide = heads > 12
+    figure = Figure(figsize=(TWO_COLUMNS if wide else ONE_COLUMN, float(np.clip((0.17 if wide else 0.2) * layers, 1.2, 6.5)) + 1.5))
     axes = figure.subplots()
     image = diverging_map(axes, values)
+    negative = mark_negative(axes, values)
     axes.set_xticks(ticks(heads))
     axes.set_xlabel("head")
-    figure.colorbar(image, ax=axes, pad=0.02, label=UNITS[metric])
+    figure.colorbar(image, ax=axes, pad=0.02, label=unit_of(metric, attrs.get("direction", "denoising")))
     marked = (
         marks(universal, attrs["corruption"], attrs["dataset"])
         if universal is not None and universal.attrs["component"] == attrs["component"]
@@ -55,10 +57,10 @@ def draw(effects: xr.Dataset, universal: xr.Dataset | None = None, metric: str =
     shown = [mark for mark in OUTLINES if mark in marked.values()]
     handles = [Patch(facecolor="none", label=LABELS[mark], **OUTLINES[mark]) for mark in shown]
     if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 3 if heads < 24 else 4))
+        figure.legend(handles=handles, loc="outside lower center", ncols=4 if wide else 2)
     title = heading(attrs["model"], attrs["dataset"], attrs["corruption"], attrs.get("modality"))
-    component = attrs["component"].replace("_", "-")
-    figure.suptitle(f"{title}:\nrestoring one {component} head at the token '{token}', mean of {effects.sizes['sample']} samples")
+    component, note = attrs["component"].replace("_", "-"), "; −: below zero" if negative else ""
+    figure.suptitle(f"{title}:\nrestoring one {component} head at the token '{token}', mean of {effects.sizes['sample']} samples{note}")
     return figure
 
 
@@ -77,6 +79,6 @@ def _outline(axes: Axes, layer: int, head: int, mark: str) -> None:
     halo = [withStroke(linewidth=OUTLINES[mark]["linewidth"] + 1.4, foreground="white")]
     axes.add_patch(Rectangle((head - 0.46, layer - 0.46), 0.92, 0.92, fill=False, path_effects=halo, **OUTLINES[mark]))
     if mark != "important":
-        axes.text(head, layer, mark[0].upper(), ha="center", va="center", fontsize=7, fontweight="bold").set_bbox(
-            {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.8}
+        axes.text(head, layer, mark[0].upper(), ha="center", va="center", fontsize=6, fontweight="bold").set_bbox(
+            {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
         )

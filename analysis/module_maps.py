@@ -34,8 +34,10 @@ def draw(components: dict[str, xr.Dataset], metric: str = "logit_difference") ->
     rows = -(-len(maps) // columns)
     figure = Figure(figsize=(columns * (0.33 * roles + 1.5), rows * (_height(layers) + 1.0) + 0.5))
     panels = figure.subplots(rows, columns, squeeze=False)
+    negative = False
     for axes, (name, values) in zip(panels.flat, maps.items(), strict=False):
         image = diverging_map(axes, values.values)
+        negative |= mark_negative(axes, values.values)
         _label_roles(axes, values["role"].values)
         axes.set_title(NAMES.get(name, name))
         figure.colorbar(image, ax=axes, shrink=0.9, pad=0.02)
@@ -43,7 +45,8 @@ def draw(components: dict[str, xr.Dataset], metric: str = "logit_difference") ->
         axes.axis("off")
     attrs = any_effects.attrs
     title = heading(attrs["model"], attrs["dataset"], attrs["corruption"], attrs.get("modality"))
-    figure.suptitle(f"{title}: restoring whole modules\nmean of {any_effects.sizes['sample']} samples, {UNITS[metric]}")
+    note = "; −: below zero" if negative else ""
+    figure.suptitle(f"{title}: restoring whole modules\nmean of {any_effects.sizes['sample']} samples, {UNITS[metric]}{note}")
     return figure
 
 

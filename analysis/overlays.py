@@ -12,10 +12,10 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from analysis.drawing import SEQUENTIAL, TWO_COLUMNS
 from analysis.head_scores import INSIDE, mean_map, normalized
 from analysis.results import head_name
 
-COLOURS = "viridis"
 OUTLINE = (("black", 2.4), ("white", 1.1))  # so that it shows on any image
 
 
@@ -32,13 +32,14 @@ def draw(
     notes : a second title line for a head, e.g. its kind and function.
     """
     columns = 3 + len(heads)
-    figure = Figure(figsize=(1.25 * columns + 1.0, 1.35 * len(samples) + 1.25))
-    panels = figure.subplots(len(samples), columns, squeeze=False)
+    size = (TWO_COLUMNS - 0.6) / (columns + 0.1)
+    figure = Figure(figsize=(TWO_COLUMNS, size * len(samples) + 0.9))
+    panels = figure.subplots(len(samples), columns, squeeze=False, width_ratios=[1.1] + [1] * (columns - 1))
     for row, sample in zip(panels, samples, strict=True):
         _draw_row(figure, row, attention.isel(sample=sample).load(), heads)
     titles = ["", "image", "mean of\nall heads"] + [f"{head_name(*at)}\n{(notes or {}).get(at, '')}" for at in heads]
     for axes, title in zip(panels[0], titles, strict=True):
-        axes.set_title(title, fontsize=7.5)
+        axes.set_title(title, fontsize=6.5)
     attrs = attention.attrs
     component = str(attrs.get("component", "")).replace("_", "-")
     figure.suptitle(
@@ -55,33 +56,34 @@ def _draw_row(figure: Figure, panels: Sequence[Axes], sample: xr.Dataset, heads:
     shown = [patches * mean_map(maps)] + [patches * maps[at] for at in heads]
     finite = np.concatenate([values[np.isfinite(values)] for values in shown])
     limit = max(float(np.quantile(finite, 0.99)), 1.0) if finite.size else 1.0
-    panels[0].text(0.0, 0.5, _describe(sample), ha="left", va="center", fontsize=7, transform=panels[0].transAxes)
+    panels[0].text(0.0, 0.5, _describe(sample), ha="left", va="center", fontsize=5.5, transform=panels[0].transAxes)
     panels[1].imshow(image)
     for axes, values in zip(panels[2:], shown, strict=True):
         axes.imshow(image.mean(axis=-1), cmap="gray", vmin=0, vmax=255)
-        grid = _grid(values, sample)
-        seen = np.clip(np.nan_to_num(grid) / limit, 0, 1)
-        axes.imshow(grid, cmap=COLOURS, vmin=0, vmax=limit, alpha=0.45 + 0.45 * seen, extent=(0, image.shape[1], image.shape[0], 0))
+        picture = grid(values, sample)
+        seen = np.clip(np.nan_to_num(picture) / limit, 0, 1)
+        axes.imshow(picture, cmap=SEQUENTIAL, vmin=0, vmax=limit, alpha=0.45 + 0.45 * seen, extent=(0, image.shape[1], image.shape[0], 0))
     for axes in panels:
         axes.set_axis_off()
     for axes in panels[1:]:
         _outline_object(axes, sample, image.shape)
         axes.set_xlim(0, image.shape[1])
         axes.set_ylim(image.shape[0], 0)
-    scale = ScalarMappable(Normalize(0, limit), COLOURS)
-    figure.colorbar(scale, ax=list(panels), shrink=0.85, pad=0.01, extend="max").ax.tick_params(labelsize=6.5)
+    scale = ScalarMappable(Normalize(0, limit), SEQUENTIAL)
+    figure.colorbar(scale, ax=list(panels), shrink=0.85, pad=0.01, extend="max").ax.tick_params(labelsize=6)
 
 
-def _grid(values: np.ndarray, sample: xr.Dataset) -> np.ndarray:
+def grid(values: np.ndarray, sample: xr.Dataset) -> np.ndarray:
+    """Values [patch] as the picture [row, column] that its patches make; NaN where there is no patch."""
     rows, columns = sample["patch_row"].values.astype(int), sample["patch_col"].values.astype(int)
-    grid = np.full((rows.max() + 1, columns.max() + 1), np.nan)
-    grid[rows, columns] = values
-    return grid
+    picture = np.full((rows.max() + 1, columns.max() + 1), np.nan)
+    picture[rows, columns] = values
+    return picture
 
 
 def _outline_object(axes: Axes, sample: xr.Dataset, shape: tuple[int, ...]) -> None:
     """The edges of the patches of the object, where there is a mask."""
-    inside = np.pad(_grid(sample["object_share"].values, sample) >= INSIDE, 1)
+    inside = np.pad(grid(sample["object_share"].values, sample) >= INSIDE, 1)
     height, width = shape[0] / (inside.shape[0] - 2), shape[1] / (inside.shape[1] - 2)
     across = [[((c - 1) * width, r * height), (c * width, r * height)] for r, c in np.argwhere(inside[1:] != inside[:-1])]
     down = [[(c * width, (r - 1) * height), (c * width, r * height)] for r, c in np.argwhere(inside[:, 1:] != inside[:, :-1])]
@@ -91,6 +93,6 @@ def _outline_object(axes: Axes, sample: xr.Dataset, shape: tuple[int, ...]) -> N
 
 def _describe(sample: xr.Dataset) -> str:
     prompt = re.sub(r"(<image>\s*)+", "", str(sample["clean_prompt"].item())) if "clean_prompt" in sample.variables else ""
-    lines = [f"task: {sample['category'].item()}", *textwrap.wrap(prompt, 20)[:5]]
+    lines = [f"task: {sample['category'].item()}", *textwrap.wrap(prompt, 16)[:5]]
     answer = f"answer: {sample['correct_answer'].item()}" if "correct_answer" in sample.variables else ""
     return "\n".join([*lines, answer])

@@ -100,6 +100,17 @@ def read_tree(path: Path) -> dict[str, xr.Dataset]:
         raise damaged(path) from error
 
 
+def read_groups(path: Path) -> dict[str, xr.Dataset]:
+    """The groups of a file written by `write_tree`, by place ("<model>/<dataset>/<component>"); empty when there is no file."""
+    if not Path(path).is_file():
+        return {}
+    try:
+        with xr.open_datatree(path, engine="netcdf4") as tree:
+            return {node.path.strip("/"): node.to_dataset().load() for node in tree.leaves}
+    except DAMAGED as error:
+        raise damaged(path) from error
+
+
 def read_manifest(results: Path) -> dict[str, Any]:
     """What `manifest.json` says; empty when there is none.
 

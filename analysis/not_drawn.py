@@ -1,0 +1,53 @@
+"""What a results folder has no files to draw of, and the commands that make them."""
+
+import shlex
+from pathlib import Path
+
+from analysis.results import attention_files, effects_files
+
+
+def not_drawn(results: Path) -> list[tuple[str, str]]:
+    """The figures for which there are no files, and for each the command that makes them.
+
+    Raises
+    ------
+    ResultsError
+        When there is no results folder.
+    """
+    results = Path(results)
+    files = effects_files(results)
+    places = sorted({(file.model, file.dataset) for file in files} | set(attention_files(results)))
+    missing = []
+    for model, dataset in places:
+        here = [file for file in files if (file.model, file.dataset) == (model, dataset)]
+        folder = results / model / dataset
+        data = dataset if dataset == "shapes" else f"data/{dataset}"
+        options = f"--model {shlex.quote(model)} --data {shlex.quote(data)} --out {shlex.quote(str(results))}"
+        wanted = {
+            "module maps": (any(not file.heads for file in here), "module_patching"),
+            "head maps": (any(file.heads for file in here), "head_patching"),
+            "attention overlays": ((folder / "attention.nc").is_file(), "attention_patterns"),
+            "ablation curves": (any(folder.glob("*/*-ablation.nc")), "head_ablation"),
+            "attribution beside exact effects": (any(folder.glob("*/*-attribution.nc")), "attribution_patching"),
+            "knockout curves": (any(folder.glob("attention_knockout*.nc")), "attention_knockout"),
+        }
+        if not any(file.component == "cross_attention" for file in here):
+            wanted["direct effects"] = ((folder / "direct_effect.nc").is_file(), "direct_effect")
+        missing += [
+            (f"{model}, {dataset}, {what}", f"python -m interventions.{script} {options}")
+            for what, (there, script) in wanted.items()
+            if not there
+        ]
+    analyses = {
+        "heads by task, attention overlays": ("universal_heads.nc", "universal_heads"),
+        "effects of heads with intervals, overlap of heads": ("robust_heads.nc", "robust_heads"),
+        "stability curves": ("stability.nc", "stability"),
+        "power curves": ("robust_power.csv", "robust_heads --power"),
+        "module maps by corruption and order of the options": ("modules.nc", "modules"),
+        "comparison of corruptions": ("compare_corruptions.nc", "compare_corruptions"),
+    }
+    for what, (file, script) in analyses.items():
+        if not (results / file).is_file():
+            name, *more = script.split(" ", 1)
+            missing.append((what, " ".join([f"python -m analysis.{name} --results {shlex.quote(str(results))}", *more])))
+    return missing
