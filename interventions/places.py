@@ -33,7 +33,7 @@ def reads_a_prompt(vlm: Vlm) -> bool:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the sides of edges are in one sample's clean prompt, and in the image's keys."""
+    """Where the sides of edges are in one sample's clean prompt, and among the keys of the image, or of the prompt that a part reads."""
 
     vlm: Vlm
     prompt: Prompt
