@@ -56,8 +56,8 @@ class Paths:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The inputs by which receivers receive; the answer is measured with the first."""
-        return tuple(dict.fromkeys(receiver.input for receiver in self.receivers))
+        """The inputs by which heads receive; the answer is measured with the first."""
+        return tuple(dict.fromkeys(receiver.input for receiver in self.receivers if receiver.head)) or (WHOLE,)
 
 
 def run_paths(vlm: Vlm, captured: Captured, paths: Paths) -> Float[Tensor, "sender receiver measurement"]:
