@@ -1,5 +1,6 @@
 """Parts of a model as targets: BLIP's answer decoder and vision tower, and Q-Formers, against raw PyTorch hooks."""
 
+from dataclasses import replace
 from operator import attrgetter
 
 import numpy as np
@@ -8,7 +9,9 @@ import torch
 from PIL import Image
 
 from interventions import effects
+from interventions.ablating import run_ablated, verify_ablated
 from interventions.capture import Example, capture, example
+from interventions.gradients import attribution, of_cells
 from interventions.head_patching import patch_heads
 from interventions.models.checks import check_sites
 from interventions.models.loading import wrap
@@ -124,3 +127,29 @@ def test_an_unknown_part_is_named_with_those_there_are(llava, blip):
         part_of(blip, "qformer")
     with pytest.raises(ValueError, match="there are: none"):
         part_of(llava, "decoder")
+
+
+@pytest.mark.parametrize("name", ["decoder", "vision"])
+def test_heads_of_a_part_are_ablated_and_attributed(blip, make_pair, name):
+    """Whole runs of a part are one row each: against one run at a time, and attribution in the linear limit of a small change of z."""
+    part = part_of(blip, name)
+    component = part.architecture.head_component if name == "decoder" else "self_attention"
+    ours = example(part, make_pair(blip, "sip"), Scored(5, 6))
+    captured = capture(part, [ours], (component,))
+    sets = torch.zeros(3, part.n_layers, part.n_heads, dtype=torch.bool)
+    sets[1, 1, 2], sets[2] = True, True
+    zero = torch.zeros_like(captured.states[component][0, 1])
+    measured, _ = run_ablated(part, captured, component, sets, zero)
+    verify_ablated(part, ours, component, sets, zero, measured, runs=3)
+    torch.testing.assert_close(measured[0], captured.measured[0, 1], atol=2e-5, rtol=0)
+    assert (measured[2] - measured[0]).abs().max() > 0.01
+
+    states = captured.states[component]
+    near = states[:, :1] * 0.05 + states[:, 1:] * 0.95  # so that effects are linear
+    moved = replace(captured, states={component: torch.cat([near, states[:, 1:]], 1)})
+    every = tuple(range(states.shape[3]))
+    estimate = of_cells(attribution(part, moved, component), [every])
+    (patched_,) = sweep(part, moved, [patches(component, part.n_layers, part.n_heads, [Cell("", "", every)])])
+    exact = (patched_[:, 0] - patched_[:, 1] - captured.measured[0, 1, 0] + captured.measured[0, 1, 1]).view(part.n_layers, part.n_heads)
+    torch.testing.assert_close(estimate[..., 0], exact, atol=0.05 * float(exact.abs().max()), rtol=0)
+    assert exact.abs().max() > 1e-3
