@@ -29,6 +29,13 @@ def family_wise_p(absolute: Sequence[xr.DataArray], permutations: int = PERMUTAT
     Returns
     -------
     p-values [layer, head] in (0, 1].
+
+    >>> x = np.random.default_rng(0).random((20, 2, 3))
+    >>> x[:, 1, 2] += 2
+    >>> p = family_wise_p([xr.DataArray(x, dims=("sample", "layer", "head"))], permutations=99)
+    >>> p.values.round(2)
+    array([[1.  , 1.  , 1.  ],
+           [1.  , 1.  , 0.01]])
     """
     generator = np.random.default_rng(seed)
     values = [_complete(task) for task in absolute]

@@ -76,7 +76,14 @@ class Comparing:
 
 @dataclass(frozen=True, order=True)
 class Like:
-    """What files must have in common to be compared."""
+    """What files must have in common to be compared.
+
+    >>> like = Like("blip", "shapes", "mlp", False, "denoising", 3, "ours")
+    >>> like.place
+    'blip/shapes/mlp-window3'
+    >>> like.command("str", Path("results"))
+    'python -m interventions.module_patching --model blip --data shapes --corruption str --components mlp --out results --window 3'
+    """
 
     model: str
     dataset: str
@@ -112,6 +119,9 @@ def thirds(layers: int) -> np.ndarray:
 
     The early and the late third always have as many layers as each other; where 3 does not divide their number, the middle one has one
     more or one fewer (4 is 1, 2, 1; 32 is 11, 10, 11).
+
+    >>> thirds(4), thirds(6)
+    (array([0, 1, 1, 2]), array([0, 0, 1, 1, 2, 2]))
     """
     return (3 * (2 * np.arange(layers) + 1)) // (2 * layers)
 
@@ -135,6 +145,14 @@ def compare(effects: xr.DataArray, options: Comparing) -> xr.Dataset:
     cells, cells_left_out; and, each with _low and _high: share [corruption, third] and layer_share [corruption, layer] of the sum of mean
     |effect| over all cells, share_difference [corruption, other, third], rank_correlation [score, corruption, other] (Spearman's),
     halves_correlation [score, corruption] (the mean over random halves).
+
+    >>> x = np.zeros((2, 10, 3, 1)) + 0.1
+    >>> x[0, :, 2] = x[1, :, 0] = 1.0  # the effect is late under one corruption and early under the other
+    >>> coords = {"corruption": ["gaussian_noise", "sip"], "layer": range(3), "head": [0]}
+    >>> effects = xr.DataArray(x, dims=("corruption", "sample", "layer", "head"), coords=coords)
+    >>> found = compare(effects, Comparing(resamples=20))
+    >>> found["share"].sel(third="late").values.round(2), found["rank_correlation"].sel(score="mean_effect").values[0].round(2)
+    (array([0.83, 0.08]), array([ 1. , -0.5]))
     """
     effects = effects.transpose("corruption", "sample", "layer", ...)
     x = effects.values.reshape(*effects.shape[:2], -1)
@@ -166,7 +184,11 @@ def compare(effects: xr.DataArray, options: Comparing) -> xr.Dataset:
 
 
 def weighted_means(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted means over the samples that have a value: [corruption, sample, cell] -> [corruption, resample, cell]."""
+    """Weighted means over the samples that have a value: [corruption, sample, cell] -> [corruption, resample, cell].
+
+    >>> weighted_means(np.array([[[1.0], [3.0], [np.nan]]]), np.full((1, 3), 1 / 3))
+    array([[[2.]]])
+    """
     weight = weights @ np.isfinite(x)
     return np.where(weight > 0, (weights @ np.nan_to_num(x)) / np.where(weight > 0, weight, 1), np.nan)
 
@@ -207,7 +229,15 @@ def _with_interval(name: str, dims: tuple[str, ...], values: np.ndarray, options
 
 
 def claim(compared: xr.Dataset, noise: str, others: list[str], confined: float) -> str:
-    """Whether the effect of `noise` is confined to the last layers and that of `others` is not, by `TEST`."""
+    """Whether the effect of `noise` is confined to the last layers and that of `others` is not, by `TEST`.
+
+    >>> x = np.random.default_rng(0).normal(0.1, 0.01, (2, 50, 3, 4))
+    >>> x[0, :, 2] += 1
+    >>> coords = {"corruption": ["gaussian_noise", "sip"], "layer": range(3), "head": range(4)}
+    >>> effects = xr.DataArray(x, dims=("corruption", "sample", "layer", "head"), coords=coords)
+    >>> claim(compare(effects, Comparing(resamples=50)), "gaussian_noise", ["sip"], confined=0.5)
+    'holds'
+    """
     late = compared.sel(third="late")
     of_noise, of_others = late.sel(corruption=noise), late.sel(corruption=others)
     less = late.sel(corruption=noise, other=others)
@@ -228,6 +258,12 @@ def find(results: Path, options: Comparing | None = None) -> tuple[dict[str, xr.
     ------
     ResultsError
         When there is nothing to compare; says what there is, and what makes more.
+
+    >>> found, left_out = find(Path("results"), Comparing(component="mlp", resamples=20))
+    >>> list(found), left_out
+    (['blip-small/shapes/mlp'], [])
+    >>> found["blip-small/shapes/mlp"]["third_of_layer"].values
+    array(['early', 'middle', 'middle', 'late'], dtype='<U6')
     """
     options, results = options or Comparing(), Path(results)
     found, left_out = {}, []
@@ -353,6 +389,12 @@ def find_and_write(results: Path, options: Comparing | None = None) -> tuple[dic
     Returns
     -------
     What `find` does, and all in words.
+
+    >>> found, words = find_and_write(Path("results"), Comparing(component="mlp", resamples=20))
+    >>> words.splitlines()[0]
+    'blip-small/shapes/mlp, share of mean |effect| in layers 0 | 1-2 | 3:'
+    >>> sorted(path.name for path in Path("results/figures/blip-small/shapes").glob("compare-*.png"))
+    ['compare-mlp-by-layer.png', 'compare-mlp.png']
     """
     results = Path(results)
     found, left_out = find(results, options)

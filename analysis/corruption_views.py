@@ -159,7 +159,12 @@ def _by_third(one: xr.Dataset, name: str) -> dict[str, float]:
 
 
 def cut(compared: xr.Dataset) -> str:
-    """The layers of each third: "0-3 | 4-7 | 8-11"."""
+    """The layers of each third: "0-3 | 4-7 | 8-11".
+
+    >>> third = ("layer", ["early", "middle", "middle", "late"])
+    >>> cut(xr.Dataset(coords={"layer": range(4), "third": ["early", "middle", "late"], "third_of_layer": third}))
+    '0 | 1-2 | 3'
+    """
     layers = [compared["layer"].values[compared["third_of_layer"].values == third] for third in compared["third"].values]
     return " | ".join(str(of[0]) if len(of) == 1 else f"{of[0]}-{of[-1]}" for of in layers)
 

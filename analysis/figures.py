@@ -175,7 +175,13 @@ def _table(path: Path) -> pd.DataFrame | None:
 
 
 def telling_heads(universal: xr.Dataset, most: int) -> list[tuple[int, int]]:
-    """The universal heads, strongest first, then the strongest others: (layer, head), at least two of them others."""
+    """The universal heads, strongest first, then the strongest others: (layer, head), at least two of them others.
+
+    >>> from analysis import universal_heads
+    >>> found = universal_heads.find(Path("results"), universal_heads.Rule(permutations=0))["blip-small"]
+    >>> telling_heads(found, most=4)
+    [(0, 5), (3, 0), (1, 0), (0, 3)]
+    """
     strength = universal["mean_absolute_effect"].mean("task").max("corruption").values
     order = [
         (int(layer), int(head))
@@ -187,7 +193,11 @@ def telling_heads(universal: xr.Dataset, most: int) -> list[tuple[int, int]]:
 
 
 def one_of_each(categories: np.ndarray, most: int) -> list[int]:
-    """Positions of samples to show: the first of each category, then the second of each, until there are `most`."""
+    """Positions of samples to show: the first of each category, then the second of each, until there are `most`.
+
+    >>> one_of_each(np.array(["a", "a", "b", "a", "b"]), most=3)
+    [0, 2, 1]
+    """
     turns: dict[str, int] = {}
     keyed = []
     for position, category in enumerate(categories):

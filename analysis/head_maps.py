@@ -65,7 +65,14 @@ def draw(effects: xr.Dataset, universal: xr.Dataset | None = None, metric: str =
 
 
 def marks(universal: xr.Dataset, corruption: str, dataset: str) -> dict[tuple[int, int], str]:
-    """The mark of each head that has one: its kind, or "important" where it is important in a task of this corruption and data set."""
+    """The mark of each head that has one: its kind, or "important" where it is important in a task of this corruption and data set.
+
+    >>> from pathlib import Path
+    >>> from analysis import universal_heads
+    >>> found = universal_heads.find(Path("results"), universal_heads.Rule(permutations=0))["blip-small"]
+    >>> marks(found, "sip", "shapes")
+    {(1, 2): 'vision', (3, 0): 'multimodal', (0, 5): 'text'}
+    """
     found = {}
     if corruption in universal["corruption"].values:
         tasks = [task for task in universal["task"].values if str(task).split("/")[0] == dataset]

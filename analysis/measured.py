@@ -16,7 +16,11 @@ Key = tuple[str, str]  # corruption, task
 
 @dataclass(frozen=True)
 class Measure:
-    """Which effects of which heads are judged; the defaults are NOTICE's."""
+    """Which effects of which heads are judged; the defaults are NOTICE's.
+
+    >>> Measure(metric="restoration_probability", image_corruption="inpainting").corruptions()
+    {'inpainting': 'image', 'str': 'text'}
+    """
 
     metric: str = "logit_difference"
     """Effect to judge by: logit_difference, restoration_probability, log_odds or normalized_effect."""
@@ -79,6 +83,14 @@ def measured(results: Path, measure: Measure) -> dict[str, Measured]:
     ------
     ResultsError
         When the folder has no effects of heads under the corruptions, lacks the token or component, or holds damaged files.
+
+    >>> found = measured(Path("results"), Measure())["blip-small"]
+    >>> found.component, found.tokens, found.tasks
+    ('cross_attention', 'correct', ['shapes/colour', 'shapes/shape'])
+    >>> dict(found.effects["sip", "shapes/colour"].sizes)
+    {'sample': 12, 'layer': 4, 'head': 6}
+    >>> float(found.of("sip")["shapes/colour"].mean("sample").sel(layer=1, head=2).round(1))
+    1.0
     """
     files = [file for file in effects_files(results) if file.heads]
     if not files:

@@ -13,6 +13,9 @@ def not_drawn(results: Path) -> list[tuple[str, str]]:
     ------
     ResultsError
         When there is no results folder.
+
+    >>> not_drawn(Path("results"))[0]
+    ('blip-small, shapes, ablation curves', 'python -m interventions.head_ablation --model blip-small --data shapes --out results')
     """
     results = Path(results)
     files = effects_files(results)

@@ -39,6 +39,14 @@ def pair_overlap(one: np.ndarray, other: np.ndarray, permutations: int, generato
     Parameters
     ----------
     one, other : bool [layer, head]
+
+    >>> one, other = np.zeros((2, 4), dtype=bool), np.zeros((2, 4), dtype=bool)
+    >>> one[0, :2] = other[0, :2] = True
+    >>> found = pair_overlap(one, other, permutations=999, generator=np.random.default_rng(0))
+    >>> found.shared, found.expected, round(found.p, 3)  # p = 1 / C(8, 2)
+    (2, 0.5, 0.036)
+    >>> round(found.expected_in_layers, 1), round(found.p_in_layers, 1)  # 2 of 4 heads of one layer: 1 by chance, both in 1 of 6
+    (1.0, 0.2)
     """
     shared, a, b = (int(heads.sum()) for heads in (one & other, one, other))
     in_layers = _by_permutation(np.stack([one, other]), permutations, generator)[2]
@@ -55,6 +63,12 @@ def overlap_of_tasks(sets: np.ndarray, permutations: int, generator: np.random.G
     Returns
     -------
     By the number of sets a head must be in.
+
+    >>> sets = np.zeros((3, 1, 10), dtype=bool)
+    >>> sets[:, 0, 0] = True  # the same one head of ten in each of three tasks
+    >>> found = overlap_of_tasks(sets, permutations=999, generator=np.random.default_rng(0))
+    >>> {k: (of.shared, round(of.expected, 2), round(of.p, 2)) for k, of in found.items()}
+    {2: (1, 0.3, 0.3), 3: (1, 0.02, 0.03)}
     """
     anywhere = _by_permutation(sets.reshape(len(sets), 1, -1), permutations, generator)
     in_layers = _by_permutation(sets, permutations, generator)
@@ -89,6 +103,10 @@ def jaccard(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     Returns
     -------
     [...] in 0..1; NaN where both sets are empty
+
+    >>> one, other = np.array([1, 1, 0, -1]), np.array([1, 0, 0, 1])
+    >>> float(jaccard(one, other))  # one of three: the last has another sign
+    0.3333333333333333
     """
     either = ((one != 0) | (other != 0)).sum(axis=-1)
     both = ((one == other) & (one != 0)).sum(axis=-1)

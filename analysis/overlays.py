@@ -74,7 +74,13 @@ def _draw_row(figure: Figure, panels: Sequence[Axes], sample: xr.Dataset, heads:
 
 
 def grid(values: np.ndarray, sample: xr.Dataset) -> np.ndarray:
-    """Values [patch] as the picture [row, column] that its patches make; NaN where there is no patch."""
+    """Values [patch] as the picture [row, column] that its patches make; NaN where there is no patch.
+
+    >>> places = xr.Dataset(coords={"patch_row": ("patch", [0, 0, 1]), "patch_col": ("patch", [0, 1, 0])})
+    >>> grid(np.array([1.0, 2.0, 3.0]), places)
+    array([[ 1.,  2.],
+           [ 3., nan]])
+    """
     rows, columns = sample["patch_row"].values.astype(int), sample["patch_col"].values.astype(int)
     picture = np.full((rows.max() + 1, columns.max() + 1), np.nan)
     picture[rows, columns] = values

@@ -33,6 +33,16 @@ def simulate(
     planted : bool [layer, head]
     size : effect of a planted head, in the root mean square over heads of the SD over samples in each task (Cohen's d of an average head)
     symmetric : give each sample a random sign; without, noise keeps the skewness it has in the study
+
+    >>> from pathlib import Path
+    >>> from analysis.measured import Measure, measured
+    >>> effects = measured(Path("results"), Measure())["blip-small"]
+    >>> planted = np.zeros((4, 6), dtype=bool)
+    >>> planted[2, 3] = True
+    >>> made = simulate(effects, 500, planted, 1.0, np.random.default_rng(0)).effects["sip", "shapes/colour"]
+    >>> means = abs(made.mean("sample"))
+    >>> dict(made.sizes), {dim: int(at) for dim, at in means.argmax(("layer", "head")).items()}
+    ({'sample': 500, 'layer': 4, 'head': 6}, {'layer': 2, 'head': 3})
     """
 
     def of_task(values: xr.DataArray) -> xr.DataArray:
@@ -66,6 +76,16 @@ def power(
     One row for each size and number of samples: model, samples (of a task), size (see `simulate`), noise, runs; power and notice_power, the
     mean share of (planted head, corruption) that is universal; false_runs and notice_false_runs, the share of runs in which any other head
     is. At size 0 there are two: noise is symmetric, as the test wants it, or as measured, as skewed as it is in the study.
+
+    >>> from pathlib import Path
+    >>> from analysis.measured import Measure, measured
+    >>> effects = measured(Path("results"), Measure())["blip-small"]
+    >>> rows = power(effects, RobustRule(), sizes=(0.0, 1.5), samples=(50,), runs=4)
+    >>> rows[["samples", "size", "noise", "power", "false_runs"]]
+       samples  size        noise  power  false_runs
+    0       50   0.0    symmetric    NaN         0.0
+    1       50   1.5    symmetric    1.0         0.0
+    2       50   0.0  as measured    NaN         0.0
     """
     effects = complete(effects)
     rule = replace(rule, test="t", resamples=0)
@@ -96,7 +116,15 @@ def _run(
 
 
 def power_text(rows: pd.DataFrame) -> str:
-    """`power` as tables to read: one for each model and rule, a row a size, a column a number of samples."""
+    """`power` as tables to read: one for each model and rule, a row a size, a column a number of samples.
+
+    >>> row = {"model": "m", "samples": 50, "size": 0.5, "noise": SYMMETRIC, "power": 0.75, "false_runs": 0.0}
+    >>> text = power_text(pd.DataFrame([row | {"notice_power": 0.25, "notice_false_runs": 0.5}])).splitlines()
+    >>> text[0]
+    "m, robust rule: share of studies that name a head, by its effect (SD of an average head) and a task's samples"
+    >>> text[1].split(), text[3].split()
+    (['samples', '50'], ['0.5', '0.75'])
+    """
     lines = []
     for model, of_model in rows.groupby("model"):
         for name, prefix in (("robust rule", ""), ("NOTICE's rule", "notice_")):

@@ -16,7 +16,13 @@ ROUNDING = 1e-5  # of a sum of |effects|: what counts as equal in float32
 
 
 def stream(seed: int, *names: str) -> np.random.Generator:
-    """Random numbers of their own for each seed and names: another task in the folder leaves those of this one as they were."""
+    """Random numbers of their own for each seed and names: another task in the folder leaves those of this one as they were.
+
+    >>> one, same, other = stream(0, "sip"), stream(0, "sip"), stream(0, "str")
+    >>> x, y, z = one.random(), same.random(), other.random()
+    >>> x == y, x == z
+    (True, False)
+    """
     return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)])
 
 
@@ -35,6 +41,10 @@ def sign_flip_p(effects: np.ndarray, flips: int, generator: np.random.Generator)
     Returns
     -------
     [head] in (0, 1]
+
+    >>> effects = np.array([[1.0, 1.0], [2.0, -2.0], [3.0, 2.5]])
+    >>> sign_flip_p(effects, flips=100, generator=stream(0))  # all 8 flips: 2 are as large as 1 + 2 + 3
+    array([0.25, 0.75])
     """
     samples = len(effects)
     scale = np.abs(effects).max(axis=0)
@@ -48,12 +58,20 @@ def sign_flip_p(effects: np.ndarray, flips: int, generator: np.random.Generator)
 
 
 def is_exact(samples: int, flips: int) -> bool:
-    """Whether `sign_flip_p` takes every flip; a flip and its opposite have the same |sum|, so one of the two is enough."""
+    """Whether `sign_flip_p` takes every flip; a flip and its opposite have the same |sum|, so one of the two is enough.
+
+    >>> is_exact(samples=5, flips=10_000), is_exact(samples=100, flips=10_000)
+    (True, False)
+    """
     return samples <= 62 and 2 ** (samples - 1) <= flips
 
 
 def smallest_p(samples: int, flips: int) -> float:
-    """The smallest p that `sign_flip_p` can give."""
+    """The smallest p that `sign_flip_p` can give.
+
+    >>> smallest_p(samples=5, flips=10_000), smallest_p(samples=100, flips=9_999)
+    (0.0625, 0.0001)
+    """
     return 2.0 ** (1 - samples) if is_exact(samples, flips) else 1 / (1 + flips)
 
 
@@ -79,6 +97,11 @@ def student_p(mean: np.ndarray, mean_square: np.ndarray, samples: int) -> np.nda
     Parameters
     ----------
     mean, mean_square : [...], of the effects and of their squares over samples
+
+    >>> x = np.array([1.0, 2.0, 3.0])
+    >>> p, scipys = student_p(x.mean(), (x**2).mean(), len(x)), stats.ttest_1samp(x, 0).pvalue
+    >>> bool(np.isclose(p, scipys))
+    True
     """
     if samples < 2:
         return np.ones_like(mean)
@@ -94,12 +117,25 @@ def bootstrap_weights(samples: int, resamples: int, generator: np.random.Generat
     Returns
     -------
     [resample, sample], rows sum to 1
+
+    >>> weights = bootstrap_weights(samples=4, resamples=2, generator=stream(0))
+    >>> weights
+    array([[0.25, 0.  , 0.  , 0.75],
+           [0.  , 0.5 , 0.5 , 0.  ]])
+    >>> effects = np.array([1.0, 2.0, 3.0, 4.0])
+    >>> weights @ effects
+    array([3.25, 2.5 ])
     """
     return generator.multinomial(samples, np.full(samples, 1 / samples), size=resamples) / samples
 
 
 def percentile_interval(resampled: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """The percentile interval of resampled means [resample, ...] (Efron and Tibshirani 1993, chapter 13): low [...] and high [...]."""
+    """The percentile interval of resampled means [resample, ...] (Efron and Tibshirani 1993, chapter 13): low [...] and high [...].
+
+    >>> low, high = percentile_interval(np.arange(101.0), confidence=0.9)
+    >>> round(float(low), 6), round(float(high), 6)
+    (5.0, 95.0)
+    """
     low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return low, high
 
@@ -120,6 +156,12 @@ def replicated_p(p: np.ndarray, sign: np.ndarray, at_least: int) -> np.ndarray:
     Returns
     -------
     [2, ...] in (0, 1]: positive, negative
+
+    >>> p, sign = np.array([0.01, 0.02, 0.4]), np.array([1, 1, 1])
+    >>> replicated_p(p, sign, at_least=3)  # positive in all three tasks, negative in all three
+    array([0.2  , 0.995])
+    >>> replicated_p(p, sign, at_least=2)
+    array([0.02, 1.  ])
     """
     one_sided = [np.sort(np.where(sign == side, p / 2, 1 - p / 2), axis=0)[at_least - 1] for side in SIDES]
     return np.minimum((len(p) - at_least + 1) * np.stack(one_sided), 1)

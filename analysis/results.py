@@ -43,6 +43,12 @@ def effects_files(results: Path) -> list[EffectsFile]:
     ------
     ResultsError
         When there is no such folder.
+
+    >>> for file in effects_files(Path("results"))[:3]:
+    ...     print(file.model, file.dataset, file.corruption, file.component, file.heads)
+    blip-small shapes sip block False
+    blip-small shapes sip cross_attention False
+    blip-small shapes sip cross_attention True
     """
     results = Path(results)
     if not results.is_dir():
@@ -58,12 +64,20 @@ def _effects_file(path: Path) -> EffectsFile:
 
 
 def attention_files(results: Path) -> dict[tuple[str, str], Path]:
-    """The attention file of each (model, dataset) that has one."""
+    """The attention file of each (model, dataset) that has one.
+
+    >>> attention_files(Path("results"))
+    {('blip-small', 'shapes'): PosixPath('results/blip-small/shapes/attention.nc')}
+    """
     return {(path.parts[-3], path.parts[-2]): path for path in sorted(Path(results).glob("*/*/attention.nc"))}
 
 
 def unfinished_runs(results: Path) -> list[str]:
-    """The files that runs were making when they were interrupted (their samples wait beside in `.<name>.partial`), below the folder."""
+    """The files that runs were making when they were interrupted (their samples wait beside in `.<name>.partial`), below the folder.
+
+    >>> unfinished_runs(Path("results"))
+    []
+    """
     parts = sorted([*Path(results).glob("*/*/.*.partial"), *Path(results).glob("*/*/*/.*.partial")])
     return [str(path.relative_to(results).with_name(path.name.removeprefix(".").removesuffix(".partial") + ".nc")) for path in parts]
 
@@ -75,6 +89,10 @@ def read_effects(file: EffectsFile) -> xr.Dataset:
     ------
     ResultsError
         When the file is damaged or is not effects.
+
+    >>> effects = read_effects(effects_files(Path("results"))[2])
+    >>> dict(effects.sizes)
+    {'sample': 24, 'layer': 4, 'head': 6, 'token': 1}
     """
     try:
         return effects.read(file.path)
@@ -90,7 +108,15 @@ def damaged(path: Path) -> ResultsError:
 
 
 def read_tree(path: Path) -> dict[str, xr.Dataset]:
-    """The groups of a file written by `write_tree`, by model; empty when there is no such file."""
+    """The groups of a file written by `write_tree`, by model; empty when there is no such file.
+
+    >>> path = Path("of_models.nc")
+    >>> tree = write_tree({"blip": xr.Dataset({"x": ("head", [1, 2])})}, path)
+    >>> read_tree(path)["blip"]["x"].values
+    array([1, 2])
+    >>> read_tree(Path("nothing.nc"))
+    {}
+    """
     if not Path(path).is_file():
         return {}
     try:
@@ -101,7 +127,13 @@ def read_tree(path: Path) -> dict[str, xr.Dataset]:
 
 
 def read_groups(path: Path) -> dict[str, xr.Dataset]:
-    """The groups of a file written by `write_tree`, by place ("<model>/<dataset>/<component>"); empty when there is no file."""
+    """The groups of a file written by `write_tree`, by place ("<model>/<dataset>/<component>"); empty when there is no file.
+
+    >>> path = Path("of_places.nc")
+    >>> tree = write_tree({"blip/shapes/mlp": xr.Dataset({"x": ("layer", [1, 2])})}, path)
+    >>> list(read_groups(path))
+    ['blip/shapes/mlp']
+    """
     if not Path(path).is_file():
         return {}
     try:
@@ -118,6 +150,9 @@ def read_manifest(results: Path) -> dict[str, Any]:
     ------
     ResultsError
         When it is not JSON.
+
+    >>> read_manifest(Path("results"))["data"]["shapes"]["samples"]
+    28
     """
     path = Path(results) / "manifest.json"
     if not path.is_file():
@@ -136,6 +171,10 @@ def write_tree(groups: Mapping[str, xr.Dataset], path: Path) -> xr.DataTree:
     ------
     OSError
         When the folder is not writable or the disk is full.
+
+    >>> tree = write_tree({"blip": xr.Dataset({"x": ("head", [1, 2])})}, Path("of_models.nc"))
+    >>> list(tree.children)
+    ['blip']
     """
     tree = xr.DataTree.from_dict(dict(groups))
     encoding = {
@@ -150,6 +189,10 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Call `write` with a temporary name beside `path`, then rename; on failure the old file stays and nothing is left behind.
 
     The temporary name keeps the suffix, since some writers choose the format by it.
+
+    >>> write_whole(Path("note.txt"), lambda temporary: temporary.write_text("whole"))
+    >>> Path("note.txt").read_text()
+    'whole'
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -164,5 +207,9 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def head_name(layer: int, head: int) -> str:
-    """The field's name of a head: L3.H0."""
+    """The field's name of a head: L3.H0.
+
+    >>> head_name(3, 0)
+    'L3.H0'
+    """
     return f"L{layer}.H{head}"

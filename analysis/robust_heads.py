@@ -29,6 +29,10 @@ def find(results: Path, rule: RobustRule | None = None) -> dict[str, xr.Dataset]
     ------
     ResultsError
         As `universal_heads.find`, and when no sample is complete.
+
+    >>> found = find(Path("results"), RobustRule(resamples=0))["blip-small"]
+    >>> [found["kind"].sel(layer=layer, head=head).item() for layer, head in ((1, 2), (0, 5), (3, 0), (2, 2))]
+    ['vision', 'text', 'multimodal', 'none']
     """
     rule = rule or RobustRule()
     return {model: judge(effects, rule) for model, effects in measured(results, rule).items()}
@@ -44,6 +48,12 @@ def find_and_write(results: Path, rule: RobustRule | None = None, *, metric: str
     Returns
     -------
     What `find` does, and a summary in words.
+
+    >>> found, words = find_and_write(Path("results"), RobustRule(resamples=0, permutations=99))
+    >>> words.splitlines()[0]
+    'blip-small: vision: L1.H2; text: L0.H5; multimodal: L3.H0'
+    >>> sorted(path.name for path in Path("results").glob("robust_*"))
+    ['robust_heads.csv', 'robust_heads.nc', 'robust_overlap.csv', 'robust_universal.csv']
     """
     results = Path(results)
     found = find(results, rule or RobustRule(metric=metric))
@@ -56,7 +66,12 @@ def find_and_write(results: Path, rule: RobustRule | None = None, *, metric: str
 
 
 def write_table(rows: pd.DataFrame, path: Path) -> None:
-    """Write a table with six digits, whole or not at all."""
+    """Write a table with six digits, whole or not at all.
+
+    >>> write_table(pd.DataFrame({"head": [0], "effect": [1 / 3]}), Path("rows.csv"))
+    >>> Path("rows.csv").read_text().split()
+    ['head,effect', '0,0.333333']
+    """
     write_whole(path, lambda temporary: rows.to_csv(temporary, index=False, float_format="%.6g"))
 
 

@@ -76,6 +76,15 @@ def judge(effects: Measured, rule: RobustRule) -> xr.Dataset:
     ------
     ResultsError
         When no sample is complete, or fewer tasks ran than a head must be important in.
+
+    >>> from pathlib import Path
+    >>> from analysis.measured import Measure, measured
+    >>> found = judge(measured(Path("results"), Measure())["blip-small"], RobustRule(resamples=200))
+    >>> of = found.sel(corruption="sip", layer=1, head=2)
+    >>> of["mean_effect"].values.round(1), of["important"].values, found["kind"].sel(layer=1, head=2).item()
+    (array([1., 1.]), array([ True,  True]), 'vision')
+    >>> bool((of["low"] < of["mean_effect"]).all() and (of["mean_effect"] < of["high"]).all() and (of["q"] < 0.05).all())
+    True
     """
     effects = complete(effects)
     check_tasks(effects, rule)
@@ -116,6 +125,14 @@ def complete(effects: Measured) -> Measured:
     ------
     ResultsError
         When no sample is left.
+
+    >>> from pathlib import Path
+    >>> from analysis.measured import Measure, measured
+    >>> effects = measured(Path("results"), Measure())["blip-small"]
+    >>> effects.effects["sip", "shapes/colour"][0, 1, 2] = np.nan  # one head of one sample
+    >>> left = complete(effects)
+    >>> left.effects["sip", "shapes/colour"].sizes["sample"], left.left_out["sip", "shapes/colour"]
+    (11, 1)
     """
     kept, left_out = {}, dict(effects.left_out)
     for key, values in effects.effects.items():
@@ -132,12 +149,22 @@ def complete(effects: Measured) -> Measured:
 
 
 def flat(values: xr.DataArray) -> np.ndarray:
-    """[sample, layer, head] as [sample, head]."""
+    """[sample, layer, head] as [sample, head].
+
+    >>> flat(xr.DataArray(np.zeros((5, 2, 3)), dims=("sample", "layer", "head"))).shape
+    (5, 6)
+    """
     return values.transpose("sample", "layer", "head").values.reshape(values.sizes["sample"], -1)
 
 
 def enough_flips(effects: Measured, rule: RobustRule) -> int:
-    """Sign flips from which on one head alone can be universal: its smallest p, times all heads and corruptions, is at most alpha / 2."""
+    """Sign flips from which on one head alone can be universal: its smallest p, times all heads and corruptions, is at most alpha / 2.
+
+    >>> from pathlib import Path
+    >>> from analysis.measured import Measure, measured
+    >>> enough_flips(measured(Path("results"), Measure())["blip-small"], RobustRule(alpha=0.001))  # 2 x 24 heads x 2 corruptions / 0.001
+    96000
+    """
     heads = next(iter(effects.effects.values())).isel(sample=0).size
     tasks = max(len(effects.of(corruption)) for corruption in effects.corruptions)
     tests = heads * len(effects.corruptions) * (tasks - (rule.at_least or tasks) + 1)

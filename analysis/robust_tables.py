@@ -27,6 +27,15 @@ def head_table(found: dict[str, xr.Dataset]) -> pd.DataFrame:
 
     Columns: model, dataset, corruption, task (category), layer, head, name; then `OF_TASK` (see `robust_rule.judge`; effects in the
     metric's unit), without the bootstrap's where there was none.
+
+    >>> from pathlib import Path
+    >>> from analysis.robust_heads import RobustRule, find
+    >>> rows = head_table(find(Path("results"), RobustRule(resamples=0)))
+    >>> rows[rows["important"]][["corruption", "task", "name", "sign"]].head(3)
+       corruption    task   name  sign
+    8         sip  colour  L1.H2     1
+    18        sip  colour  L3.H0     1
+    32        sip   shape  L1.H2     1
     """
     tables = []
     for model, dataset in found.items():
@@ -47,6 +56,15 @@ def universal_table(found: dict[str, xr.Dataset]) -> pd.DataFrame:
 
     Columns: model, component, layer, head, name, kind, notice_kind, then for each corruption <corruption>_tasks (that ran),
     _tasks_important, _tasks_selected (by NOTICE's rule), _sign, and `OF_HEAD` (see `robust_rule.judge`; effects in the metric's unit).
+
+    >>> from pathlib import Path
+    >>> from analysis.robust_heads import RobustRule, find
+    >>> rows = universal_table(find(Path("results"), RobustRule(resamples=0)))
+    >>> rows[["name", "kind", "sip_tasks_important", "sip_sign"]]
+        name        kind  sip_tasks_important  sip_sign
+    0  L1.H2      vision                    2         1
+    1  L0.H5        text                    0        -1
+    2  L3.H0  multimodal                    2         1
     """
     columns = ["model", "component", "layer", "head", "name", "kind", "notice_kind"]
     rows = [row for dataset in found.values() for row in _universal_rows(dataset)]
@@ -78,6 +96,13 @@ def overlap_table(found: dict[str, xr.Dataset]) -> pd.DataFrame:
 
     Columns: model, rule (notice or robust), compared (tasks together, two tasks, two corruptions, universal heads), a and b (what is
     compared), at_least (sets that a head must be in), heads_a, heads_b and jaccard (of two), then those of `overlap.Overlap`.
+
+    >>> from pathlib import Path
+    >>> from analysis.robust_heads import RobustRule, find
+    >>> rows = overlap_table(find(Path("results"), RobustRule(resamples=0, permutations=99)))
+    >>> rows[(rows["rule"] == "robust") & (rows["compared"] == "universal heads")][["a", "b", "heads_a", "heads_b", "shared"]]
+          a    b  heads_a  heads_b  shared
+    13  sip  str        2        2       1
     """
     columns = ["model", "rule", "compared", "a", "b", "at_least", "heads_a", "heads_b", "jaccard"]
     rows = [row for dataset in found.values() for rule in RULES for row in (*_tasks_together(dataset, rule), *_pairs(dataset, rule))]
@@ -128,6 +153,12 @@ def summary(found: dict[str, xr.Dataset], overlap: pd.DataFrame) -> str:
     Parameters
     ----------
     overlap : as `overlap_table` gives it
+
+    >>> from pathlib import Path
+    >>> from analysis.robust_heads import RobustRule, find
+    >>> found = find(Path("results"), RobustRule(resamples=0, permutations=99))
+    >>> summary(found, overlap_table(found)).splitlines()[1]
+    "  NOTICE's rule: vision: L1.H2; text: L0.H5; multimodal: L3.H0"
     """
     lines = []
     for model, dataset in found.items():

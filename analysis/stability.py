@@ -59,6 +59,15 @@ def stability(effects: Measured, options: Subsampling) -> pd.DataFrame:
     scores of all heads), jaccard (heads named in both over those in either, with the same sign where the rule has signs), each the mean
     of the repeats with _low and _high, between which 90 % of them lie; none_named, the share of repeats in which neither names a head,
     which have no jaccard. A task of one sample cannot be taken apart and has no row.
+
+    >>> effects = measured(Path("results"), Measure())["blip-small"]
+    >>> rows = stability(effects, Subsampling(repeats=10))
+    >>> rows[(rows["corruption"] == "sip") & (rows["task"] == "shapes/colour")][["rule", "samples", "rest", "jaccard"]]
+         rule  samples  rest  jaccard
+    0  notice        5     7      1.0
+    1  robust        5     7      1.0
+    2  notice        6     6      1.0
+    3  robust        6     6      1.0
     """
     rows = []
     for (corruption, task), values in complete(effects).effects.items():
@@ -73,7 +82,11 @@ def stability(effects: Measured, options: Subsampling) -> pd.DataFrame:
 
 
 def sizes(samples: int) -> list[int]:
-    """Sizes of subsamples: 5, 10, 20, ... and half of the samples."""
+    """Sizes of subsamples: 5, 10, 20, ... and half of the samples.
+
+    >>> sizes(100)
+    [5, 10, 20, 40, 50]
+    """
     half = samples // 2
     doubling = [FEWEST * 2**i for i in range(half.bit_length()) if FEWEST * 2**i < half]
     return [*doubling, half] if half else []
@@ -126,6 +139,10 @@ def find_and_write(results: Path, options: Subsampling | None = None) -> pd.Data
     ------
     ResultsError
         As `universal_heads.find`, and when every task has one sample.
+
+    >>> rows = find_and_write(Path("results"), Subsampling(repeats=5))
+    >>> rows["task"].unique().tolist(), sorted(path.name for path in Path("results").glob("stability*"))
+    (['shapes/colour', 'shapes/shape'], ['stability.csv', 'stability.nc'])
     """
     options = options or Subsampling()
     by_model = {model: stability(effects, options) for model, effects in measured(results, options).items()}
@@ -142,7 +159,12 @@ def find_and_write(results: Path, options: Subsampling | None = None) -> pd.Data
 
 
 def summary(rows: pd.DataFrame) -> str:
-    """The means over tasks, a table a model: a row for each rule and number of samples."""
+    """The means over tasks, a table a model: a row for each rule and number of samples.
+
+    >>> rows = find_and_write(Path("results"), Subsampling(repeats=5))
+    >>> summary(rows).splitlines()[0]
+    'blip-small, means over tasks'
+    """
     lines = []
     for model, of_model in rows.groupby("model"):
         table = of_model.groupby(["rule", "corruption", "samples"])[["rank_correlation", "jaccard", "none_named"]].mean()

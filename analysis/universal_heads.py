@@ -55,6 +55,14 @@ def important_heads(mean_absolute_effect: xr.DataArray, deviations: float = 2.0)
     Returns
     -------
     important (bool, same dims) and threshold (dims without layer and head). Where all heads have the same effect none is important.
+
+    >>> mean_absolute_effect = xr.DataArray([[0.1, 0.1, 0.1], [0.1, 0.1, 2.0]], dims=("layer", "head"))
+    >>> important, threshold = important_heads(mean_absolute_effect)
+    >>> important.values
+    array([[False, False, False],
+           [False, False,  True]])
+    >>> round(float(threshold), 3)
+    1.833
     """
     heads = ("layer", "head")
     spread = mean_absolute_effect.std(heads, ddof=0)
@@ -75,6 +83,11 @@ def universal_heads(important: xr.DataArray, ran: xr.DataArray, at_least: int = 
     Returns
     -------
     bool [corruption, layer, head]
+
+    >>> important = xr.DataArray([[[[True, False]], [[True, True]]]], dims=("corruption", "task", "layer", "head"))
+    >>> ran = xr.DataArray([[True, True]], dims=("corruption", "task"))
+    >>> universal_heads(important, ran).values, universal_heads(important, ran, at_least=1).values
+    (array([[[ True, False]]]), array([[[ True,  True]]]))
     """
     tasks = ran.sum("task")
     return ((important & ran).sum("task") >= (at_least or tasks)) & (tasks > 0)
@@ -90,6 +103,10 @@ def kinds(universal: xr.DataArray) -> xr.DataArray:
     Returns
     -------
     str [layer, head]
+
+    >>> universal = xr.DataArray([[[True, True, False]], [[True, False, False]]], dims=("corruption", "layer", "head"))
+    >>> kinds(universal.assign_coords(modality=("corruption", ["image", "text"]))).values
+    array([['multimodal', 'vision', 'none']], dtype=object)
     """
     of_corruption, modality = universal.transpose("corruption", ...).values, universal["modality"].values
     image, text = (of_corruption[modality == m].any(axis=0) for m in MODALITIES)
@@ -111,6 +128,10 @@ def find(results: Path, rule: Rule | None = None) -> dict[str, xr.Dataset]:
     ResultsError
         When the folder has no effects of heads under the rule's corruptions, lacks its token or component, has fewer tasks than a head
         must be important in, or holds damaged files.
+
+    >>> found = find(Path("results"), Rule(permutations=0))["blip-small"]
+    >>> {kind: np.argwhere((found["kind"] == kind).values).tolist() for kind in ("vision", "text", "multimodal")}  # layer, head
+    {'vision': [[1, 2]], 'text': [[0, 5]], 'multimodal': [[3, 0]]}
     """
     rule = rule or Rule()
     return {model: _judge(effects, rule) for model, effects in measured(results, rule).items()}
@@ -143,6 +164,11 @@ def means(effects: Measured) -> xr.Dataset:
     """Means over samples: mean_effect and mean_absolute_effect (corruption, task, layer, head), samples and left_out (corruption, task).
 
     NaN and 0 samples where a task did not run. The coordinate `modality` (corruption) is "image" or "text".
+
+    >>> from analysis.measured import measured
+    >>> of = means(measured(Path("results"), Measure())["blip-small"])
+    >>> float(of["mean_effect"].sel(corruption="sip", task="shapes/colour", layer=1, head=2).round(1)), of["samples"].values.tolist()
+    (1.0, [[12, 12], [12, 12]])
     """
     corruptions, tasks = effects.corruptions, effects.tasks
     first = next(iter(effects.effects.values()))
@@ -182,6 +208,13 @@ def table(found: dict[str, xr.Dataset]) -> pd.DataFrame:
 
     Columns: model, component, layer, head, name, kind, then for each corruption <corruption>_mean_effect,
     <corruption>_mean_absolute_effect (metric's unit), _tasks_important, _tasks (counts) and _p (family-wise).
+
+    >>> rows = table(find(Path("results"), Rule(permutations=0)))
+    >>> rows[["name", "kind", "sip_tasks_important", "str_tasks_important"]]
+        name        kind  sip_tasks_important  str_tasks_important
+    0  L1.H2      vision                    2                    0
+    1  L0.H5        text                    0                    2
+    2  L3.H0  multimodal                    2                    2
     """
     columns = ["model", "component", "layer", "head", "name", "kind"]
     rows = [row for dataset in found.values() for row in _rows(dataset)]
@@ -217,6 +250,10 @@ def find_and_write(results: Path, rule: Rule | None = None, *, metric: str = "lo
     Parameters
     ----------
     metric : the metric to judge by where no rule is given: short for `Rule(metric=metric)`.
+
+    >>> found = find_and_write(Path("results"), Rule(permutations=0))
+    >>> pd.read_csv("results/universal_heads.csv")["name"].tolist()
+    ['L1.H2', 'L0.H5', 'L3.H0']
     """
     results = Path(results)
     found = find(results, rule or Rule(metric=metric))
@@ -226,7 +263,11 @@ def find_and_write(results: Path, rule: Rule | None = None, *, metric: str = "lo
 
 
 def summary(found: dict[str, xr.Dataset]) -> str:
-    """The universal heads in words, a line a model."""
+    """The universal heads in words, a line a model.
+
+    >>> summary(find(Path("results"), Rule(permutations=0)))
+    'blip-small: vision: L1.H2; text: L0.H5; multimodal: L3.H0'
+    """
     lines = []
     for model, dataset in found.items():
         heads = {kind: [head_name(*map(int, at)) for at in np.argwhere((dataset["kind"] == kind).values)] for kind in KINDS[:-1]}

@@ -64,7 +64,17 @@ class SchemaError(ValueError):
 
 
 def validate(effects: xr.Dataset) -> xr.Dataset:
-    """Return `effects` unchanged if it follows the schema, else raise `SchemaError` naming everything that is wrong."""
+    """Return `effects` unchanged if it follows the schema, else raise `SchemaError` naming everything that is wrong.
+
+    >>> heads = read(Path("results/blip-small/shapes/sip/cross_attention-heads.nc"))
+    >>> validate(heads) is heads
+    True
+    >>> try:
+    ...     validate(heads.drop_vars("category"))
+    ... except SchemaError as error:
+    ...     print(error)
+    not a dataset of effects: variable 'category' ('sample',) is missing
+    """
     heads = effects.attrs.get("granularity") == "heads"
     draws = ("draw",) if "draw" in effects.dims else ()
     dims = ("sample", *draws, "layer", *(("head",) if heads else ()), "token")
@@ -90,6 +100,11 @@ def write(dataset: xr.Dataset, path: Path) -> None:
     ------
     OSError
         When the folder is not writable or the disk is full; the message names the file, and nothing of it is left behind.
+
+    >>> mlp = read(Path("results/blip-small/shapes/sip/mlp.nc"))
+    >>> write(mlp, Path("copy.nc"))
+    >>> read(Path("copy.nc")).identical(mlp)
+    True
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +141,12 @@ def read(path: Path) -> xr.Dataset:
 
 
 def read_tree(results: Path) -> xr.DataTree:
-    """Every NetCDF file below `results/<model>/<dataset>/`, as one tree: /model/dataset[/corruption]/component[-heads] or attention."""
+    """Every NetCDF file below `results/<model>/<dataset>/`, as one tree: /model/dataset[/corruption]/component[-heads] or attention.
+
+    >>> tree = read_tree(Path("results"))
+    >>> tree["blip-small/shapes/sip/mlp"].to_dataset().effects.logit_difference().dims
+    ('sample', 'layer', 'token')
+    """
     results = Path(results)
     files = sorted(results.glob("*/*/*.nc")) + sorted(results.glob("*/*/*/*.nc"))
     if not files:
@@ -143,6 +163,17 @@ class Effects:
     clean one. Where the corruption is noise, effects are means over its draws; `each_draw` gives them one by one.
 
     Formulas are those of NOTICE, section 3 (metrics), and of Zhang and Nanda, "Towards best practices of activation patching".
+
+    >>> one = xr.Dataset({"logit_correct": (("sample", "layer"), [[2.0, 4.0]]), "logit_incorrect": (("sample", "layer"), [[0.0, 0.0]])})
+    >>> one = one.assign(clean_logit_correct=("sample", [5.0]), corrupt_logit_correct=("sample", [1.0]))
+    >>> one = one.assign({f"{run}_logit_incorrect": ("sample", [0.0]) for run in ("clean", "corrupt")})
+    >>> one.effects.logit_difference().values, one.effects.normalized_effect().values
+    (array([[1., 3.]]), array([[0.25, 0.75]]))
+    >>> one.effects.logit_difference_of("clean").values
+    array([5.])
+    >>> one.attrs["direction"] = "noising"  # then the patched run is the clean one
+    >>> one.effects.base, one.effects.logit_difference().values
+    ('clean', array([[-3., -1.]]))
     """
 
     def __init__(self, dataset: xr.Dataset) -> None:
@@ -154,7 +185,12 @@ class Effects:
         return "clean" if self._dataset.attrs.get("direction") == "noising" else "corrupt"
 
     def each_draw(self) -> Iterator[xr.Dataset]:
-        """The effects of each draw of the noise, or the one dataset where there is none."""
+        """The effects of each draw of the noise, or the one dataset where there is none.
+
+        >>> one = xr.Dataset({"logit_correct": (("sample", "draw"), [[1.0, 2.0]])})
+        >>> [float(draw["logit_correct"].item()) for draw in one.effects.each_draw()]
+        [1.0, 2.0]
+        """
         if "draw" in self._dataset.dims:
             yield from (self._dataset.isel(draw=number, drop=True) for number in range(self._dataset.sizes["draw"]))
         else:
@@ -170,34 +206,69 @@ class Effects:
         return self._dataset[name if run == "patched" else f"{run}_{name}"].astype("float64")
 
     def logit_difference_of(self, run: str = "patched") -> xr.DataArray:
-        """LD = logit(correct) - logit(incorrect) of one run."""
+        """LD = logit(correct) - logit(incorrect) of one run.
+
+        >>> heads = read(Path("results/blip-small/shapes/sip/cross_attention-heads.nc"))
+        >>> float(heads.effects.logit_difference_of("clean")[0]), float(heads.effects.logit_difference_of("corrupt")[0])
+        (3.0, -1.0)
+        """
         return self._measured("logit_correct", run) - self._measured("logit_incorrect", run)
 
     def probability_of(self, run: str = "patched") -> xr.DataArray:
-        """P(correct answer), over the whole vocabulary, of one run."""
+        """P(correct answer), over the whole vocabulary, of one run.
+
+        >>> heads = read(Path("results/blip-small/shapes/sip/cross_attention-heads.nc"))
+        >>> float(heads.effects.probability_of("clean")[0].round(3))  # exp(5 - 5)
+        1.0
+        """
         return xr.apply_ufunc(np.exp, self._measured("logit_correct", run) - self._measured("log_normalizer", run))
 
     def log_odds_of(self, run: str = "patched") -> xr.DataArray:
-        """log P(correct) / (1 - P(correct)) of one run."""
+        """log P(correct) / (1 - P(correct)) of one run.
+
+        >>> heads = read(Path("results/blip-small/shapes/sip/cross_attention-heads.nc"))
+        >>> round(float(heads.effects.log_odds_of("corrupt")[0]), 3)  # P = exp(-4)
+        -3.982
+        """
         log_p = self._measured("logit_correct", run) - self._measured("log_normalizer", run)
         return log_p - np.log1p(-np.exp(np.minimum(log_p, -1e-12)))
 
     def logit_difference(self) -> xr.DataArray:
-        """LD_patched - LD_corrupt: NOTICE's logit difference, in logits."""
+        """LD_patched - LD_corrupt: NOTICE's logit difference, in logits.
+
+        >>> heads = read(Path("results/blip-small/shapes/sip/cross_attention-heads.nc"))
+        >>> effect = heads.effects.logit_difference()
+        >>> effect.dims, float(effect.sel(layer=1, head=2, token="correct").mean().round(1))
+        (('sample', 'layer', 'head', 'token'), 1.0)
+        """
         return self._averaged(self.logit_difference_of() - self.logit_difference_of(self.base), "logit_difference")
 
     def restoration_probability(self) -> xr.DataArray:
-        """P_patched(correct) - P_corrupt(correct): NOTICE's restoration probability."""
+        """P_patched(correct) - P_corrupt(correct): NOTICE's restoration probability.
+
+        >>> heads = read(Path("results/blip-small/shapes/sip/cross_attention-heads.nc")).sel(layer=1, head=2, token="correct")
+        >>> round(float(heads.effects.restoration_probability().mean()), 3)
+        0.031
+        """
         return self._averaged(self.probability_of() - self.probability_of(self.base), "restoration_probability")
 
     def log_odds(self) -> xr.DataArray:
-        """Difference of the log-odds of the correct answer, patched minus corrupt."""
+        """Difference of the log-odds of the correct answer, patched minus corrupt.
+
+        >>> heads = read(Path("results/blip-small/shapes/sip/cross_attention-heads.nc")).sel(layer=1, head=2, token="correct")
+        >>> round(float(heads.effects.log_odds().mean()), 2)
+        1.02
+        """
         return self._averaged(self.log_odds_of() - self.log_odds_of(self.base), "log_odds")
 
     def normalized_effect(self) -> xr.DataArray:
         """(LD_patched - LD_corrupt) / (LD_clean - LD_corrupt): 0 is the corrupt run, 1 the clean run; NaN where the two are equal.
 
         In the noising direction the runs are exchanged: 0 is the clean run, 1 the corrupt one.
+
+        >>> heads = read(Path("results/blip-small/shapes/sip/cross_attention-heads.nc")).sel(layer=1, head=2, token="correct")
+        >>> round(float(heads.effects.normalized_effect().mean()), 2)  # about 1 of the 4 logits between the runs
+        0.25
         """
         other = "corrupt" if self.base == "clean" else "clean"
         gap = self.logit_difference_of(other) - self.logit_difference_of(self.base)
@@ -206,7 +277,12 @@ class Effects:
 
     def relative_change(self) -> xr.DataArray:
         """(P_patched - P_corrupt) / P_corrupt of the correct answer: the measure of attention knockout (Zhang et al.), where the run that
-        is changed is the clean one."""
+        is changed is the clean one.
+
+        >>> heads = read(Path("results/blip-small/shapes/sip/cross_attention-heads.nc")).sel(layer=1, head=2, token="correct")
+        >>> round(float(heads.effects.relative_change().median()), 1)  # about exp(1) - 1
+        1.7
+        """
         base = self.probability_of(self.base)
         return self._averaged((self.probability_of() - base) / base, "relative_change")
 
@@ -217,6 +293,10 @@ class Effects:
         ------
         KeyError
             When it was not measured (--divergence).
+
+        >>> one = xr.Dataset({"kl_from_clean": ("layer", [0.1, 0.5]), "corrupt_kl_from_clean": ((), 0.5)})
+        >>> one.effects.divergence().values
+        array([-0.4,  0. ])
         """
         baseline = self._dataset[f"corrupt_{DIVERGENCE}"] if self.base == "corrupt" else 0.0
         return self._averaged(self._dataset[DIVERGENCE].astype("float64") - baseline, "divergence")
@@ -225,6 +305,13 @@ class Effects:
         """Whole-module effects averaged over the tokens of each role in each sample: dims sample, layer[, head], role.
 
         NaN where a sample has no token of a role. Roles are in the order in which they first appear in a prompt.
+
+        >>> mlp = read(Path("results/blip-small/shapes/sip/mlp.nc"))
+        >>> by_role = mlp.effects.by_role()
+        >>> by_role.dims, by_role["role"].values.tolist()
+        (('sample', 'layer', 'role'), ['[CLS]', 'question', 'noun', 'correct', 'or', 'incorrect', '?', '[SEP]'])
+        >>> by_role.sel(role="noun").mean("sample").values.round(1) + 0.0
+        array([0. , 0.4, 0.6, 1. ])
         """
         values = getattr(self, metric)()
         roles = self._dataset["token_role"]
