@@ -16,7 +16,8 @@ import pandas as pd
 
 from analysis.claims import basu, best_practices, notice_functions, notice_heads, notice_modules, notice_universal, palit, zhang
 from analysis.claims.claim import NOT_RUN, RESULTS, UNDECIDED, Claim, Finding, NotRun, Undecidable
-from analysis.claims.place import Folder, Place, Resampling, places
+from analysis.claims.folder import Folder, Resampling
+from analysis.claims.place import Place, places
 from analysis.results import ResultsError, effects_files, write_whole
 
 FILE = "paper_claims"
@@ -121,8 +122,10 @@ def markdown(rows: pd.DataFrame, confidence: float = 0.95) -> str:
         ]
         lines.append("")
     lines += ["## How each is tested", ""]
-    once = rows.drop_duplicates("id")
-    lines += [f"- `{row.id}` ({row.paper}, {row.source}; {row.papers_models}): {row.test}." for row in once.itertuples()]
+    for test, of_test in rows.drop_duplicates("id").groupby("test", sort=False):
+        first = of_test.iloc[0]
+        names = ", ".join(f"`{name}`" for name in of_test["id"])
+        lines.append(f"- {names} ({first['paper']}, {first['source']}): {test}.")
     missing = rows[rows["result"] == NOT_RUN]
     if len(missing):
         lines += ["", "## Not run", "", "| claim | missing | run |", "| --- | --- | --- |"]

@@ -12,11 +12,13 @@ import xarray as xr
 
 from analysis import paper_claims
 from analysis.claims import claim as claim_module
+from analysis.claims import place as place_module
+from analysis.claims import zhang
 from analysis.claims.claim import FAILS, HOLDS, NOT_RUN, UNDECIDED, Estimate, Undecidable, beyond, estimate, every
+from analysis.claims.folder import Folder, Resampling
 from analysis.claims.notice_universal import universal_kinds
 from analysis.claims.palit import WINDOW
-from analysis.claims.place import Folder, Place, Resampling
-from analysis.claims.zhang import centre
+from analysis.claims.place import Place
 from analysis.paper_claims import CLAIMS, OTHER_DATA, OTHER_MODEL, REPLICATION, find_and_write, judge
 from analysis.results import ResultsError
 from analysis.universal_heads import Rule
@@ -155,11 +157,24 @@ def test_universal_heads_of_the_samples_as_they_are_are_those_of_the_rule(tmp_pa
             np.testing.assert_array_equal(heads[0], judged[model]["kind"].values == kind)
 
 
-def test_the_centre_of_a_drop_is_its_weighted_mean_layer():
-    means = np.array([[1.0, 0, -5, 3], [-1, -1, -1, -1]])
-    found = centre(means)
-    assert found[0] == pytest.approx((1 * 0 + 3 * 3) / 4)
-    assert np.isnan(found[1])
+def test_where_nothing_is_so_claims_of_two_comparisons_seldom_hold(tmp_path):
+    place = Place(Folder(tmp_path, Resampling(resamples=300)), "m", "d")
+    results = []
+    for seed in range(200):
+        differences = np.random.default_rng(seed).normal(size=(40, 2))
+        means = place.means(differences, str(seed))
+        results.append(every(beyond(place.estimate("x", means[:, number])) for number in range(2)))
+    assert results.count(HOLDS) <= 3  # at most 2.5 % x 2.5 % where the two are independent
+    assert results.count(FAILS) <= 22  # about 2 x 3 %
+
+
+def test_resampled_means_are_of_the_samples_that_have_a_value(tmp_path):
+    values = np.array([[1.0, np.nan], [3.0, 2.0], [8.0, 6.0]])
+    means = Place(Folder(tmp_path, QUICK), "m", "d").means(values, "x")
+    np.testing.assert_allclose(means[0], [4, 4])
+    assert means.shape == (101, 2)
+    with pytest.raises(Undecidable, match="1 sample"):
+        Place(Folder(tmp_path, QUICK), "m", "d").means(values[:1], "x")
 
 
 def test_intervals_decide():
@@ -179,7 +194,8 @@ def test_intervals_decide():
 
 
 def test_examples_in_the_docstrings():
-    assert doctest.testmod(claim_module).failed == 0
+    for module_ in (claim_module, place_module, zhang):
+        assert doctest.testmod(module_).failed == 0
 
 
 def test_the_setting_says_whose_model_and_data_they_are(tmp_path):
@@ -226,7 +242,7 @@ def test_tables_page_and_words(tmp_path):
     page = (tmp_path / "paper_claims.md").read_text(encoding="utf-8")
     assert f"| `notice-blip-vision` BLIP's universal vision heads are L5.H3 | {BLIP}, svo_probes ({REPLICATION}) | **holds** |" in page
     assert page.count("\n| `") == len(rows)
-    assert all(f"- `{name}` (" in page for name in OF)
+    assert all(f"`{name}`" in page.split("## How each is tested")[1] for name in OF)
     cells = [line.replace("\\|", "").count("|") for line in page.splitlines() if line.startswith("| `")]
     assert set(cells) == {4, 5}
 

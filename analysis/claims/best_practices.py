@@ -16,15 +16,11 @@ DATA: tuple[str, ...] = ()
 
 def ranked_differently(place: Place, one: str, other: str) -> Finding:
     """Whether two ways of patching rank heads less alike than one way does with itself on other samples."""
-    component = place.head_component
-    found = {corruption: place.effects(corruption, component, heads=True) for corruption in (one, other)}
-    values = {}
-    for corruption, (effects, _) in found.items():
-        of_heads = effects.sel(token=effects.attrs["main_token"]).effects.logit_difference()
-        keep = ("sample", "layer", "head")
-        values[corruption] = of_heads.drop_vars([str(name) for name in of_heads.coords if name not in keep]).dropna("sample", how="all")
-        enough_layers(values[corruption].sizes["layer"])
-        if values[corruption].sizes["sample"] < 4:
+    found = {corruption: place.heads(corruption) for corruption in (one, other)}
+    values = {corruption: of_heads.dropna("sample", how="all") for corruption, ((of_heads,), _) in found.items()}
+    for corruption, of_heads in values.items():
+        enough_layers(of_heads.sizes["layer"])
+        if of_heads.sizes["sample"] < 4:
             raise Undecidable(f"fewer than four samples have an effect under {corruption}, and halves need them")
     joined = xr.concat(values.values(), xr.Variable("corruption", list(values)), join="outer")
     compared = compare(joined, place.folder.resampling.comparing).sel(score="mean_absolute_effect")

@@ -21,11 +21,10 @@ from interventions import faithfulness
 
 def most_in_the_middle(place: Place) -> Finding:
     """Whether a head of the middle third has more effect under the image corruption than one of the early or the late third."""
-    effects, path = place.effects("sip", place.head_component, heads=True)
-    enough_layers(effects.sizes["layer"])
-    values = effects.sel(token=effects.attrs["main_token"]).effects.logit_difference().transpose("sample", "layer", "head")
+    (values,), path = place.heads("sip")
+    enough_layers(values.sizes["layer"])
     size = place.means(np.abs(values.values), "middle", place.dataset)
-    third = thirds(effects.sizes["layer"])
+    third = thirds(values.sizes["layer"])
     early, middle, late = (size[:, third == number].mean(axis=(1, 2)) for number in range(3))
     others = {"early": early, "late": late}
     found = tuple(place.estimate(f"mean |effect| of a head, middle less {name}", middle - other) for name, other in others.items())
@@ -34,12 +33,9 @@ def most_in_the_middle(place: Place) -> Finding:
 
 def at_the_last_token(place: Place) -> Finding:
     """Whether heads have more effect at the last prompt token than at the correct answer's."""
-    effects, path = place.effects("sip", "self_attention", heads=True)
-    missing = [token for token in ("last", "correct") if token not in effects.indexes["token"]]
-    if missing:
-        raise NotRun(f"{path.name} has no token {missing[0]!r}", place.command("head_patching", "--tokens last correct --overwrite"))
-    values = effects.effects.logit_difference().transpose("sample", "token", "layer", "head")
-    means = {token: place.means(values.sel(token=token).values, "last token", place.dataset) for token in ("last", "correct")}
+    tokens = ("last", "correct")
+    values, path = place.heads("sip", *tokens)
+    means = {token: place.means(of_token.values, "last token", place.dataset) for token, of_token in zip(tokens, values, strict=True)}
     largest = {token: at_largest(of_token) for token, of_token in means.items()}
     more = place.estimate("largest mean LD, last less correct", largest["last"] - largest["correct"])
     each = (place.estimate(f"at {token!r}", of_token) for token, of_token in largest.items())

@@ -61,7 +61,7 @@ def acts_at_the_main_token(place: Place, component: str) -> Finding:
         raise Undecidable(f"no token has the role {wanted!r}")
     often = float((peaks[1:] == wanted).mean())
     share = place.estimate(f"largest mean |LD| at {wanted!r}", size[:, at])
-    note = f"the peak is at {peaks[0]!r}; at {wanted!r} in {often:.0%} of the resamples"
+    note = f"the peak is at {str(peaks[0])!r}; at {wanted!r} in {often:.0%} of the resamples"
     return Finding(HOLDS if often >= OFTEN else FAILS if often <= SELDOM else UNDECIDED, (share,), note, (path,))
 
 

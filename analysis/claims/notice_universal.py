@@ -24,7 +24,7 @@ from analysis.claims.claim import (
 from analysis.claims.place import Place, enough_layers
 from analysis.compare_corruptions import thirds
 from analysis.measured import Measure, Measured
-from analysis.results import head_name
+from analysis.results import ResultsError, head_name
 from analysis.robust_rule import complete, flat
 
 DEVIATIONS = 2.0
@@ -46,10 +46,16 @@ PUBLISHED = {
 
 def effects_of_heads(place: Place) -> Measured:
     """The effects of all heads under both corruptions; raises `NotRun` where one is missing."""
+    try:
+        place.folder.measured  # noqa: B018 (raises where heads cannot be judged)
+    except ResultsError as error:
+        raise NotRun(str(error), place.whole_study()) from error
     missing = [c for c in Measure().corruptions() if c not in (m.corruptions if (m := place.folder.measured.get(place.model)) else ())]
     if missing:
         raise NotRun(f"no effects of heads under {' and '.join(missing)}", place.whole_study())
-    return complete(place.folder.measured[place.model])
+    if ("complete", place.model) not in place.folder.computed:
+        place.folder.computed["complete", place.model] = complete(place.folder.measured[place.model])
+    return place.folder.computed["complete", place.model]
 
 
 def universal_kinds(place: Place, effects: Measured) -> dict[str, np.ndarray]:
@@ -57,18 +63,23 @@ def universal_kinds(place: Place, effects: Measured) -> dict[str, np.ndarray]:
 
     Resamples are of the samples of each task, apart under each corruption.
     """
-    universal = {}
-    for corruption in effects.corruptions:
-        everywhere = None
-        for task, values in effects.of(corruption).items():
-            absolute = place.weights(values.sizes["sample"], corruption, task) @ np.abs(flat(values))
-            threshold = absolute.mean(axis=1, keepdims=True) + DEVIATIONS * absolute.std(axis=1, keepdims=True)
-            important = (absolute >= threshold) & (np.ptp(absolute, axis=1, keepdims=True) > 0)
-            everywhere = important if everywhere is None else everywhere & important
-        assert everywhere is not None
-        universal[corruption] = everywhere.reshape(-1, values.sizes["layer"], values.sizes["head"])
-    image, text = (universal[corruption] for corruption in effects.corruptions)
-    return {"vision": image & ~text, "text": text & ~image, "multimodal": image & text}
+    if ("kinds", place.model) not in place.folder.computed:
+        image, text = (_everywhere(place, effects, corruption) for corruption in effects.corruptions)
+        place.folder.computed["kinds", place.model] = {"vision": image & ~text, "text": text & ~image, "multimodal": image & text}
+    return place.folder.computed["kinds", place.model]
+
+
+def _everywhere(place: Place, effects: Measured, corruption: str) -> np.ndarray:
+    """Which heads are important in every task under a corruption: bool [resample, layer, head]."""
+    every_task: np.ndarray | None = None
+    for task, values in effects.of(corruption).items():
+        absolute = place.weights(values.sizes["sample"], corruption, task) @ np.abs(flat(values))
+        threshold = absolute.mean(axis=1, keepdims=True) + DEVIATIONS * absolute.std(axis=1, keepdims=True)
+        important = (absolute >= threshold) & (np.ptp(absolute, axis=1, keepdims=True) > 0)
+        important = important.reshape(-1, values.sizes["layer"], values.sizes["head"])
+        every_task = important if every_task is None else every_task & important
+    assert every_task is not None
+    return every_task
 
 
 def files_of(place: Place, effects: Measured) -> tuple:
@@ -106,8 +117,9 @@ def exists(place: Place, kind: str) -> Finding:
     number = place.estimate(f"{kind} heads", kinds.sum(axis=(1, 2)).astype(float))
     p = float(p_of_heads[kinds[0]].min()) if kinds[0].any() else 1.0
     result = FAILS if number.high == 0 else HOLDS if number.low >= 1 and p <= ALPHA else UNDECIDED
-    names = " ".join(head_name(*map(int, head)) for head in np.argwhere(kinds[0])[:20]) or "none"
-    return Finding(result, (number,), f"{names}; smallest family-wise p {p:.2g}", (*files_of(place, effects), path))
+    names = " ".join(head_name(*map(int, head)) for head in np.argwhere(kinds[0])[:20])
+    note = f"{names}; smallest family-wise p {p:.2g}" if names else ""
+    return Finding(result, (number,), note, (*files_of(place, effects), path))
 
 
 def in_the_middle(place: Place) -> Finding:

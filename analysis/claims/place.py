@@ -1,92 +1,21 @@
 """Where claims are tested: a results folder, one of its models, and one of its data sets; reads files, or says what makes them."""
 
 import json
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from analysis.claims.claim import ANY, BLIP, DECODER, ENCODER, NOTICE_DATA, Claim, Estimate, NotRun, Undecidable, estimate
-from analysis.compare_corruptions import THIRDS, Comparing, Like, weighted_means
-from analysis.measured import Measure, Measured, measured
+from analysis.claims.claim import ANY, BLIP, ENCODER, NOTICE_DATA, Claim, Estimate, NotRun, Undecidable, estimate
+from analysis.claims.folder import Folder, attributes, read
+from analysis.compare_corruptions import THIRDS, Like, weighted_means
 from analysis.module_effects import by_order
 from analysis.resampling import bootstrap_weights, stream
-from analysis.results import DAMAGED, EffectsFile, ResultsError, damaged, effects_files, read_effects, read_manifest, read_tree
+from analysis.results import EffectsFile, read_effects
 
 PAPERS_SAMPLES = 500
 USUAL = {"samples": 100, "seed": 0, "dtype": "float32"}  # options whose value is not the default are said in commands
-PARTS = ("start", "patch", "query")  # main tokens of parts of models
-
-
-@dataclass(frozen=True)
-class Resampling:
-    """How sure intervals are."""
-
-    resamples: int = 1000
-    """Bootstrap resamples of the samples."""
-    confidence: float = 0.95
-    """Of the intervals."""
-    seed: int = 0
-    """Seed of the resamples."""
-
-    @property
-    def comparing(self) -> Comparing:
-        """The same settings, for `compare_corruptions.compare`; raises `ResultsError` where one is wrong."""
-        return Comparing(resamples=self.resamples, confidence=self.confidence, seed=self.seed)
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A results folder."""
-
-    path: Path
-    resampling: Resampling = field(default_factory=Resampling)
-
-    @cached_property
-    def models(self) -> dict[str, str]:
-        """The kind of each model, ENCODER or DECODER, by the token at which its heads are judged; parts of models are left out."""
-        main: dict[str, str] = {}
-        for path in sorted([*self.path.glob("*/*/*.nc"), *self.path.glob("*/*/*/*.nc")]):
-            model = path.relative_to(self.path).parts[0]
-            if model not in main and not path.name.startswith("."):
-                attrs = read(path, ()).attrs
-                for name in ("query", "main_token"):
-                    if name in attrs:
-                        main[model] = str(attrs[name])
-        return {model: DECODER if token == "last" else ENCODER for model, token in main.items() if token not in PARTS}
-
-    def datasets(self, model: str) -> list[str]:
-        """The data sets of a model."""
-        return sorted(path.name for path in (self.path / model).iterdir() if path.is_dir() and any(path.rglob("*.nc")))
-
-    @cached_property
-    def measured(self) -> dict[str, Measured]:
-        """The effects of heads of every model that has any, as NOTICE judges them."""
-        there = [file for file in effects_files(self.path) if file.heads and file.corruption in Measure().corruptions()]
-        return measured(self.path, Measure()) if there else {}
-
-    @cached_property
-    def universal(self) -> dict[str, xr.Dataset]:
-        """`universal_heads.nc`, by model."""
-        return read_tree(self.path / "universal_heads.nc")
-
-    @cached_property
-    def functions(self) -> dict[str, xr.Dataset]:
-        """`head_functions.nc`, by model."""
-        return read_tree(self.path / "head_functions.nc")
-
-    @cached_property
-    def robust(self) -> dict[str, xr.Dataset]:
-        """`robust_heads.nc`, by model."""
-        return read_tree(self.path / "robust_heads.nc")
-
-    @cached_property
-    def answers(self) -> dict[str, Any]:
-        """How many of its questions each model answered correctly: by "<model>/<dataset>", by category, asked and correct."""
-        return read_manifest(self.path).get("answers", {})
 
 
 @dataclass(frozen=True)
@@ -115,6 +44,18 @@ class Place:
             raise NotRun(f"no {path.relative_to(self.folder.path)}", command)
         return read_effects(EffectsFile(model, self.dataset, corruption, component, heads, path)), path
 
+    def heads(self, corruption: str, *tokens: str) -> tuple[list[xr.DataArray], Path]:
+        """LD effects of the heads that NOTICE patches [sample, layer, head], at some tokens or at the main one, and their file."""
+        effects, path = self.effects(corruption, self.head_component, heads=True)
+        wanted = tokens or (str(effects.attrs["main_token"]),)
+        if missing := [token for token in wanted if token not in effects.indexes["token"]]:
+            options = f"--corruption {corruption.removesuffix('-noising')} --tokens {' '.join(wanted)} --overwrite"
+            options += " --direction noising" if corruption.endswith("-noising") else ""
+            raise NotRun(f"{path.name} has no token {missing[0]!r}", self.command("head_patching", options))
+        values = effects.effects.logit_difference().transpose("sample", "layer", "head", "token")
+        values = values.drop_vars([str(name) for name in values.coords if name not in values.dims])
+        return [values.sel(token=token, drop=True) for token in wanted], path
+
     def file(self, name: str, script: str, variables: tuple[str, ...], options: str = "") -> tuple[xr.Dataset, Path]:
         """Another intervention's file below the data set's folder, the first that a pattern finds, and its path."""
         found = sorted(path for path in (self.folder.path / self.model / self.dataset).glob(name) if not path.name.startswith("."))
@@ -136,8 +77,11 @@ class Place:
 
     def _as_before(self) -> str:
         """The options of the runs that are there of this model, where they are not the usual: so that files are of the same samples."""
-        configurations = map(_configuration, sorted((self.folder.path / self.model).rglob("*.nc")))
-        configuration = next(filter(None, configurations), {})
+        if ("configuration", self.model) not in self.folder.computed:
+            paths = (path for path in sorted((self.folder.path / self.model).rglob("*.nc")) if not path.name.startswith("."))
+            found = (json.loads(attributes(path).get("configuration", "{}")) for path in paths)
+            self.folder.computed["configuration", self.model] = next(filter(None, found), {})
+        configuration = self.folder.computed["configuration", self.model]
         words = [f"--{name} {configuration[name]}" for name, usual in USUAL.items() if configuration.get(name, usual) != usual]
         return "".join(f" {word}" for word in words) + (" --keep-wrong" if configuration.get("keep_wrong") else "")
 
@@ -178,6 +122,11 @@ def at_largest(means: np.ndarray) -> np.ndarray:
     """The resampled means of the cell whose mean, of the samples as they are, is largest: [resample, ...] -> [resample].
 
     The cell stays the same in every resample: the largest of each resample would be larger than the largest of the samples.
+
+    Examples
+    --------
+    >>> at_largest(np.array([[1.0, 3.0], [5.0, 2.0], [0.0, 4.0]])).tolist()
+    [3.0, 2.0, 4.0]
     """
     flat = means.reshape(len(means), -1)
     return flat[:, np.nanargmax(flat[0])]
@@ -185,10 +134,6 @@ def at_largest(means: np.ndarray) -> np.ndarray:
 
 def _data(dataset: str) -> str:
     return dataset if dataset == "shapes" else f"data/{dataset}"
-
-
-def _configuration(path: Path) -> dict[str, Any]:
-    return json.loads(read(path, ()).attrs.get("configuration", "{}")) if not path.name.startswith(".") else {}
 
 
 def by_role(effects: xr.Dataset, metric: str, fewest: int = 2) -> xr.DataArray:
@@ -209,24 +154,6 @@ def enough_layers(layers: int) -> None:
     """Raise `Undecidable` where layers cannot be cut into thirds."""
     if layers < len(THIRDS):
         raise Undecidable(f"{layers} layers cannot be cut into thirds")
-
-
-def read(path: Path, variables: tuple[str, ...]) -> xr.Dataset:
-    """Load some variables of a file, with all coordinates and attributes.
-
-    Raises
-    ------
-    ResultsError
-        When it is damaged or lacks one.
-    """
-    try:
-        with xr.open_dataset(path, engine="netcdf4") as dataset:
-            missing = [name for name in variables if name not in dataset.variables]
-            if not missing:
-                return dataset[list(variables)].load()
-    except DAMAGED as error:
-        raise damaged(path) from error
-    raise ResultsError(f"{path} lacks {', '.join(missing)}: delete it and make it again")
 
 
 def places(claim: Claim, folder: Folder) -> list[Place]:

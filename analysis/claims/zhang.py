@@ -43,7 +43,13 @@ def by_third(means: np.ndarray) -> list[np.ndarray]:
 
 
 def centre(means: np.ndarray) -> np.ndarray:
-    """The mean layer, weighted by the drop where there is one: [resample, layer] -> [resample]; NaN where no layer has a drop."""
+    """The mean layer, weighted by the drop where there is one: [resample, layer] -> [resample]; NaN where no layer has a drop.
+
+    Examples
+    --------
+    >>> centre(np.array([[1.0, 0.0, -5.0, 3.0], [0.0, 2.0, 0.0, 0.0], [-1.0, -1.0, 0.0, 0.0]])).tolist()
+    [2.25, 1.0, nan]
+    """
     weight = np.maximum(means, 0)
     total = weight.sum(axis=1)
     return weight @ np.arange(means.shape[1]) / np.where(total > 0, total, np.nan)
