@@ -178,7 +178,7 @@ def _of_pair(study: Study, pair: Pair, check: bool, asked: Asked) -> Arrays:
     (cell,) = cells_of(study, pair, (asked.token,))
     paths = Paths(asked.ends, asked.senders, asked.receivers, cell.positions, asked.mlps == "frozen")
     examples = study.examples(pair, study.options.corruption)
-    draws = [_of_example(study.vlm, ours, paths, check, study.options.divergence) for ours in examples]
+    draws = [study.vlm.run(_of_example, ours, paths, check, study.options.divergence) for ours in examples]
     runs = np.stack([draw["runs"] for draw in draws])
     exchanged = study.options.direction == "noising"
     return {"patched": np.stack([draw["patched"] for draw in draws]), "runs": runs[:, ::-1] if exchanged else runs}
@@ -186,6 +186,7 @@ def _of_pair(study: Study, pair: Pair, check: bool, asked: Asked) -> Arrays:
 
 def _of_example(vlm: Vlm, ours: Example, paths: Paths, check: bool, divergence: bool) -> Arrays:
     """The measurements of each path [sender, receiver, measurement], those of ordinary patching last, and of the two runs."""
+    ours = ours.on(vlm)
     captured = capture(vlm, [ours], paths.components, divergence)
     measured = run_paths(vlm, captured, paths)
     every = [Patch(paths.ends.sending, (sender.layer,), sender.number, paths.positions) for sender in paths.senders]
