@@ -1,43 +1,40 @@
-"""The report: a results folder with its universal heads, head functions and figures -> one self-contained `report.html`."""
+"""The report: a results folder with what the other analyses made of it -> one self-contained `report.html`.
 
-import base64
+The text and its tables are made here, from `report_page/`; the plots, the heads' pages and the sample browser are drawn in the page by
+plotly.js, from the data of `report_data`. Nothing is fetched: the page opens from a file.
+"""
+
+import json
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jinja2
 import xarray as xr
+from plotly.offline import get_plotlyjs
 
+from analysis import report_robust, report_summary
 from analysis import report_tables as tables
-from analysis.drawing import MODALITY
-from analysis.figures import FOLDER
 from analysis.head_functions import FUNCTIONS, Thresholds
-from analysis.results import (
-    DAMAGED,
-    EffectsFile,
-    ResultsError,
-    attention_files,
-    damaged,
-    effects_files,
-    read_manifest,
-    read_tree,
-    unfinished_runs,
-    write_whole,
-)
+from analysis.report_csv import noise_claims, paper_claims, read_table
+from analysis.report_data import Gathering, Limits
+from analysis.results import ResultsError, unfinished_runs, write_whole
 from analysis.universal_heads import METRICS, Rule
 
-TEMPLATE = Path(__file__).with_name("report.html.j2")
+PAGE = Path(__file__).with_name("report_page")
+SCRIPTS = ("basics.js", "theme.js", "tables.js", "plots.js", "maps.js", "heads.js", "samples.js", "routes.js")
 FILE = "report.html"
-SCALE = 0.72  # of a figure's pixels, so that its text is about as large as the page's
 
 
-def write_report(results: Path) -> Path:
+def write_report(results: Path, limits: Limits | None = None) -> Path:
     """Write `report.html` into the results folder; returns its path. What has not been made yet is said to be missing.
+
+    Files are read one at a time; memory is that of the largest one, and of the samples in the page.
 
     Raises
     ------
@@ -45,48 +42,45 @@ def write_report(results: Path) -> Path:
         When there is no results folder, nothing in it, or a damaged file.
     """
     results = Path(results)
-    files, attention = effects_files(results), attention_files(results)
-    if not files and not attention:
+    gathering = Gathering(results, limits or Limits())
+    if not gathering.files and not gathering.attention:
         raise ResultsError(
             f"nothing to report below {results.absolute()}: it has no <model>/<dataset>/<corruption>/*.nc; run `python run_all.py` first"
         )
-    page = _render(_content(results, files, attention))
+    data = gathering.run()
+    page = _render(_content(gathering) | {"data": _json(data), "units": data["metric"]["units"]})
     write_whole(results / FILE, lambda temporary: temporary.write_text(page, encoding="utf-8"))
     return results / FILE
 
 
-def _content(results: Path, files: list[EffectsFile], attention: dict[tuple[str, str], Path]) -> dict[str, Any]:
-    universal, functions = read_tree(results / "universal_heads.nc"), read_tree(results / "head_functions.nc")
-    manifest = read_manifest(results)
-    places = sorted({(file.model, file.dataset) for file in files} | set(attention))
-    paths = [file.path for file in files] + list(attention.values())
-    modules, heads = ([(f.model, f.dataset, f.corruption) for f in files if f.heads == of_heads] for of_heads in (False, True))
+def _content(gathering: Gathering) -> dict[str, Any]:
+    results, manifest = gathering.results, gathering.manifest
+    universal, functions = gathering.universal, gathering.functions
+    places = sorted({(file.model, file.dataset) for file in gathering.files} | set(gathering.attention))
     return {
         "models": sorted({model for model, _ in places}),
         "datasets": sorted({dataset for _, dataset in places}),
         "program": manifest.get("program", ""),
-        "runs": tables.runs({"/".join(path.relative_to(results).parts): _samples(path) for path in paths}, manifest),
-        "not_run": tables.not_run(files, universal, attention, manifest)
+        "summary": report_summary.content(gathering),
+        "runs": tables.runs(gathering.counts, manifest),
+        "not_run": tables.not_run(gathering.files, universal, gathering.attention, manifest)
         + [f"{name}: started, not finished." for name in unfinished_runs(results)],
+        "not_made": report_summary.not_made(results),
+        "capped": gathering.capped,
         "answers": tables.answers(manifest),
         "left_out": tables.left_out(manifest),
         "universal": [_universal(model, universal[model], functions.get(model)) for model in universal],
+        "robust": report_robust.content(results, gathering.robust),
         "functions": [_functions(model, functions[model], universal.get(model)) for model in functions],
         "function_names": [name.replace("_", " ") for name in FUNCTIONS],
-        "module_maps": _pictures(results, modules, "{corruption}-modules.png", "module map"),
-        "head_maps": _pictures(results, heads, "{corruption}-*-heads.png", "head map"),
-        "overlays": _pictures(results, attention, "attention-overlays.png", "attention overlay"),
+        "tables": {name: read_table(results / f"{name}.csv", without=("row", "claim")) for name in report_summary.TABLES},
+        "claims": paper_claims(results / "paper_claims.csv"),
+        "noise_claims": noise_claims(results / "compare_corruptions.csv"),
+        "has_heads": any(file.heads for file in gathering.files),
+        "has_modules": any(not file.heads for file in gathering.files),
         "rule": next(iter(universal.values())).attrs if universal else vars(Rule()),
         "thresholds": next(iter(functions.values())).attrs if functions else vars(Thresholds()),
     }
-
-
-def _samples(path: Path) -> int:
-    try:
-        with xr.open_dataset(path, engine="netcdf4") as dataset:
-            return dataset.sizes.get("sample", 0)
-    except DAMAGED as error:
-        raise damaged(path) from error
 
 
 def _universal(model: str, universal: xr.Dataset, functions: xr.Dataset | None) -> dict[str, Any]:
@@ -94,7 +88,7 @@ def _universal(model: str, universal: xr.Dataset, functions: xr.Dataset | None) 
     rows = tables.universal_rows(universal, functions if same else None)
     return {
         "model": model,
-        "component": universal.attrs["component"].replace("_", "-"),
+        "component": universal.attrs["component"],
         "token": universal.attrs["token"],
         "metric": universal.attrs["metric"].replace("_", " "),
         "units": METRICS.get(universal.attrs["metric"], ""),
@@ -110,38 +104,37 @@ def _functions(model: str, functions: xr.Dataset, universal: xr.Dataset | None) 
     same = universal is not None and universal.attrs["component"] == functions.attrs.get("component", universal.attrs["component"])
     return {
         "model": model,
-        "component": str(functions.attrs.get("component", "")).replace("_", "-"),
+        "component": str(functions.attrs.get("component", "")),
         "query": functions.attrs.get("query", tables.MISSING),
         "counts": tables.function_counts(functions),
         "rows": tables.function_rows(functions, universal if same else None),
-        "tasks": [str(task) for task in functions["task"].values[1:]],
+        "tasks": tables.short_tasks([str(task) for task in functions["task"].values[1:]]),
     }
 
 
-def _pictures(results: Path, places: Iterable[tuple[str, ...]], pattern: str, what: str) -> list[dict[str, str]]:
-    """The figures of each (model, data set[, corruption]), the image corruption before the text one.
+def _json(data: dict[str, Any]) -> str:
+    """As it may stand in a script element."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
-    Figures of runs that are gone stay out.
-    """
-    found = []
-    for model, dataset, *of in sorted(set(places), key=lambda place: (*place[:2], *((MODALITY.get(c, ""), c) for c in place[2:]))):
-        corruption = of[0] if of else ""
-        for path in sorted((results / FOLDER / model / dataset).glob(pattern.format(corruption=corruption))):
-            picture = path.read_bytes()
-            title = f"{model}, {dataset}" + (f", {corruption} corruption" if corruption else "")
-            width = round(int.from_bytes(picture[16:20], "big") * SCALE)  # where a PNG's header holds its width
-            source = "data:image/png;base64," + base64.b64encode(picture).decode("ascii")
-            found.append({"source": source, "width": str(width), "alt": f"{what}: {title}", "title": title})
-    return found
+
+def _head_link(model: str, component: str, name: str) -> str:
+    """The address of a head's page within the report."""
+    return "#" + "/".join(quote(part, safe="") for part in (model, component, name))
 
 
 def _render(content: dict[str, Any]) -> str:
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**content)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PAGE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.globals["head_link"] = _head_link
+    scripts = "\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS)
+    style = (PAGE / "style.css").read_text(encoding="utf-8")
+    return environment.get_template("page.html.j2").render(**content, style=style, scripts=scripts, plotly=get_plotlyjs())
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Limits):
     """Write one self-contained report.html about a results folder.
 
     python analysis/report.py --results results
@@ -156,10 +149,13 @@ def main() -> None:
     import tyro
 
     try:
-        path = write_report(tyro.cli(Report).results)
+        options = tyro.cli(Report)
+        path = write_report(options.results, options)
     except (ResultsError, OSError) as error:
         raise SystemExit(f"report: {error}") from None
-    print(f"wrote {path}")
+    except KeyboardInterrupt:
+        raise SystemExit("report: interrupted; no file is half written") from None
+    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

@@ -12,16 +12,23 @@ from analysis.results import head_name, read_tree
 from analysis.universal_heads import KINDS
 
 
-def content(results: Path) -> list[dict[str, Any]]:
-    """Of each model: the heads that are universal by either rule, and how many heads tasks share beside chance; empty when not computed."""
+def content(results: Path, robust: dict[str, xr.Dataset] | None = None) -> list[dict[str, Any]]:
+    """Of each model: the heads that are universal by either rule, and how many heads tasks share beside chance; empty when not computed.
+
+    Parameters
+    ----------
+    robust : what `robust_heads.nc` holds, where it has been read.
+    """
     path = Path(results) / "robust_overlap.csv"
     overlap = pd.read_csv(path) if path.is_file() else None
-    return [_of_model(model, dataset, overlap) for model, dataset in read_tree(Path(results) / "robust_heads.nc").items()]
+    robust = read_tree(Path(results) / "robust_heads.nc") if robust is None else robust
+    return [_of_model(model, dataset, overlap) for model, dataset in robust.items()]
 
 
 def _of_model(model: str, dataset: xr.Dataset, overlap: pd.DataFrame | None) -> dict[str, Any]:
     return {
         "model": model,
+        "component": str(dataset.attrs["component"]),
         "options": dataset.attrs,
         "units": dataset["mean_effect"].attrs["units"],
         "corruptions": [f"{c} ({m})" for c, m in zip(dataset["corruption"].values, dataset["modality"].values, strict=True)],

@@ -131,6 +131,12 @@ def left_out(manifest: dict[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
+def short_tasks(tasks: list[str]) -> list[str]:
+    """ "dataset/category", without the data set where there is one only."""
+    single = len({task.split("/", 1)[0] for task in tasks}) == 1
+    return [task.split("/", 1)[-1] if single else task for task in tasks]
+
+
 def universal_rows(universal: xr.Dataset, functions: xr.Dataset | None) -> list[dict[str, Any]]:
     """The heads that are important in any task, universal ones first, then the strongest: kind, effects per corruption, function."""
     rows = []
@@ -196,12 +202,17 @@ def function_rows(functions: xr.Dataset, universal: xr.Dataset | None) -> list[d
             "function": _function(functions, layer, head),
         }
         forms = {"object_gain": "+.3f", "auroc": ".2f", "outlier_ratio": ".2f", "evenness": ".2f"}
-        row["scores"] = [number(float(one[name]), form) for name, form in forms.items()]
+        row["scores"] = [_with_interval(one, name, form) for name, form in forms.items()]
         tasks = [task for task in functions["task"].values if task != OVERALL]
         row["tasks"] = [str(functions["function"].sel(task=task).values[layer, head]).replace("_", " ") for task in tasks]
         rows.append(row)
     order = {name.replace("_", " "): i for i, name in enumerate(FUNCTIONS)}
     return sorted(rows, key=lambda row: (row["kind"] in ("none", MISSING), order[row["function"]]))
+
+
+def _with_interval(one: xr.Dataset, name: str, form: str) -> str:
+    ends = [number(float(one[end]), form) for end in (f"{name}_low", f"{name}_high") if end in one]
+    return number(float(one[name]), form) + (f" [{', '.join(ends)}]" if len(ends) == 2 else "")
 
 
 def _dictionary(manifest: dict[str, Any], key: str) -> dict[str, Any]:

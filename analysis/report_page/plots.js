@@ -1,0 +1,94 @@
+"use strict";
+
+const SETTINGS = { displaylogo: false, responsive: true, displayModeBar: "hover", modeBarButtons: [["toImage"]] };
+const DIVERGING = {
+  light: [[0, "#5e2a6e"], [0.25, "#a985b7"], [0.5, "#f7f7f7"], [0.75, "#7dbb80"], [1, "#13612f"]],
+  dark: [[0, "#e3b5f2"], [0.25, "#8a5c9c"], [0.5, "#1d2229"], [0.75, "#41875a"], [1, "#9be8ab"]],
+};
+
+/** Plots by their element: each is drawn when it comes into view, and again when its choice or the colours change. */
+const plots = new Map();
+const seen = new IntersectionObserver((entries) => {
+  for (const entry of entries.filter((one) => one.isIntersecting)) drawPlot(entry.target);
+}, { rootMargin: "300px" });
+
+function drawPlot(place) {
+  seen.unobserve(place);
+  const { data, layout, click } = plots.get(place)();
+  const ink = theme.colour("ink"), line = theme.colour("line");
+  const axis = { gridcolor: line, zerolinecolor: theme.colour("soft"), linecolor: line, automargin: true, fixedrange: true };
+  Plotly.react(place, data, {
+    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: ink },
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", dragmode: false,
+    margin: { l: 40, r: 10, t: 34, b: 34 }, modebar: { bgcolor: "rgba(0,0,0,0)", color: theme.colour("soft"), activecolor: ink }, hoverlabel: { font: { family: getComputedStyle(document.body).fontFamily } },
+    ...layout, xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis },
+  }, SETTINGS);
+  place.removeAllListeners("plotly_click");
+  place.classList.toggle("links", Boolean(click));
+  if (click) place.on("plotly_click", (event) => click(event.points[0]));
+  place.dataset.drawn = "yes";
+}
+
+/** A plot that `make` describes as {data, layout, click}; `label` says what it shows to those who do not see it. */
+function plot(label, make) {
+  const place = element("div", { class: "plot", role: "img", "aria-label": label });
+  plots.set(place, make);
+  seen.observe(place);
+  return place;
+}
+
+/** Draw a plot again where it has been drawn. */
+const redraw = (place) => place.dataset.drawn && drawPlot(place);
+
+/** Forget the plots in an element that goes away. */
+function dropPlots(parent) {
+  for (const place of parent.querySelectorAll(".plot")) {
+    seen.unobserve(place);
+    if (place.dataset.drawn) Plotly.purge(place);
+    plots.delete(place);
+  }
+}
+
+document.addEventListener("theme", () => plots.forEach((_, place) => redraw(place)));
+addEventListener("beforeprint", () => plots.forEach((_, place) => drawPlot(place)));
+
+/** A map of effects [row][column], the first row at the bottom; colours are symmetric around 0.
+ * `marks` are {x, y, text} by position, `hover` the text of each cell. */
+function heatmap({ values, columns, rows, title, xTitle = "", yTitle = "layer", hover, marks = [], click }) {
+  const flat = values.flat().filter((value) => value !== null).map(Math.abs);
+  const limit = Math.max(...flat, 0) || 1;
+  const dark = theme.isDark();
+  const every = (count, most) => Array.from({ length: count }, (_, i) => i).filter((i) => i % Math.ceil(count / most) === 0);
+  const long = Math.max(...columns.map((name) => String(name).length)) > 3;
+  const cell = Math.min(34, Math.max(13, 440 / rows.length));
+  const below = long ? 18 + 5 * Math.min(14, Math.max(...columns.map((name) => String(name).length))) : 36;
+  return {
+    data: [{
+      type: "heatmap", z: values, text: hover, hovertemplate: "%{text}<extra></extra>", hoverongaps: false,
+      colorscale: DIVERGING[dark ? "dark" : "light"], zmin: -limit, zmax: limit, xgap: 1, ygap: 1,
+      colorbar: { thickness: 10, outlinewidth: 0, len: 1, lenmode: "fraction", nticks: 5, tickfont: { size: 11 } },
+    }],
+    layout: {
+      title: { text: plain(title), font: { size: 13 }, x: 0, xref: "paper", xanchor: "left", y: 1, yref: "container", yanchor: "top", pad: { t: 8 } },
+      height: rows.length * cell + 44 + below, margin: { l: 44, r: 8, t: 34, b: below },
+      plot_bgcolor: theme.colour("gap"),
+      xaxis: { tickvals: every(columns.length, long ? 60 : 16), ticktext: every(columns.length, long ? 60 : 16).map((i) => plain(columns[i])), tickangle: long ? -55 : 0,
+        title: { text: xTitle, standoff: 6 }, showgrid: false, zeroline: false, ticks: "", range: [-0.5, columns.length - 0.5] },
+      yaxis: { tickvals: every(rows.length, 16), ticktext: every(rows.length, 16).map((i) => rows[i]), title: { text: yTitle, standoff: 4 },
+        showgrid: false, zeroline: false, ticks: "", range: [-0.5, rows.length - 0.5] },
+      annotations: marks.map(({ x, y, text }) => ({
+        x, y, text, showarrow: false, font: { size: Math.min(13, cell * 0.62), color: Math.abs(values[y][x] ?? 0) > 0.55 * limit ? (dark ? "#10131a" : "#fff") : theme.colour("ink") },
+        captureevents: false,
+      })),
+    },
+    click,
+  };
+}
+
+/** The figure around a plot, as wide as its columns need. */
+function mapFigure(label, columns, make) {
+  const width = Math.min(860, Math.max(260, columns * (columns > 12 ? 18 : 34) + 130)), least = Math.min(width, columns * 14 + 110);
+  const place = plot(label, make);
+  place.style.minWidth = `${least}px`;
+  return element("figure", { style: `flex: 0 1 ${width}px` }, element("div", { class: "scroll" }, place));
+}
