@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
+from PIL import Image
 from torch import nn
 
 from benchmarks.models import llava as random_llava
@@ -34,6 +35,7 @@ from interventions.sweep import sweep
 from interventions.verify import VerificationError
 from tests import zoo
 from tests.hooks import answer_logits, layers_and_modules
+from tests.planted import HEAD, LAYER, planted_blip
 from tests.test_architectures import LAYERS, QUESTIONS, pictures
 
 TOLERANCE = 1e-5
@@ -363,6 +365,26 @@ def test_in_a_linear_model_direct_paths_sum_to_the_total_effect(tmp_path, make_p
     assert (total.abs() > 0.02).any()
     assert ((effects.abs() > 0.05 * total.abs().max()).sum(1) >= 2).any()  # the answer does not get it all at once
     torch.testing.assert_close(effects.sum(1), total, atol=1e-4 * float(captured.measured.abs().max()), rtol=0)
+
+
+def test_a_planted_head_reaches_the_answer_by_its_direct_path_alone(tmp_path):
+    """All that the model knows of the image passes through one head, and no other head writes anything."""
+    vlm = planted_blip(tmp_path)
+    prompt = vlm.prompt("Is this red or blue?")
+    images = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    words = vlm.processor.tokenizer.convert_tokens_to_ids(["red", "blue"])
+    ours = Example(vlm.ids([prompt, prompt]), vlm.pixels(images), tuple(words))
+    receivers = (*(Receiver(Head(3, number)) for number in range(vlm.n_heads)), Receiver(None))
+    for receiving in vlm.architecture.attention:
+        senders = (Head(LAYER, HEAD), Head(LAYER, HEAD - 1), Head(1, HEAD))
+        paths = Paths(Ends("cross_attention", receiving), senders, receivers, tuple(range(len(prompt.ids))))
+        captured = capture(vlm, [ours], paths.components)
+        clean, corrupt = (float(run[0] - run[1]) for run in captured.measured[0])
+        effects = run_paths(vlm, captured, paths)[..., :2].diff(dim=-1).squeeze(-1).neg() - corrupt
+        assert clean - corrupt > 1
+        assert float(effects[0, -1]) == pytest.approx(clean - corrupt, abs=1e-4)
+        effects[0, -1] = 0
+        assert effects.abs().max() < 1e-5
 
 
 # ---------------------------------------------------------------------- in parts
