@@ -15,11 +15,12 @@ import tyro
 from tqdm import tqdm
 
 from corruptions.options import CorruptionOptions
+from interventions.backends.options import Backend, RayOptions, RemoteOptions
 
 DEFAULT_MODELS = ("blip-shapes", "llava-shapes")
 SHARED = (  # options that every intervention takes
     *("samples", "out", "device", "dtype", "seed", "threads", "direction", "noise_multiple", "noise_draws", "divergence"),
-    *("shared_pieces", "painting", "keep_wrong", "overwrite"),
+    *("shared_pieces", "painting", "keep_wrong", "overwrite", "backend", "ray", "remote"),
 )
 
 
@@ -70,6 +71,13 @@ class RunAll:
     """Use samples that a model answers wrongly too (the paper does not)."""
     overwrite: bool = False
     """Replace results of another configuration that are in the way."""
+    backend: Backend = "local"
+    """Where samples are measured: local (this process), ray (workers on this machine or a cluster; requirements-ray.txt), remote (NDIF, or
+    another host with the weights), or remote-dry-run (here, by way of all that would be sent)."""
+    ray: Annotated[RayOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RayOptions)
+    """Options of the backend ray."""
+    remote: Annotated[RemoteOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RemoteOptions)
+    """Options of the backend remote."""
 
 
 def run(options: RunAll) -> None:
@@ -81,14 +89,15 @@ def run(options: RunAll) -> None:
         Before any work where an option is wrong; each says what and what to do.
     """
     from corruptions import registry
+    from interventions import backends
     from interventions.attention_patterns import attention_patterns  # libraries take seconds to load: not before `--help`
     from interventions.head_patching import head_target
     from interventions.models.architecture import COMPONENTS
-    from interventions.models.loading import load, resolve
+    from interventions.models.loading import resolve
     from interventions.module_patching import module_targets
     from interventions.patching import patch_study
     from interventions.results import check_writable
-    from interventions.study import Options, load_data, prepare
+    from interventions.study import Options, load_data, open_model, prepare
 
     for name in options.models:
         resolve(name)
@@ -98,6 +107,7 @@ def run(options: RunAll) -> None:
             raise ValueError(f"unknown corruption {corruption!r}; choose from {', '.join(registry.NAMES)}")
         registry.configuration(corruption, options.painting)  # raises where its diffusion model cannot be used
     shared = {name: getattr(options, name) for name in SHARED}
+    backends.choose(Options(backend=options.backend, ray=options.ray, remote=options.remote))  # raises where it cannot be used
     for data in options.datasets:
         load_data(Options(data=data, samples=options.samples, out=options.out, seed=options.seed))
 
@@ -105,7 +115,7 @@ def run(options: RunAll) -> None:
     total = len(options.models) * len(options.datasets) * (1 + len(options.corruptions))
     with tqdm(total=total, desc="stages", unit="stage", position=0) as stages:
         for model in options.models:
-            vlm = load(model, options.device, options.dtype)
+            vlm = open_model(Options(model=model, **shared))
             for data in options.datasets:
                 study = prepare(Options(model=model, data=data, corruption=options.corruptions[0], **shared), vlm)
                 here = tuple(name for name in vlm.architecture.components if name in modules)

@@ -6,6 +6,7 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +22,7 @@ from torch import Tensor
 from corruptions.pair import LeftOut, Pair
 from interventions import effects
 from interventions.command import reporting_errors
-from interventions.models.vlm import Vlm
+from interventions.models.vlm import Pixels, Vlm, moved
 from interventions.per_sample import each_sample
 from interventions.results import Arrays, Store, update_manifest
 from interventions.roles import roles, tokens_of_roles
@@ -82,30 +83,39 @@ def _no_grid(study: Study, component: str) -> str:
 
 def capture_attention(vlm: Vlm, pair: Pair, component: str) -> Float[Tensor, "layer head query key"]:
     """Attention probabilities of the clean run (the model must be set to show them, see `Vlm.showing_attention`)."""
+    return _probabilities(vlm, vlm.ids([vlm.prompt(pair.clean_question)]), vlm.pixels([pair.clean_image]), component)
+
+
+def _probabilities(vlm: Vlm, ids: Tensor, pixels: Pixels, component: str) -> Tensor:
     port = vlm.architecture.attention[component].probabilities
-    ids, pixels = vlm.ids([vlm.prompt(pair.clean_question)]), vlm.pixels([pair.clean_image])
-    with torch.no_grad(), vlm.model.trace(**vlm.inputs(ids, pixels)):
+    with torch.no_grad(), vlm.model.trace(**vlm.inputs(ids.to(vlm.device), moved(pixels, vlm))):
         maps: list[Tensor] = save([])
         for layer in vlm.layers:
             maps.append(port.read(layer)[0].clone())
     return torch.stack(maps)
 
 
+def _shares(
+    vlm: Vlm, ids: Tensor, pixels: Pixels, component: str, queries: Sequence[int], keys: Sequence[int]
+) -> Float[np.ndarray, "layer head key"]:
+    """What some keys (none: all but the first) get from the mean of some queries; where the weights are (see `Vlm.run`)."""
+    with vlm.showing_attention():
+        probabilities = _probabilities(vlm, ids, pixels, component)
+    of_keys = list(keys) or list(range(1, probabilities.shape[-1]))
+    return probabilities[:, :, list(queries)].mean(2)[:, :, of_keys].float().cpu().numpy()
+
+
 def _maps_of(study: Study, pair: Pair, _: bool, component: str, query: str) -> Arrays:
     vlm = study.vlm
     prompt = vlm.prompt(pair.clean_question)
     (cell,) = tokens_of_roles(prompt, roles(prompt, pair, vlm.architecture.causal), [query])
-    with vlm.showing_attention():
-        probabilities = capture_attention(vlm, pair, component)
-    if vlm.architecture.attention[component].image_keys == "after_class_token":
-        keys = range(1, probabilities.shape[-1])
-    else:
-        keys = [i for i, kind in enumerate(prompt.kinds) if kind == "image"]  # type: ignore[assignment]
-    maps = probabilities[:, :, list(cell.positions)].mean(2)[:, :, list(keys)]
+    after_class_token = vlm.architecture.attention[component].image_keys == "after_class_token"
+    keys = () if after_class_token else tuple(i for i, kind in enumerate(prompt.kinds) if kind == "image")
+    maps = vlm.run(_shares, vlm.ids([prompt]), vlm.pixels([pair.clean_image]), component, cell.positions, keys)
     mask = pair.sample["object_mask"]
     return {
-        "attention": maps.float().cpu().numpy(),
-        "object_share": patch_shares(vlm, mask, len(keys)) if mask is not None else np.full(len(keys), np.nan, np.float32),
+        "attention": maps,
+        "object_share": patch_shares(vlm, mask, maps.shape[-1]) if mask is not None else np.full(maps.shape[-1], np.nan, np.float32),
         "image": np.asarray(_seen(vlm, pair.clean_image)),
     }
 
@@ -161,7 +171,7 @@ def _assemble(study: Study, pairs: list[Pair], parts: list[Arrays], component: s
             "component": component,
             "query": query,
             "dtype": vlm.number_format,
-            "device": vlm.device.type,
+            "device": vlm.device_type,
             **study.provenance(),
         },
     )

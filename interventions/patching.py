@@ -1,6 +1,5 @@
 """Activation patching over a study: capture and sweep its pairs, some at a time, keep them, and assemble the files of effects."""
 
-import logging
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,27 +8,21 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-import torch
 import xarray as xr
-from torch import Tensor
 
 from corruptions import registry
 from corruptions.pair import Pair
 from interventions import effects
 from interventions.backends import Batch, measure
-from interventions.capture import CLEAN, CORRUPT, Example, capture, prompts_of
+from interventions.capture import CLEAN, CORRUPT, prompts_of
+from interventions.measuring import measure_pairs
 from interventions.memory import peak_memory
-from interventions.models.vlm import Vlm
 from interventions.per_sample import cells_of
 from interventions.plan import Patch, patches
 from interventions.planning import Plan, batches, plan, tokens_in_a_trace
 from interventions.results import Arrays, Store, read_manifest, update_manifest
 from interventions.roles import EVERY, Cell
 from interventions.study import Study
-from interventions.sweep import sweep
-from interventions.verify import verify
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -146,7 +139,7 @@ def _plan(study: Study, corruption: str, pairs: Sequence[Pair]) -> Plan:
     if study.options.batch:
         return Plan(study.options.batch if study.vlm.batches_pairs else 1, tokens_in_a_trace(study.vlm))
     key = f"{study.vlm.name}/{study.name}/{corruption}"
-    where = {"device": study.vlm.device.type, "dtype": study.vlm.number_format}
+    where = {"device": study.vlm.device_type, "dtype": study.vlm.number_format}
     known = read_manifest(study.options.out).get("plans", {}).get(key, {})
     if {name: known.get(name) for name in where} == where:
         return Plan(known["samples"], known["tokens"])
@@ -197,14 +190,12 @@ def _patch_pairs(
     examples = chain.from_iterable(study.examples(pair, corruption) for pair in pairs)
     for start in range(0, draws * len(pairs), chosen.samples):
         here = list(islice(examples, chosen.samples))
-        of_here = {target: of_all[start : start + len(here)] for target, of_all in every.items()}
-        found, measured = _measure(vlm, here, components, of_here, chosen.tokens, study.options.divergence)
+        of_here = [of_all[start : start + len(here)] for of_all in every.values()]
+        held = tuple(i for i in range(len(here)) if (start + i) // draws in checked and (start + i) % draws == 0)
+        found, measured = vlm.run(measure_pairs, here, tuple(components.values()), of_here, chosen.tokens, study.options.divergence, held)
         runs += found
-        for target, of_examples in measured.items():
-            patched[target] += [of_one.cpu().numpy() for of_one in of_examples]
-            for i, (ours, of_one) in enumerate(zip(here, of_examples, strict=True), start):
-                if i // draws in checked and i % draws == 0:
-                    verify(vlm, ours, every[target][i], of_one)
+        for target, of_examples in zip(targets, measured, strict=True):
+            patched[target] += of_examples
     exchanged = study.options.direction == "noising"
     kept: list[dict[str, Arrays]] = [{} for _ in pairs]
     for target, cells in targets.items():
@@ -214,31 +205,6 @@ def _patch_pairs(
             both = np.stack(runs[own])[:, ::-1] if exchanged else np.stack(runs[own])
             kept[i][target.name] = {"patched": np.stack(patched[target][own]).reshape(shape), "runs": both}
     return list(kept)
-
-
-def _measure(
-    vlm: Vlm,
-    examples: Sequence[Example],
-    components: Mapping[Target, str],
-    every: Mapping[Target, Sequence[Sequence[Patch]]],
-    tokens: int,
-    divergence: bool,
-) -> tuple[list[np.ndarray], dict[Target, list[Tensor]]]:
-    """Both runs of some pairs, and their patched runs; where the device's memory does not do for all, of half of them at a time."""
-    try:
-        captured = capture(vlm, examples, tuple(dict.fromkeys(components.values())), divergence)
-        swept = {target: sweep(vlm, captured, of_examples, tokens) for target, of_examples in every.items()}
-        return list(captured.measured.cpu().numpy()), swept
-    except torch.OutOfMemoryError:
-        if len(examples) == 1:
-            raise
-    half = len(examples) // 2
-    log.warning("%d pairs did not fit in memory; going on with %d at a time", len(examples), half)
-    parts = [
-        _measure(vlm, examples[part], components, {target: of_all[part] for target, of_all in every.items()}, tokens, divergence)
-        for part in (slice(half), slice(half, None))
-    ]
-    return parts[0][0] + parts[1][0], {target: parts[0][1][target] + parts[1][1][target] for target in every}
 
 
 def _patched_component(study: Study, target: Target) -> str:
@@ -263,7 +229,7 @@ def _assemble(
     vlm, component, heads = study.vlm, target.component, target.heads
     longest = max(map(len, cells))
     dims = ("sample", "draw", "layer", *(["head"] if heads else []), "token")
-    names = [*effects.MEASUREMENTS, *([effects.DIVERGENCE] if study.options.divergence else [])]
+    names = effects.MEASURED[: len(effects.MEASUREMENTS) + study.options.divergence]
     sizes = (study.draws(corruption), vlm.n_layers, *([vlm.n_heads] if heads else []), longest)
     patched = np.full((len(pairs), *sizes, len(names)), np.nan, np.float32)
     texts = {name: np.full((len(pairs), longest), "", object) for name in ("role", "text")}
@@ -319,7 +285,7 @@ def _assemble(
         "main_token": vlm.architecture.main_token,
         "definition": study.options.definition,
         "dtype": vlm.number_format,
-        "device": vlm.device.type,
+        "device": vlm.device_type,
         "seed": study.options.seed,
         **study.provenance(),
     }

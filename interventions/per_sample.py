@@ -115,7 +115,7 @@ def attributes(study: Study, title: str, component: str, corruption: str | None 
         "main_token": vlm.architecture.main_token,
         "definition": study.options.definition,
         "dtype": vlm.number_format,
-        "device": vlm.device.type,
+        "device": vlm.device_type,
         "seed": study.options.seed,
         **study.provenance(),
     }

@@ -24,7 +24,7 @@ from data_prep.samples import Sample
 from data_prep.shapes import make_shapes
 from interventions import __version__, backends
 from interventions.answers import answer_all, ask_backend, is_exact_match
-from interventions.backends.options import RayOptions
+from interventions.backends.options import Backend, RayOptions, RemoteOptions
 from interventions.capture import Example, PairError, example, prompts_of
 from interventions.models.loading import load
 from interventions.models.parts import part_of
@@ -86,10 +86,13 @@ class Options:
     hundred after that; 0 for none."""
     overwrite: bool = False
     """Replace results of another configuration that are in the way."""
-    backend: str = "local"
-    """Where samples are measured: local (this process) or ray (workers on this machine or a cluster; requirements-ray.txt)."""
+    backend: Backend = "local"
+    """Where samples are measured: local (this process), ray (workers on this machine or a cluster; requirements-ray.txt), remote (NDIF, or
+    another host with the weights), or remote-dry-run (here, by way of all that would be sent)."""
     ray: Annotated[RayOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RayOptions)
     """Options of the backend ray."""
+    remote: Annotated[RemoteOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RemoteOptions)
+    """Options of the backend remote."""
 
 
 @dataclass
@@ -272,13 +275,14 @@ class Study:
             "samples": self.options.samples,
             "seed": self.options.seed,
             "dtype": self.vlm.number_format,
-            "device": self.vlm.device.type,
+            "device": self.vlm.device_type,
             "definition": self.options.definition,
             "keep_wrong": self.options.keep_wrong,
             "direction": self.options.direction,
             "divergence": self.options.divergence,
             "shared_pieces": self.options.shared_pieces,
             "program_version": __version__,
+            **({"backend": "remote"} if self.options.backend == "remote" else {}),  # with libraries of its own
             **more,
         }
 
@@ -306,12 +310,36 @@ def prepare(options: Options, vlm: Vlm | None = None) -> Study:
     backends.choose(options)  # raises where it cannot be used
     check_writable(options.out)
     name, table, fingerprint = load_data(options)
-    vlm = vlm or load(options.model, options.device, options.dtype, options.revision)
+    vlm = vlm or open_model(options)
     vlm = part_of(vlm, options.part) if options.part else vlm
     torch.set_num_threads(options.threads or (1 if vlm.width < SMALL_WIDTH else os.cpu_count() or 1))
     study = Study(options, vlm, name, table, fingerprint, {}, data_folder(options))
     study.answers = answer_all(vlm, table, fingerprint, options.out, name, ask=partial(ask_backend, study))
     return study
+
+
+def open_model(options: Options) -> Vlm:
+    """The model of some options: loaded here or, for a remote host, without its weights.
+
+    Raises
+    ------
+    ModelError, SiteError
+        See `load`.
+    BackendError
+        It cannot run on the host, or not this part of it; says why.
+    """
+    if not options.backend.startswith("remote"):
+        return load(options.model, options.device, options.dtype, options.revision)
+    if options.part:
+        raise backends.BackendError(f"--part {options.part} cannot run on a remote host yet; use --backend local or ray")
+    from interventions.backends.remote import DryRun, Host, RemoteServer
+
+    if options.backend == "remote":
+        host = Host(options.remote.host, options.remote.wait_limit)
+        return load(options.model, revision=options.revision, server=RemoteServer(host, options.out))
+    vlm = load(options.model, options.device, options.dtype, options.revision)
+    DryRun().meet(vlm)
+    return vlm
 
 
 def load_data(options: Options) -> tuple[str, Dataset, str]:

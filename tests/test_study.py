@@ -15,7 +15,7 @@ import xarray as xr
 
 from corruptions.pair import LeftOut
 from data_prep import samples as sample_table
-from interventions import effects, patching, planning
+from interventions import effects, measuring, patching, planning
 from interventions.attention_patterns import attention_patterns, capture_attention
 from interventions.capture import CLEAN, capture, example
 from interventions.head_patching import patch_heads
@@ -195,7 +195,7 @@ def test_a_study_keeps_the_plan_it_began_with(study, monkeypatch):
 
 def test_pairs_that_do_not_fit_in_memory_together_are_halved(study, monkeypatch, caplog):
     whole = values(patch_heads(study))
-    real, sizes = patching.capture, []
+    real, sizes = measuring.capture, []
 
     def small_device(vlm, examples, components, divergence):
         sizes.append(len(examples))
@@ -203,7 +203,7 @@ def test_pairs_that_do_not_fit_in_memory_together_are_halved(study, monkeypatch,
             raise torch.OutOfMemoryError("too much")
         return real(vlm, examples, components, divergence)
 
-    monkeypatch.setattr(patching, "capture", small_device)
+    monkeypatch.setattr(measuring, "capture", small_device)
     study.options.out = study.options.out / "again"
     halved = values(patch_heads(study))
     assert sizes == [8, 4, 2, 2, 4, 2, 2]
@@ -371,9 +371,9 @@ def test_long_sample_ids_that_end_alike_are_kept_apart(tmp_path):
 
 
 def test_a_sweep_that_is_wrong_stops_the_run_and_names_the_cell(study, monkeypatch):
-    real = patching.sweep
-    monkeypatch.setattr(patching, "sweep", lambda *arguments: [measured + 0.01 for measured in real(*arguments)])
-    with pytest.raises(VerificationError, match=r"layer \d, head \d, positions .* the plain path"):
+    real = measuring.sweep
+    monkeypatch.setattr(measuring, "sweep", lambda *arguments: [measured + 0.01 for measured in real(*arguments)])
+    with pytest.raises(VerificationError, match=r"layer \d, head \d, positions .* the plain way"):
         patch_heads(study)
     assert not list(study.folder.rglob("*.npz"))
 

@@ -60,7 +60,7 @@ def choose(options: "Options") -> Backend:
     BackendError
         What the backend needs is not there; says what to do.
     """
-    if options.backend == "local":
+    if options.backend in ("local", "remote-dry-run"):
         from interventions.backends.local import Local
 
         return Local()
@@ -68,7 +68,11 @@ def choose(options: "Options") -> Backend:
         from interventions.backends.ray_cluster import RayCluster
 
         return RayCluster(options.ray)
-    raise BackendError(f"unknown backend {options.backend!r}; choose from local, ray")
+    if options.backend == "remote":
+        from interventions.backends.remote import Remote
+
+        return Remote(options.remote.jobs)
+    raise BackendError(f"unknown backend {options.backend!r}; choose from local, ray, remote, remote-dry-run")
 
 
 class BackendError(RuntimeError):

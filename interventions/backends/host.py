@@ -135,7 +135,7 @@ class Host:
             wait=wait_random_exponential(multiplier=0.2, max=10),
             stop=stop_after_delay(PATIENCE if self._answered else FIRST_PATIENCE),
             before_sleep=self._say,
-            sleep=self.stopped.wait,
+            sleep=self._sleep,
             reraise=True,
         )
         try:
@@ -144,6 +144,9 @@ class Host:
             raise self._explained(error) from None  # what it was raised from may hold the key
         self._answered = True
         return found
+
+    def _sleep(self, seconds: float) -> None:
+        self.stopped.wait(seconds)
 
     def _say(self, state: RetryCallState) -> None:
         if state.attempt_number == 3 and state.outcome is not None:

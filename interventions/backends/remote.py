@@ -51,16 +51,19 @@ class Traffic:
 class RemoteServer:
     """Runs functions on the host that has a model's weights (see `Vlm.run`).
 
+    Parameters
+    ----------
+    results : a folder that remembers the jobs under way: a program that is started again takes them up
+
     Attributes
     ----------
     dtype, device_type, number_format : of the model there
-    results : a folder that remembers the jobs under way: a program that is started again takes them up
     """
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, results: Path | None = None) -> None:
         self.host, self.traffic = host, Traffic()
         self.dtype, self.device_type, self.number_format = torch.float32, "", ""  # till it meets the model
-        self.results: Path | None = None
+        self.results = results
         self._turn, self._mine, self._counting = threading.Lock(), threading.local(), threading.Lock()
 
     def meet(self, vlm: Vlm) -> None:
@@ -202,7 +205,8 @@ class Remote:
 
     def run(self, study: "Study", work: Work, batches: Sequence[Batch]) -> "Iterator[tuple[Batch, list[Mapping[str, Arrays]]]]":
         server = study.vlm.server
-        assert isinstance(server, RemoteServer)
+        if not isinstance(server, RemoteServer):
+            raise BackendError(f"{study.vlm.name} was not opened for a remote host (see interventions.study.open_model)")
         before = Traffic(**asdict(server.traffic))
 
         def measure(batch: Batch) -> "list[Mapping[str, Arrays]]":

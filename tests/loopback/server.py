@@ -11,6 +11,7 @@ import io
 import json
 import platform
 import queue
+import re
 import threading
 import time
 import traceback
@@ -56,10 +57,11 @@ class Jobs:
         """Run jobs, one after another, for ever."""
         while True:
             job, request, blob, base = self.waiting.get()
-            self.seen.append({"model_key": request.model_key, "bytes": len(blob), "queued": self.waiting.qsize(), "result_bytes": 0})
+            self.seen.append({"model_key": request.model_key, "bytes": len(blob), "queued": 0, "result_bytes": 0})
             seen = self.seen[-1]
             self.tell(job, request.session_id, ResponseModel(id=job, status=Status.RUNNING, description="running"))
             time.sleep(self.faults["delay"])
+            seen["queued"] = self.waiting.qsize()
             try:
                 result = self.run(request, blob)
                 seen["result_bytes"] = len(result)
@@ -95,6 +97,8 @@ def make_app(jobs: Jobs, keys: list[str]) -> FastAPI:
             return
         if key is None:
             raise HTTPException(401, "Missing or invalid API key.")
+        if not re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", key):
+            raise HTTPException(400, f"Invalid API key format: '{key}'.")
         if key not in keys:
             raise HTTPException(403, "Invalid API key.")
 

@@ -1,0 +1,242 @@
+"""Whole studies on a remote host, and what may go wrong there, against the loopback server."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import xarray as xr
+from nnsight.schema.config import CONFIG
+
+from interventions.attention_patterns import attention_patterns
+from interventions.backends import BackendError
+from interventions.backends import host as host_module
+from interventions.backends.__main__ import Doctor, examine
+from interventions.backends.host import Host
+from interventions.backends.options import RemoteOptions
+from interventions.backends.remote import RemoteServer
+from interventions.head_patching import patch_heads
+from interventions.models.loading import load
+from interventions.module_patching import patch_modules
+from interventions.study import Options, prepare
+from tests.loopback.client import KEY, ROOT, serving
+
+UNKNOWN_KEY = "7c1e5a52-0000-4000-8000-2f1f5d1c7a11"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("server") / "served", "--keys", KEY) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch):
+    monkeypatch.setattr(CONFIG.API, "APIKEY", KEY)
+
+
+@pytest.fixture(autouse=True)
+def no_faults(server):
+    server.fault(refuse=0, delay=0.0, lose=0, least_version="")
+
+
+@pytest.fixture
+def options(server, data, tmp_path):
+    """Options of a study on the server, of 8 samples in batches of 2."""
+
+    def make(model="llava-shapes", backend="remote", out="remote", host=None, jobs=1, **more):
+        remote = RemoteOptions(host or server.url, 60.0, jobs)
+        out = tmp_path / out
+        return Options(model, data, "sip", 2, out, batch=2, keep_wrong=True, backend=backend, remote=remote, device="cpu", **more)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def opened(server):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CONFIG.API, "APIKEY", KEY)
+        return load("llava-shapes", server=RemoteServer(Host(server.url)))
+
+
+@pytest.fixture
+def study(options, opened):
+    """A study of the model on the server; what is under way is remembered in its folder."""
+
+    def make(**more):
+        made = options(**more)
+        opened.server.results = made.out
+        return prepare(made, opened)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def expected(llava, data, tmp_path_factory):
+    """The file of the same study here."""
+    out = tmp_path_factory.mktemp("local")
+    return patch_heads(prepare(Options("llava-shapes", data, "sip", 2, out, batch=2, keep_wrong=True), llava))
+
+
+def assert_same_file(ours, theirs):
+    with xr.open_dataset(ours) as here, xr.open_dataset(theirs) as there:
+        xr.testing.assert_equal(here, there)
+        differ = {name for name in {*here.attrs, *there.attrs} if here.attrs.get(name) != there.attrs.get(name)}
+        assert differ <= {"created", "configuration"}
+
+
+@pytest.mark.parametrize("model", ["blip-shapes", "llava-shapes"])
+def test_a_study_there_gives_the_files_of_a_study_here(options, model, server):
+    here, there = (prepare(options(model, backend, backend)) for backend in ("local", "remote"))
+    assert there.answers == here.answers
+    assert_same_file(patch_heads(here), patch_heads(there))
+    for ours, theirs in zip(patch_modules(here), patch_modules(there), strict=True):
+        assert_same_file(ours, theirs)
+    assert_same_file(attention_patterns(here), attention_patterns(there))
+    said = json.loads((there.options.out / "manifest.json").read_text())["remote"]
+    heads = next(entry for name, entry in said.items() if name.endswith("heads"))
+    assert (heads["host"], heads["samples"], heads["jobs"]) == (server.url, 8, 4)
+    assert heads["bytes_sent_per_sample"] == round(heads["bytes_sent"] / 8) > 10_000
+    assert 100 < heads["bytes_received_per_sample"] < 20_000
+    assert KEY not in "".join(path.read_text(errors="ignore") for path in there.options.out.rglob("*") if path.is_file())
+
+
+def finished(study):
+    return len(list(study.folder.rglob("*.npz")))
+
+
+def test_a_host_that_is_not_there_is_an_error_and_not_a_run_here(options, monkeypatch):
+    monkeypatch.setattr(host_module, "FIRST_PATIENCE", 0.3)
+    with pytest.raises(BackendError, match=r"no answer from http://127.0.0.1:9 .*--host or NDIF_HOST"):
+        prepare(options(host="http://127.0.0.1:9"))
+    with pytest.raises(BackendError, match="begins with http"):
+        prepare(options(host="127.0.0.1:9"))
+
+
+@pytest.mark.parametrize(("used", "said"), [(UNKNOWN_KEY, "refuses the key"), ("not-a-key", "<key>"), (None, "without a key")])
+def test_a_wrong_key_is_refused_and_never_shown(options, monkeypatch, used, said):
+    monkeypatch.setattr(CONFIG.API, "APIKEY", used)
+    with pytest.raises(BackendError, match="NDIF_API_KEY") as error:
+        prepare(options())
+    assert said in str(error.value)
+    assert used is None or used not in str(error.value)
+
+
+def test_a_client_that_is_too_old_is_told_so(options, server):
+    made = options()
+    server.fault(least_version="99.0")
+    with pytest.raises(BackendError, match=r"below the minimum supported 99.0.*doctor"):
+        prepare(made)
+
+
+def test_a_model_that_is_not_deployed(options, tmp_path):
+    shutil.copytree(ROOT / "checkpoints" / "llava-shapes", tmp_path / "another-model")
+    with pytest.raises(BackendError, match=r"another-model.*doctor"):
+        prepare(options(str(tmp_path / "another-model")))
+
+
+def test_what_is_not_sent_yet_is_refused(options):
+    with pytest.raises(BackendError, match="--part decoder cannot run on a remote host yet"):
+        prepare(options("blip-shapes", part="decoder"))
+
+
+def test_what_passes_is_tried_again(study, expected, server, caplog):
+    study = study()
+    server.fault(refuse=3, lose=1)  # three requests are refused with 503; one result is gone when it is fetched
+    assert_same_file(expected, patch_heads(study))
+    assert "Service temporarily unavailable" in caplog.text
+    assert "is submitted again" in caplog.text
+
+
+def test_a_job_that_takes_too_long_is_taken_up_by_the_next_program(study, expected, server, monkeypatch):
+    ours = study()
+    server.fault(delay=1.0)
+    monkeypatch.setattr(ours.vlm.server.host, "wait_limit", 0.3)
+    with pytest.raises(BackendError, match=r"not finished after 0.3 s .*--wait-limit.*run the same command"):
+        patch_heads(ours)
+    monkeypatch.setattr(ours.vlm.server.host, "wait_limit", 60.0)
+    jobs = len(server.seen())
+    assert_same_file(expected, patch_heads(study()))
+    assert len(server.seen()) == jobs + 3  # one of the four batches is there already, or being measured
+    assert json.loads((ours.options.out / ".remote-jobs.json").read_text()) == {}
+
+
+def test_jobs_overlap_in_the_hosts_queue(study, expected, server):
+    ours, before = study(jobs=3), len(server.seen())
+    server.fault(delay=1.0)
+    assert_same_file(expected, patch_heads(ours))
+    assert max(seen["queued"] for seen in server.seen()[before:]) in (1, 2)
+
+
+def test_a_server_that_dies_in_mid_run_costs_no_finished_sample(study, expected, server, monkeypatch):
+    ours = study()
+    monkeypatch.setattr(host_module, "PATIENCE", 1.0)
+    server.fault(delay=0.5)
+
+    def kill() -> None:
+        while not finished(ours):
+            time.sleep(0.02)
+        server.kill()
+
+    killing = threading.Thread(target=kill)
+    killing.start()
+    try:
+        with pytest.raises(BackendError, match=r"no answer from .*Every finished sample is kept: run the same command again"):
+            patch_heads(ours)
+    finally:
+        killing.join()
+        server.start()
+    kept = {path: path.stat().st_mtime_ns for path in ours.folder.rglob("*.npz")}
+    assert 2 <= len(kept) < 8
+    monkeypatch.setattr(host_module, "UNHEARD", 0.5)  # this server forgets its jobs
+    again = study()
+    assert {path: path.stat().st_mtime_ns for path in ours.folder.rglob("*.npz")} == kept
+    assert_same_file(expected, patch_heads(again))
+    assert len(server.seen()) == (8 - len(kept)) // 2
+
+
+def test_a_server_that_comes_back_is_waited_for(study, expected, server, monkeypatch, caplog):
+    ours = study()
+    monkeypatch.setattr(host_module, "UNHEARD", 0.5)
+    server.fault(delay=0.3)
+
+    def restart() -> None:
+        while not finished(ours):
+            time.sleep(0.02)
+        server.kill()
+        server.start()
+
+    restarting = threading.Thread(target=restart)
+    restarting.start()
+    assert_same_file(expected, patch_heads(ours))
+    restarting.join()
+    assert "asking again" in caplog.text
+
+
+def test_the_command_line_says_what_is_wrong_in_one_line(data, tmp_path, server):
+    command = [sys.executable, "-m", "interventions.head_patching", "--backend", "remote", "--host", server.url, "--samples", "1"]
+    environment = {"PATH": "", "HOME": str(tmp_path), "NDIF_API_KEY": UNKNOWN_KEY, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--data", data, "--out", str(tmp_path / "out")], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {server.url} refuses the key (403")
+    assert UNKNOWN_KEY not in done.stderr + done.stdout
+
+
+def test_the_doctor(server, monkeypatch):
+    monkeypatch.setattr(host_module, "FIRST_PATIENCE", 0.3)
+    fine = list(examine(Doctor(server.url, "llava-shapes")))
+    assert all(finding.fine for finding in fine), "\n".join(map(str, fine))
+    text = "\n".join(map(str, fine))
+    assert "deployed: blip-shapes, llava-shapes" in text
+    assert "nnsight 0.8.1 here, 0.8.1 there" in text
+    assert "its sites hold: 2 jobs" in text
+    assert KEY not in text
+    monkeypatch.setattr(CONFIG.API, "APIKEY", None)
+    assert [str(finding) for finding in examine(Doctor(server.url))][1].startswith("DO  no key")
+    (dead,) = examine(Doctor("http://127.0.0.1:9"))
+    assert not dead.fine
