@@ -64,7 +64,7 @@ def draw(attention: xr.Dataset, heads: Sequence[tuple[int, int]], notes: dict[tu
     of = attention.attrs
     component = str(of.get("component", "")).replace("_", "-")
     figure.suptitle(
-        f"{of['model']}, {of['dataset']}, clean run: {component} from '{of.get('query', '')}' to the image, "
-        f"mean of {samples} samples, in multiples of an even share; −: less than the mean"
+        f"{of['model']}, {of['dataset']}, clean run: {component} from '{of.get('query', '')}' to the image\n"
+        f"mean of {samples} samples, in multiples of an even share; −: less than the mean of all heads"
     )
     return figure
