@@ -1,33 +1,43 @@
-"""Scores of what a head looks at: attention maps of one sample -> object mass and gain, AUROC, outlier ratio, evenness, per head.
+"""Scores of what heads look at: attention maps of one sample, masks of objects -> object mass, AUROC, pointing game, outliers, evenness.
 
-Every score compares a head with the mean head: the mean of the maps of all heads of all layers, each first made to sum to 1 over the image.
+Every map is first made to sum to 1 over the image (`normalized`). The mean head is the mean of the maps of all heads of all layers. Where a
+function takes maps [..., patch] and masks [..., patch], it scores every map against every mask.
 """
 
 import numpy as np
+from scipy import stats
 
-SCORES = ("object_mass", "mean_object_mass", "even_object_mass", "auroc", "outlier_ratio", "evenness")
 INSIDE = 0.5  # a patch is of the object when the mask covers at least this share of it
 
 
 def normalized(attention: np.ndarray) -> np.ndarray:
-    """Maps [..., patch] that sum to 1 over the image; NaN where a head gives the image nothing."""
-    attention = np.asarray(attention, dtype="float64")
+    """Maps [..., patch] that sum to 1 over the image; NaN where a head gives the image nothing.
+
+    >>> normalized(np.array([[1.0, 3.0], [0.0, 0.0]]))
+    array([[0.25, 0.75],
+           [ nan,  nan]])
+    """
+    attention = np.asarray(attention)
     total = attention.sum(axis=-1, keepdims=True)
     return attention / np.where(total > 0, total, np.nan)
 
 
 def mean_map(maps: np.ndarray) -> np.ndarray:
-    """The mean head's map [patch] of normalised maps [layer, head, patch]; heads that give the image nothing are left out."""
+    """The mean head's map [patch] of normalised maps [..., patch]; heads that give the image nothing are left out.
+
+    >>> mean_map(np.array([[0.25, 0.75], [0.75, 0.25], [np.nan, np.nan]]))
+    array([0.5, 0.5])
+    """
     flat = maps.reshape(-1, maps.shape[-1])
     seen = flat[np.isfinite(flat).all(axis=1)]
-    return seen.mean(axis=0) if len(seen) else np.full(maps.shape[-1], np.nan)
+    return seen.mean(axis=0, dtype="float64") if len(seen) else np.full(maps.shape[-1], np.nan)
 
 
 def outlier_patches(mean: np.ndarray, deviations: float = 2.0) -> np.ndarray:
-    """The few patches that most heads favour: those with at least mean + `deviations` SD (population) of the mean head's map.
+    """The few patches that the mean head favours: those with at least mean + `deviations` SD (population) of its map.
 
-    By Cantelli's inequality they are at most 1 / (1 + deviations^2) of all patches, so always few: a fifth at 2. None where
-    the map is flat.
+    This is NOTICE's comparison with the mean of all heads; see `favoured` for "most heads". By Cantelli's inequality they are at most
+    1 / (1 + deviations^2) of all patches, so always few: a fifth at 2. None where the map is flat.
 
     Parameters
     ----------
@@ -36,72 +46,161 @@ def outlier_patches(mean: np.ndarray, deviations: float = 2.0) -> np.ndarray:
     Returns
     -------
     bool [patch]
+
+    >>> outlier_patches(np.array([1.0] * 5 + [9.0]))
+    array([False, False, False, False, False,  True])
     """
     return (mean >= mean.mean() + deviations * mean.std()) & (np.ptp(mean) > 1e-9)
 
 
+def favoured(maps: np.ndarray) -> np.ndarray:
+    """The share of heads [patch] that give each patch more than an even share, of normalised maps [..., patch]; NaN where none has a map.
+
+    A single head that looks at one patch alone can raise the mean head's map there; this tells whether most heads do.
+
+    >>> favoured(np.array([[0.9, 0.05, 0.05], [0.3, 0.4, 0.3], [0.2, 0.5, 0.3], [0.2, 0.4, 0.4]]))
+    array([0.25, 0.75, 0.25])
+    """
+    flat = maps.reshape(-1, maps.shape[-1])
+    seen = np.isfinite(flat).all(axis=1).sum()
+    return (flat > 1 / maps.shape[-1]).sum(axis=0) / (seen if seen else np.nan)
+
+
 def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1 along the last axis; equal values share the mean of their ranks."""
-    flat = values.reshape(-1, values.shape[-1])
+    """Ranks from 1 along the last axis; equal values share the mean of their ranks.
+
+    >>> ranks(np.array([3.0, 1.0, 3.0]))
+    array([2.5, 1. , 2.5])
+    """
+    flat = np.asarray(values).reshape(-1, values.shape[-1])
+    order = flat.argsort(axis=-1)
     ranked = np.empty(flat.shape)
-    for row, of_row in zip(flat, ranked, strict=True):
-        _, inverse, counts = np.unique(row, return_inverse=True, return_counts=True)
-        of_row[:] = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    np.put_along_axis(ranked, order, np.arange(1.0, flat.shape[1] + 1)[None], axis=-1)
+    in_order = np.sort(flat, axis=-1)
+    tied = (in_order[:, 1:] == in_order[:, :-1]).any(axis=-1)
+    if tied.any():
+        ranked[tied] = stats.rankdata(flat[tied], axis=-1)
     return ranked.reshape(values.shape)
 
 
 def auroc(maps: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """The chance that a patch of the object gets more attention than another patch, ties counting half (Mann and Whitney).
+    """The chance that a patch of the object gets more attention than another patch, ties counting half.
+
+    The area under the ROC curve with attention as score and the mask as label: U / (positives x negatives) of Mann and Whitney (1947).
 
     Parameters
     ----------
     maps : [..., patch]
-    inside : bool [patch], the patches of the object.
+    inside : bool [..., patch], the patches of the object, of one mask or of several.
 
     Returns
     -------
-    [...] in 0..1; 0.5 is no preference. NaN where all patches or none are of the object.
+    [maps..., masks...] in 0..1; 0.5 is no preference. NaN where all patches or none are of the object, or a map is NaN.
+
+    >>> float(auroc(np.array([0.1, 0.2, 0.3, 0.4]), np.array([False, True, False, True])))
+    0.75
     """
-    positive, negative = int(inside.sum()), int((~inside).sum())
-    if not positive or not negative:
-        return np.full(maps.shape[:-1], np.nan)
-    found = (ranks(maps)[..., inside].sum(axis=-1) - positive * (positive + 1) / 2) / (positive * negative)
-    return np.where(np.isfinite(maps).all(axis=-1), found, np.nan)
+    return area_of_ranks(ranks(maps), inside, np.isfinite(maps).all(axis=-1))
 
 
-def evenness(maps: np.ndarray) -> np.ndarray:
-    """Entropy of maps [..., patch] over the largest possible, log(patches): 1 is spread evenly, 0 is all on one patch; NaN if all zero."""
-    maps = normalized(maps)
-    logarithm = np.log(np.where(maps > 0, maps, 1.0))
-    return -(maps * logarithm).sum(axis=-1) / np.log(max(maps.shape[-1], 2))
+def area_of_ranks(ranked: np.ndarray, inside: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """`auroc` of maps whose ranks [..., patch] are known; `seen` [...] is whether a map is one."""
+    positive = inside.sum(axis=-1, dtype="float64")
+    pairs = positive * (inside.shape[-1] - positive)
+    sums = np.tensordot(ranked, inside.astype("float64"), axes=(-1, -1))
+    area = (sums - positive * (positive + 1) / 2) / np.where(pairs > 0, pairs, np.nan)
+    return np.where(seen.reshape(seen.shape + (1,) * positive.ndim), area, np.nan)
 
 
-def scores(attention: np.ndarray, object_share: np.ndarray, deviations: float = 2.0) -> dict[str, np.ndarray]:
-    """All scores of all heads on one sample.
+def pointing(maps: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """The pointing game (Zhang et al. 2018): 1 where the patch with the most attention is of the object, else 0.
+
+    Where several patches share the most, it is the share of them that are of the object.
 
     Parameters
     ----------
-    attention : [layer, head, patch], the probability each head gives each patch.
-    object_share : [patch], the share of each patch that the object covers; NaN where there is no mask.
-    deviations : see `outlier_patches`.
+    maps : [..., patch]
+    inside : bool [..., patch], of one mask or of several.
 
     Returns
     -------
-    Each [layer, head] by name: `object_mass`, the share of the head's map on the object (patches weighted by `object_share`);
-    `mean_object_mass`, the same of the mean head; `even_object_mass`, of an even map; `auroc`; `outlier_ratio`, the head's mass on the
-    outlier patches over the mean head's; `evenness`, of the mass on the other patches. NaN without a mask or without outlier patches.
+    [maps..., masks...] in 0..1; NaN where a map is NaN or no patch is of the object.
+
+    >>> pointing(np.array([[0.1, 0.2, 0.7], [0.4, 0.4, 0.2]]), np.array([True, False, True]))
+    array([1. , 0.5])
     """
-    maps = normalized(attention)
-    mean = mean_map(maps)
-    outliers = outlier_patches(mean, deviations)
-    blank = np.full(maps.shape[:-1], np.nan)
-    found = dict.fromkeys(SCORES, blank)
-    if np.isfinite(object_share).all() and object_share.sum() > 0:
-        found["object_mass"] = maps @ object_share
-        found["mean_object_mass"] = np.where(np.isfinite(found["object_mass"]), mean @ object_share, np.nan)
-        found["even_object_mass"] = np.where(np.isfinite(found["object_mass"]), object_share.mean(), np.nan)
-        found["auroc"] = auroc(maps, object_share >= INSIDE)
-    if outliers.any():
-        found["outlier_ratio"] = maps[..., outliers].sum(axis=-1) / mean[outliers].sum()
-        found["evenness"] = evenness(maps[..., ~outliers])
-    return found
+    return np.where(inside.any(axis=-1), mass(most_attended(maps), inside), np.nan)
+
+
+def most_attended(maps: np.ndarray) -> np.ndarray:
+    """Maps [..., patch] of the patch with the most attention: 1 there, or shared where several have the most; NaN where a map is NaN."""
+    most = maps == maps.max(axis=-1, keepdims=True)
+    number = most.sum(axis=-1, keepdims=True)
+    return most / np.where(number > 0, number, np.nan).astype(maps.dtype)
+
+
+def mass(maps: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """The share of attention on the object, patches weighted by the part of each that the object covers.
+
+    Parameters
+    ----------
+    maps : [..., patch]
+    share : [..., patch] in 0..1, of one mask or of several.
+
+    Returns
+    -------
+    [maps..., masks...] in 0..1
+
+    >>> float(mass(np.array([0.5, 0.25, 0.25]), np.array([1.0, 0.5, 0.0])))
+    0.625
+    """
+    return np.tensordot(maps, share.astype(maps.dtype), axes=(-1, -1))
+
+
+def density(maps: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Mean attention to a patch of the object, in multiples of an even share: 1 is what an even map gives.
+
+    Parameters
+    ----------
+    maps : [..., patch]
+    share : [patch] in 0..1; with 1 - share it is the mean attention outside the object.
+
+    Returns
+    -------
+    [...]; NaN where the object covers nothing.
+
+    >>> float(density(np.array([0.5, 0.25, 0.25, 0.0]), np.array([1.0, 0.0, 0.0, 0.0])))
+    2.0
+    """
+    covered = share.sum()
+    return mass(maps, share) * (maps.shape[-1] / covered if covered > 0 else np.nan)
+
+
+def evenness(maps: np.ndarray) -> np.ndarray:
+    """Entropy of maps [..., patch] over the largest possible, log(patches): 1 is spread evenly, 0 is all on one patch; NaN if all zero.
+
+    >>> evenness(np.array([[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]]))
+    array([1. , 0.5, 0. ])
+    """
+    maps = normalized(maps)
+    logarithm = np.log(np.where(maps > 0, maps, 1.0))
+    return np.abs((maps * logarithm).sum(axis=-1, dtype="float64")) / np.log(max(maps.shape[-1], 2))
+
+
+def taken(maps: np.ndarray, mean: np.ndarray, patches: np.ndarray) -> np.ndarray:
+    """The mass of maps [..., patch] on some patches, over the mean head's mass on them: 1 is as much as the mean head gives them.
+
+    Parameters
+    ----------
+    mean : [patch], the mean head's map.
+    patches : bool [patch], or [mask, patch] for several sets of them.
+
+    Returns
+    -------
+    [maps...] or [maps..., mask]; NaN where there are no such patches.
+
+    >>> taken(np.array([[0.6, 0.4], [0.2, 0.8]]), np.array([0.4, 0.6]), np.array([True, False]))
+    array([1.5, 0.5])
+    """
+    of_mean = np.where(patches.any(axis=-1), patches.astype("float64") @ mean, np.nan)
+    return mass(maps, patches) / np.where(of_mean > 0, of_mean, np.nan)

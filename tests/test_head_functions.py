@@ -1,17 +1,21 @@
-"""Scores against numbers worked out by hand; planted functions named, noise not; what is undecidable; the files."""
+"""From attention files to the files of head functions; masks of other samples give no object heads, nor on the shipped model."""
 
-from pathlib import Path
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
 
-from analysis.head_functions import OVERALL, Thresholds, find, find_and_write, functions, score_samples
-from analysis.head_scores import auroc, evenness, normalized, outlier_patches, ranks, scores
+from analysis import head_functions
+from analysis.function_rule import OBJECT_RULES, RULES
+from analysis.head_functions import OVERALL, Thresholds, find, find_and_write
 from analysis.results import ResultsError, read_tree
 from analysis.universal_heads import Rule
 from analysis.universal_heads import find_and_write as find_universal
+from interventions.attention_patterns import attention_patterns
+from interventions.study import Options, prepare
+from tests.synthetic_attention import null_attention
 from tests.synthetic_results import (
     DETECTS,
     HEADS,
@@ -26,128 +30,97 @@ from tests.synthetic_results import (
 )
 
 PLANTED = {DETECTS: "object_detection", SUPPRESSES_OBJECT: "object_suppression", SUPPRESSES_OUTLIERS: "outlier_suppression"}
+QUICK = Thresholds(resamples=200, permutations=5)
+FILES = {f"head_functions{end}" for end in (".nc", ".csv", "_by_task.csv", "_validation.csv", "_agreement.csv")}
 
 
-def judged(maps: np.ndarray, masks: np.ndarray, **thresholds) -> np.ndarray:
-    return functions(score_samples(attention_dataset(maps, masks)), Thresholds(**thresholds))["function"].values
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = write_results(tmp_path_factory.mktemp("results"))
+    find_universal(folder, Rule(permutations=0))
+    find_and_write(folder, QUICK)
+    return folder
 
 
-def test_ranks_share_ties():
-    np.testing.assert_array_equal(ranks(np.array([[3.0, 1.0, 3.0, 7.0], [2.0, 2.0, 2.0, 2.0]])), [[2.5, 1, 2.5, 4], [2.5] * 4])
+@pytest.fixture(scope="module")
+def shipped(blip, tmp_path_factory):
+    """What heads of the shipped model do, from its own attention on rendered scenes."""
+    out = tmp_path_factory.mktemp("shipped")
+    attention_patterns(prepare(Options(model="blip-shapes", data="shapes", samples=12, out=out, seed=3), blip))
+    return find(out, Thresholds(resamples=200, permutations=20))["blip-shapes"]
 
 
-def test_auroc_agrees_with_counting_pairs():
-    generator = np.random.default_rng(0)
-    values, inside = generator.integers(0, 4, (3, 9)).astype(float), np.arange(9) % 3 == 0
-    for row, found in zip(values, auroc(values, inside), strict=True):
-        pairs = [(a > b) + 0.5 * (a == b) for a in row[inside] for b in row[~inside]]
-        assert found == pytest.approx(np.mean(pairs))
-    assert np.isnan(auroc(values, np.zeros(9, dtype=bool))).all()
-
-
-def test_evenness_is_1_for_an_even_map_and_0_for_one_patch():
-    np.testing.assert_allclose(evenness(np.array([[1.0, 1, 1, 1], [5, 0, 0, 0], [1, 1, 0, 0]])), [1, 0, 0.5], atol=1e-12)
-
-
-def test_outlier_patches_are_few_and_may_be_none():
-    mean = np.array([1.0] * 15 + [9.0])  # mean 1.5, SD sqrt(15) / 2 = 1.94
-    np.testing.assert_array_equal(outlier_patches(mean), np.arange(16) == 15)
-    assert not outlier_patches(np.full(16, 1 / 16)).any()
-    for seed in range(5):
-        assert outlier_patches(np.random.default_rng(seed).pareto(1, 100)).sum() <= 20
-
-
-def test_scores_by_hand():
-    # two heads, ten patches: the first gives all to the object (patch 9), the second 0.55 to patch 0 and 0.05 to each other
-    attention = np.array([[[0.0] * 9 + [0.4], [0.55] + [0.05] * 9]])
-    share = np.array([0.0] * 9 + [0.5])
-    # mean map: 0.275, 0.025 x 8, 0.525, whose mean is 0.1 and SD 0.16: patches 0 and 9 are outliers at 1 deviation
-    found = scores(attention, share, deviations=1.0)
-    np.testing.assert_allclose(found["object_mass"], [[0.5, 0.025]])
-    np.testing.assert_allclose(found["mean_object_mass"], [[0.2625, 0.2625]])
-    np.testing.assert_allclose(found["even_object_mass"], [[0.05, 0.05]])
-    np.testing.assert_allclose(found["auroc"], [[1, 4 / 9]])  # the second: ties with 8 of 9 patches, below one
-    np.testing.assert_allclose(found["outlier_ratio"], np.array([[1.0, 0.6]]) / 0.8)
-    assert np.isnan(found["evenness"][0, 0])  # nothing is left to be spread
-    assert found["evenness"][0, 1] == pytest.approx(1)
-
-
-def test_a_head_that_ignores_the_image_has_no_scores_and_leaves_the_mean_alone():
-    attention = np.random.default_rng(0).uniform(size=(1, 3, 16))
-    attention[0, 1] = 0
-    found = scores(attention, np.array([1.0] * 4 + [0] * 12))
-    assert np.isnan(found["object_mass"][0, 1])
-    expected = normalized(attention[:, [0, 2]]).mean(axis=(0, 1))[:4].sum()
-    assert found["mean_object_mass"][0, 0] == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_noise_has_no_function(seed):
-    generator = np.random.default_rng(seed)
-    masks = object_masks()
-    assert set(judged(generator.uniform(size=(24, LAYERS, HEADS, 64)), masks).ravel()) == {"none"}
-    assert set(judged(generator.exponential(size=(24, LAYERS, HEADS, 64)), masks).ravel()) == {"none"}
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_planted_functions_are_named_and_no_others(seed):
-    masks = object_masks()
-    found = judged(planted_attention(np.random.default_rng(seed), masks), masks)
-    assert {(int(a), int(b)): found[a, b] for a, b in np.argwhere(found != "none")} == PLANTED
-
-
-def test_spreading_evenly_is_not_detection():
-    # most heads look at the outliers, so an even head has more on the object than the mean head: that alone detects nothing
-    masks = object_masks()
-    maps = planted_attention(np.random.default_rng(0), masks)
-    maps[..., :2] *= 20
-    maps[:, 2, 2] = np.random.default_rng(1).uniform(0.9, 1.1, masks.shape)
-    scored = functions(score_samples(attention_dataset(maps, masks)))
-    assert float(scored["object_gain"][2, 2]) > 0.05
-    assert scored["function"].values[2, 2] == "outlier_suppression"
-
-
-def test_without_masks_only_outlier_suppression_can_be_named():
-    masks = object_masks()
-    maps = planted_attention(np.random.default_rng(0), masks)
-    found = judged(maps, np.full_like(masks, np.nan))
-    assert found[SUPPRESSES_OUTLIERS] == "outlier_suppression"
-    assert sorted(set(found.ravel())) == ["outlier_suppression", "undecidable"]
-
-
-def test_too_few_samples_are_undecidable():
-    masks = object_masks(6)
-    maps = planted_attention(np.random.default_rng(0), masks)
-    assert set(judged(maps, masks).ravel()) == {"undecidable"}
-    assert judged(maps, masks, min_samples=6)[DETECTS] == "object_detection"
-
-
-def test_an_inconsistent_gain_is_not_enough():
-    # one sample in ten with everything on the object: the mean gain is 0.08, but no 3 standard errors above 0
-    masks = object_masks(20)
-    maps = np.random.default_rng(0).uniform(0.9, 1.1, (20, LAYERS, HEADS, 64))
-    maps[::10, 0, 0] = 1e-6 + masks[::10]
-    scored = functions(score_samples(attention_dataset(maps, masks)))
-    assert float(scored["object_gain"][0, 0]) > 0.05
-    assert scored["function"].values[0, 0] == "none"
-
-
-def test_the_files_hold_each_task_and_the_kind(tmp_path):
-    results = write_results(tmp_path, models=["blip-small"])
-    find_universal(results, Rule(permutations=0))
-    found = find_and_write(results)
+def test_the_files_hold_every_task_head_and_kind(results):
+    assert {path.name for path in results.glob("head_functions*")} == FILES
+    found = read_tree(results / "head_functions.nc")
+    xr.testing.assert_identical(found["blip-small"], read_tree(results / "head_functions.nc")["blip-small"])
     assert list(found["blip-small"]["task"].values) == [OVERALL, "shapes/colour", "shapes/shape"]
-    xr.testing.assert_equal(read_tree(results / "head_functions.nc")["blip-small"], found["blip-small"])
+    assert found["blip-small"].attrs | {"gain": 0.05, "query": "correct", "component": "cross_attention"} == found["blip-small"].attrs
     rows = pd.read_csv(results / "head_functions.csv", keep_default_na=False)
-    assert len(rows) == 3 * LAYERS * HEADS
+    assert len(rows) == 2 * 3 * LAYERS * HEADS
     for at, function in PLANTED.items():
         of_head = rows[(rows.layer == at[0]) & (rows["head"] == at[1])]
         assert set(of_head.function) == {function}
+        assert set(of_head[f"{function}_verdict"]) == {"yes"}
+        assert (of_head[f"{function}_q"].astype(float) <= 0.05).all()
     assert set(rows[rows.name == "L1.H2"].kind) == {"vision"}
+    numbers = rows[["object_gain_low", "object_gain", "object_gain_high"]].astype(float).to_numpy()
+    assert (np.diff(numbers, axis=1) >= 0).all()
+
+
+def test_the_tables_by_task_and_of_permuted_masks(results):
+    by_task = pd.read_csv(results / "head_functions_by_task.csv", keep_default_na=False)
+    assert len(by_task) == 2 * LAYERS * HEADS
+    row = by_task[(by_task.model == "blip-small") & (by_task.name == "L3.H0")].iloc[0]
+    assert (row.overall, row["shapes/colour"], row.object_detection_tasks, row.polysemantic) == ("object_detection",) * 2 + (2, False)
+    validation = pd.read_csv(results / "head_functions_validation.csv")
+    assert len(validation) == 2 * 3 * QUICK.permutations
+    assert (validation[list(OBJECT_RULES)] == 0).all(axis=None)
+    assert (validation[[f"{rule}_own" for rule in OBJECT_RULES]] == 1).all(axis=None)
+
+
+def test_the_report_and_figures_find_what_they_read(results):
+    dataset = read_tree(results / "head_functions.nc")["llava-small"]
+    for name in ("function", "object_mass", "object_gain", "object_gain_z", "object_ratio", "even_gain", "auroc", "outlier_ratio"):
+        assert dataset[name].dims == ("task", "layer", "head")
+    assert dataset["outlier_on_object"].dims == ("task",)
+
+
+def test_several_data_sets_are_tasks_of_one_model(tmp_path):
+    masks = object_masks()
+    maps = planted_attention(np.random.default_rng(0), masks)
+    save(attention_dataset(maps, masks, ["colour"]), tmp_path / "m" / "one" / "attention.nc")
+    save(attention_dataset(maps[:20], np.full_like(masks[:20], np.nan), ["colour"]), tmp_path / "m" / "two" / "attention.nc")
+    found = find(tmp_path, QUICK)["m"]
+    assert list(found["task"].values) == [OVERALL, "one/colour", "two/colour"]
+    assert found["samples_with_object"].values[:, 0, 0].tolist() == [24, 24, 0]
+    assert found["samples_with_outliers"].values[:, 0, 0].tolist() == [44, 44 - 20, 20]
+    assert found["function"].values[:, *DETECTS].tolist() == ["object_detection", "object_detection", "undecidable"]
+    assert found["permuted_object_heads"].sel(task="two/colour").sum() == 0
+
+
+def test_permuted_masks_give_no_object_heads_where_heads_only_prefer_the_places_of_objects(tmp_path):
+    save(null_attention(0, samples=60).assign_attrs(component="cross_attention"), tmp_path / "m" / "d" / "attention.nc")
+    found = find(tmp_path, Thresholds(resamples=0, permutations=20))["m"]
+    assert found["permuted_object_heads"].shape == (20, 3, 2)
+    assert int(found["permuted_object_heads"].sum()) == 0
+
+
+def test_the_shipped_model_has_object_heads_and_with_masks_of_other_samples_none(shipped):
+    own = (shipped["verdict"] == "yes").sum(("layer", "head")).sel(task=OVERALL)
+    assert int(own.sel(rule="object_detection")) >= 2
+    assert int(shipped["permuted_object_heads"].sum()) == 0
+    detects = shipped["verdict"].sel(rule="object_detection", task=OVERALL).values == "yes"
+    overall = shipped.sel(task=OVERALL)
+    assert (overall["auroc_low"].values[detects] > 0.5).all()
+    assert (overall["object_gain_low"].values[detects] > 0).all()
+    assert (overall["pointing"].values > overall["pointing_elsewhere"].values)[detects].all()
+    assert (overall["inside_low"].values > overall["outside_high"].values)[detects].all()
 
 
 def test_without_attention_nothing_is_written_and_nothing_stale_stays(tmp_path):
-    (tmp_path / "head_functions.csv").write_text("old")
+    for name in FILES:
+        (tmp_path / name).write_text("old")
     assert find_and_write(tmp_path) == {}
     assert list(tmp_path.iterdir()) == []
 
@@ -155,7 +128,47 @@ def test_without_attention_nothing_is_written_and_nothing_stale_stays(tmp_path):
 def test_bad_files_are_named(tmp_path):
     with pytest.raises(ResultsError, match="no results folder"):
         find(tmp_path / "nothing")
-    path = Path(tmp_path) / "m" / "d" / "attention.nc"
+    path = tmp_path / "m" / "d" / "attention.nc"
     save(xr.Dataset({"attention": (("sample", "layer", "head", "patch"), np.ones((1, 1, 1, 4)))}), path)
     with pytest.raises(ResultsError, match=r"attention.nc lacks object_share, category"):
         find(tmp_path)
+    path.write_bytes(b"no file")
+    with pytest.raises(ResultsError, match="damaged"):
+        find(tmp_path)
+    save(null_attention(0), path)
+    save(null_attention(0, heads=3), tmp_path / "m" / "e" / "attention.nc")
+    with pytest.raises(ResultsError, match="different numbers of"):
+        find(tmp_path)
+
+
+def test_the_command_prints_what_was_found(results, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["head_functions", "--results", str(results), "--permutations", "3", "--resamples", "100"])
+    head_functions.main()
+    said = capsys.readouterr().out
+    assert "blip-small: object detection: 1; object suppression: 1; outlier suppression: 1; none: 21; undecidable: 0 heads" in said
+    assert "object detection: L3.H0" in said
+    assert "with masks of other samples 0 on average, 0 of 3 exchanges of masks name any" in said
+    assert "sip, object detection (1): mean effect +" in said
+    assert said.count("as expected") == 4
+    assert "against what is expected" in said
+    monkeypatch.setattr(sys, "argv", ["head_functions", "--results", str(results / "nothing")])
+    with pytest.raises(SystemExit, match="no results folder"):
+        head_functions.main()
+
+
+def test_without_masks_the_words_say_what_is_undecidable(tmp_path, monkeypatch, capsys):
+    masks = object_masks()
+    maps = planted_attention(np.random.default_rng(0), masks)
+    save(attention_dataset(maps, np.full_like(masks, np.nan)), tmp_path / "m" / "d" / "attention.nc")
+    monkeypatch.setattr(sys, "argv", ["head_functions", "--results", str(tmp_path)])
+    head_functions.main()
+    said = capsys.readouterr().out
+    assert "object detection and suppression are undecidable: too few samples have a mask of the object" in said
+    assert "exchanges of masks" not in said
+    assert set(pd.read_csv(tmp_path / "head_functions.csv").object_detection_verdict) == {"undecidable"}
+    assert pd.read_csv(tmp_path / "head_functions_validation.csv").empty
+    assert pd.read_csv(tmp_path / "head_functions_agreement.csv").empty
+
+
+def test_rules_are_the_functions():
+    assert (*RULES, "none", "undecidable") == head_functions.FUNCTIONS
