@@ -162,9 +162,7 @@ def compare(effects: xr.DataArray, options: Comparing) -> xr.Dataset:
     there = np.isfinite(x).any(axis=1).all(axis=0)
     scored = dict(zip(SCORES, (np.abs(x), x), strict=True))
     means = {score: weighted_means(of, weights) for score, of in scored.items()}
-    of_layer = means["mean_absolute_effect"][..., there] @ np.eye(layers)[np.repeat(np.arange(layers), effects.shape[3])[there]]
-    total = of_layer.sum(axis=-1, keepdims=True)
-    layer_share = np.where(total > 0, of_layer / np.where(total > 0, total, 1), np.nan)
+    layer_share = shares_of_layers(means["mean_absolute_effect"], there, layers)
     share = np.moveaxis(layer_share @ np.eye(len(THIRDS))[thirds(layers)], 1, -1)
     alike = np.stack([_rank_correlations(of[..., there]) for of in means.values()])
     halves = np.stack([_between_halves(of[..., there], options) for of in scored.values()])
@@ -181,6 +179,19 @@ def compare(effects: xr.DataArray, options: Comparing) -> xr.Dataset:
     coords = {str(dim): effects[dim].values for dim in of_cells.dims} | {"other": effects["corruption"].values, "score": list(SCORES)}
     coords |= {"third": list(THIRDS), "third_of_layer": ("layer", np.array(THIRDS)[thirds(layers)])}
     return xr.Dataset(variables, coords)
+
+
+def shares_of_layers(sizes: np.ndarray, there: np.ndarray, layers: int) -> np.ndarray:
+    """The share of the sum over cells that each layer has: [..., cell] -> [..., layer]; NaN where the sum is 0.
+
+    Parameters
+    ----------
+    sizes : [..., cell], of layer after layer
+    there : bool [cell], those that count
+    """
+    of_layer = sizes[..., there] @ np.eye(layers)[np.repeat(np.arange(layers), sizes.shape[-1] // layers)[there]]
+    total = of_layer.sum(axis=-1, keepdims=True)
+    return np.where(total > 0, of_layer / np.where(total > 0, total, 1), np.nan)
 
 
 def weighted_means(x: np.ndarray, weights: np.ndarray) -> np.ndarray:

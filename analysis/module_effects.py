@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analysis.compare_corruptions import THIRDS, Comparing, compare, thirds, weighted_means
+from analysis.compare_corruptions import THIRDS, Comparing, shares_of_layers, thirds, weighted_means
 from analysis.module_maps import place_of_roles
 from analysis.module_statistics import PAIRS, paired, pairwise, peak, size_by_third
 from analysis.resampling import bootstrap_weights, stream
@@ -73,10 +73,11 @@ def describe(effects: xr.Dataset, rule: MapRule | None = None) -> xr.Dataset:
         When no sample has an effect, or a setting is wrong.
     """
     rule = rule or MapRule()
-    options, parts = rule.comparing, by_order(effects, rule.metric)
+    rule.comparing  # noqa: B018 (raises where a setting is wrong)
+    parts = by_order(effects, rule.metric)
     if not parts:
         raise ResultsError("no sample has an effect")
-    described = xr.concat([_describe(part, order, rule, options) for order, part in parts.items()], pd.Index(parts, name="order"))
+    described = xr.concat([_describe(part, order, rule) for order, part in parts.items()], pd.Index(parts, name="order"))
     described = described.reindex(order=list(ORDERS), fill_value={"samples": 0, "peak_layer": -1, "peak_role": ""})
     places, roles = [place_of_roles(effects.isel(sample=chosen)) for chosen in _orders(effects).values()], described["role"].values
     described["place"] = (
@@ -88,25 +89,34 @@ def describe(effects: xr.Dataset, rule: MapRule | None = None) -> xr.Dataset:
     return described.assign_coords(third_of_layer=("layer", np.array(THIRDS)[third]))
 
 
-def _describe(values: xr.DataArray, order: str, rule: MapRule, options: Comparing) -> xr.Dataset:
+def _describe(values: xr.DataArray, order: str, rule: MapRule) -> xr.Dataset:
     x, cells = values.values, ("layer", "role")
     samples, layers, roles = x.shape
     drawn = bootstrap_weights(samples, rule.resamples, stream(rule.seed, "modules", order))
     weights = np.concatenate([np.full((1, samples), 1 / samples), drawn])  # the samples as they are, then the resamples
     means = weighted_means(x.reshape(1, samples, -1), weights).reshape(-1, layers, roles)
     bounds, there = np.full((2, layers, roles), np.nan), np.isfinite(means).any(axis=0)
-    bounds[:, there] = np.nanquantile(means[1:, there], [(1 - rule.confidence) / 2, (1 + rule.confidence) / 2], axis=0)
+    bounds[:, there] = _interval(means[1:, there], rule.confidence)
     found: dict[str, Any] = {"mean_effect": (cells, means[0]), "low": (cells, bounds[0]), "high": (cells, bounds[1]), "samples": samples}
     at = peak(means, rule.confidence)
     found["peak_layer"], found["peak_role"] = (int(values["layer"][at.layer]), str(values["role"].values[at.role])) if at else (-1, "")
     found |= {name: getattr(at, name.removeprefix("peak_")) if at else np.nan for name in PEAK}
     judged = layers >= len(THIRDS) and samples > 1
-    compared = compare(values.expand_dims(corruption=["this"]), options).isel(corruption=0) if judged else None
-    for name in ("share", "share_low", "share_high"):
-        found[name] = ("third", compared[name].values if compared is not None else np.full(len(THIRDS), np.nan))
+    shares = np.full((len(weights), len(THIRDS)), np.nan)
+    if judged:
+        sizes = weighted_means(np.abs(x).reshape(1, samples, -1), weights)[0]
+        of_layers = shares_of_layers(sizes, np.isfinite(x).any(axis=0).ravel(), layers)
+        shares = of_layers @ np.eye(len(THIRDS))[thirds(layers)]
+    low, high = _interval(shares[1:], rule.confidence) if np.isfinite(shares[0]).all() else np.full((2, len(THIRDS)), np.nan)
+    found |= {name: ("third", of_thirds) for name, of_thirds in {"share": shares[0], "share_low": low, "share_high": high}.items()}
     differences = pairwise(size_by_third(x)) if judged else np.full((samples, len(PAIRS)), np.nan)
     tested = paired(differences, rule.resamples, rule.confidence, stream(rule.seed, "modules", order, "thirds"))
     names = {"mean": "difference", "low": "difference_low", "high": "difference_high", "p": "p"}
     found |= {names[name]: ("pair", of_pairs) for name, of_pairs in tested.items()}
     coords = {"layer": values["layer"].values, "role": values["role"].values.astype(object), "third": list(THIRDS)}
     return xr.Dataset(found, coords | {"pair": [f"{one} - {other}" for one, other in PAIRS]})
+
+
+def _interval(resampled: np.ndarray, confidence: float) -> np.ndarray:
+    """The percentile interval over those resamples that have a value: low and high."""
+    return np.nanquantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)

@@ -126,6 +126,8 @@ def find_and_write(results: Path, metric: str = "logit_difference", rule: MapRul
     """`find`, then write `modules.nc` (a group for each model, data set and component), `modules.csv` (see `module_tables.table`),
     `modules_text_image.csv` and `figures/<model>/<dataset>/modules-<component>.png` and .pdf into the results folder.
 
+    Without effects of whole modules nothing is written, and stale files of an earlier run are removed.
+
     Parameters
     ----------
     metric : the metric where no rule is given: short for `MapRule(metric=metric)`.
@@ -135,6 +137,10 @@ def find_and_write(results: Path, metric: str = "logit_difference", rule: MapRul
     The maps, and a summary in words.
     """
     results = Path(results)
+    if not any(not file.heads for file in effects_files(results)):
+        for name in (f"{FILE}.nc", f"{FILE}.csv", f"{FILE}_text_image.csv"):
+            (results / name).unlink(missing_ok=True)
+        return {}, ""
     found, beside = find(results, rule or MapRule(metric=metric))
     write_tree(found, results / f"{FILE}.nc")
     for name, rows in {f"{FILE}.csv": tables.table(found), f"{FILE}_text_image.csv": beside}.items():
@@ -151,9 +157,13 @@ def main() -> None:
 
     try:
         options = tyro.cli(Modules)
-        _, words = find_and_write(options.results, rule=options)
+        found, words = find_and_write(options.results, rule=options)
     except (ResultsError, OSError) as error:
         raise SystemExit(f"modules: {error}") from None
+    if not found:
+        raise SystemExit(
+            f"modules: no effects of whole modules below {options.results.absolute()}: run interventions/module_patching.py first"
+        )
     print(words)
     print(f"wrote {options.results / FILE}.nc and .csv, {FILE}_text_image.csv and figures into {options.results / FOLDER}")
 

@@ -9,6 +9,7 @@ import xarray as xr
 from scipy import stats
 
 from analysis import module_statistics
+from analysis.compare_corruptions import compare
 from analysis.module_effects import MapRule, describe
 from analysis.module_statistics import PAIRS, holm, paired, pairwise, peak, size_by_third
 from analysis.modules import find, find_and_write
@@ -72,6 +73,15 @@ def test_shares_of_thirds_are_those_planted_and_thirds_of_other_sizes_compare_by
     np.testing.assert_allclose(found["share"], [0.1, 0.5, 0.4], atol=1e-6)
     np.testing.assert_allclose(found["even"], [0.25, 0.5, 0.25])
     np.testing.assert_allclose(found["difference"], np.array([1 - 2.5, 1 - 4, 2.5 - 4]) * len(ROLES), atol=1e-4)
+
+
+def test_shares_and_maps_are_those_of_the_corruptions_side_by_side():
+    values = xr.DataArray(noise(7), dims=("sample", "layer", "role"), coords={"role": ROLES})
+    found = describe(effects(values.values, range(5), ROLES), QUICK).sel(order="all")
+    compared = compare(values.expand_dims(corruption=["sip"]), QUICK.comparing).isel(corruption=0)
+    np.testing.assert_allclose(found["share"], compared["share"], atol=1e-5)
+    np.testing.assert_allclose(found["mean_effect"], compared["mean_effect"], atol=1e-5)
+    np.testing.assert_allclose(found["share_high"] - found["share_low"], compared["share_high"] - compared["share_low"], rtol=0.3)
 
 
 def test_layers_and_samples_without_effects_do_not_count():
@@ -185,6 +195,11 @@ def test_windows_directions_and_heads_are_kept_apart(tmp_path):
 def test_what_cannot_be_mapped_is_said(tmp_path):
     with pytest.raises(ResultsError, match="no effects of whole modules"):
         find(tmp_path, QUICK)
+    (tmp_path / "modules.csv").write_text("of an earlier run")
+    assert find_and_write(tmp_path) == ({}, "")
+    assert not any(tmp_path.iterdir())
+    with pytest.raises(ResultsError, match="no results folder"):
+        find_and_write(tmp_path / "none")
     module_file(tmp_path, np.full((4, 3, 5), np.nan))
     with pytest.raises(ResultsError, match=r"mlp\.nc: no sample has an effect"):
         find(tmp_path, QUICK)
