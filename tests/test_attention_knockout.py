@@ -497,6 +497,8 @@ def test_the_answer_decoder_is_blocked_from_the_encoded_question(blip, make_pair
         torch.testing.assert_close(row, expected, atol=TOLERANCE, rtol=0)
         torch.testing.assert_close(run_plain(part, ours, block), expected, atol=TOLERANCE, rtol=0)
     assert ((measured - captured.measured[0, CORRUPT]).abs().amax(1) > 1e-3).sum() > 8
+    some = [i for i, block in enumerate(blocks) if block.keys in (sides[0], sides[4])]  # keys after the last named one: of one side all
+    torch.testing.assert_close(sweep_blocks(part, captured, [blocks[i] for i in some]), measured[some], atol=TOLERANCE, rtol=0)
     whole, unnumbered = (measured[[i for i, block in enumerate(blocks) if block.keys == keys]] for keys in (sides[3], sides[4]))
     torch.testing.assert_close(whole, unnumbered, atol=TOLERANCE, rtol=0)
 
