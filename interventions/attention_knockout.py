@@ -24,7 +24,7 @@ import xarray as xr
 from corruptions.pair import LeftOut, Pair
 from interventions import effects
 from interventions.blocking import Block, sweep_blocks, verify_blocks
-from interventions.capture import CORRUPT, capture, example
+from interventions.capture import CORRUPT, Example, capture, example
 from interventions.command import reporting_errors
 from interventions.models.vlm import Vlm
 from interventions.per_sample import attributes, each_sample, sample_coordinates
@@ -146,15 +146,22 @@ def _measure(study: Study, pair: Pair, check: bool, edges_of: dict[str, Edges], 
     """The measurements of a sample's blocked runs [edge, layer, measurement], and of its clean run."""
     vlm, edges = study.vlm, edges_of[pair.sample["sample_id"]]
     ours = example(vlm, pair, study.scored(pair)).exchanged()  # its second run is the clean one
-    captured = capture(vlm, [ours], (), study.options.divergence)
     windows = [window_of(layer, window, vlm.n_layers) for layer in range(vlm.n_layers)]
     blocks = [replace(block, layers=layers) for block in edges.values() for layers in windows]
+    measured, clean = vlm.run(_blocked, ours, blocks, check, study.options.divergence)
+    blocked = np.full((len(wanted), vlm.n_layers, measured.shape[-1]), np.nan, np.float32)
+    blocked[[wanted.index(edge) for edge in edges]] = measured.reshape(len(edges), vlm.n_layers, -1)
+    return {"blocked": blocked, "clean": clean}
+
+
+def _blocked(vlm: Vlm, ours: Example, blocks: Sequence[Block], check: bool, divergence: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The measurements of blocked runs, [block, measurement], and of the clean run; where the weights are (see `Vlm.run`)."""
+    ours = ours.on(vlm)
+    captured = capture(vlm, [ours], (), divergence)
     measured = sweep_blocks(vlm, captured, blocks)
     if check:
         verify_blocks(vlm, ours, blocks, measured)
-    blocked = np.full((len(wanted), vlm.n_layers, measured.shape[-1]), np.nan, np.float32)
-    blocked[[wanted.index(edge) for edge in edges]] = measured.unflatten(0, (len(edges), vlm.n_layers)).cpu().numpy()
-    return {"blocked": blocked, "clean": captured.measured[0, CORRUPT].cpu().numpy()}
+    return measured.cpu().numpy(), captured.measured[0, CORRUPT].cpu().numpy()
 
 
 def _assemble(

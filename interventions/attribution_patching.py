@@ -99,22 +99,25 @@ def attribute_heads(
 def _of_pair(study: Study, pair: Pair, check: bool, wanted: Wanted) -> Arrays:
     """The arrays of each draw of the noise, or of the one corrupt run."""
     cells = cells_of(study, pair, wanted.tokens)
-    draws = [_of_example(study.vlm, ours, cells, wanted, check) for ours in study.examples(pair, study.options.corruption)]
+    divergence = study.options.divergence
+    examples = study.examples(pair, study.options.corruption)
+    draws = [study.vlm.run(_of_example, ours, cells, wanted, check, divergence) for ours in examples]
     runs = np.stack([draw["runs"] for draw in draws])
     exchanged = study.options.direction == "noising"
     return {name: np.stack([draw[name] for draw in draws]) for name in draws[0]} | {"runs": runs[:, ::-1] if exchanged else runs}
 
 
-def _of_example(vlm: Vlm, ours: Example, cells: Sequence[Cell], wanted: Wanted, check: bool) -> Arrays:
+def _of_example(vlm: Vlm, ours: Example, cells: Sequence[Cell], wanted: Wanted, check: bool, divergence: bool = False) -> Arrays:
     """The estimates of each cell, the measurements of those that are patched, and of the two runs."""
-    captured = capture(vlm, [ours], (wanted.component,))
+    ours = ours.on(vlm)
+    captured = capture(vlm, [ours], (wanted.component,), divergence)
     estimates = {"attribution": attribution(vlm, captured, wanted.component)}
     if wanted.steps:
         estimates["integrated_attribution"] = integrated_attribution(vlm, captured, wanted.component, wanted.steps)
     found = {name: of_cells(values, [cell.positions for cell in cells]).cpu().numpy() for name, values in estimates.items()}
     estimate = found["attribution"]
     chosen = chosen_cells(estimate, wanted.exact, wanted.top)
-    patched = np.full((estimate.size, len(effects.MEASUREMENTS)), np.nan, np.float32)
+    patched = np.full((estimate.size, captured.measured.shape[-1]), np.nan, np.float32)
     if len(chosen):
         every = patches(wanted.component, vlm.n_layers, vlm.n_heads, cells)
         mine = [every[number] for number in chosen]
@@ -148,9 +151,10 @@ def _assemble(study: Study, pairs: Sequence[Pair], parts: Sequence[Arrays], want
         return values
 
     patched, runs = filled("patched"), np.stack([part["runs"] for part in parts])
-    variables: dict[str, Any] = {name: (dims, patched[..., number]) for number, name in enumerate(effects.MEASUREMENTS)}
+    names = effects.MEASURED[: runs.shape[-1]]
+    variables: dict[str, Any] = {name: (dims, patched[..., number]) for number, name in enumerate(names)}
     variables |= {name: (dims, filled(name)) for name in ESTIMATES if name in parts[0]}
-    for number, name in enumerate(effects.MEASUREMENTS):
+    for number, name in enumerate(names):
         variables[f"clean_{name}"] = (("sample",), runs[:, 0, CLEAN, number])
         variables[f"corrupt_{name}"] = (("sample", "draw"), runs[:, :, CORRUPT, number])
     texts = {

@@ -72,7 +72,7 @@ def direct_effects(study: Study) -> Path:
 
 
 def _of_pair(study: Study, pair: Pair, _: bool) -> Arrays:
-    return of_example(study.vlm, example(study.vlm, pair, study.scored(pair)), study.options.divergence)
+    return study.vlm.run(of_example, example(study.vlm, pair, study.scored(pair)), study.options.divergence)
 
 
 def check_decoder(vlm: Vlm) -> None:
@@ -94,6 +94,7 @@ def of_example(vlm: Vlm, ours: Example, divergence: bool = False) -> Arrays:
     ------
     NotAdditiveError
     """
+    ours = ours.on(vlm)
     pixels = {name: values[:1] for name, values in ours.pixels.items()}
     answers = torch.tensor([ours.answers], device=vlm.device)
     port, mlp, block = (vlm.port(name) for name in (COMPONENT, "mlp", "block"))

@@ -6,21 +6,28 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 import xarray as xr
 from nnsight.schema.config import CONFIG
 
+from interventions.attention_knockout import attention_knockout
 from interventions.attention_patterns import attention_patterns
+from interventions.attribution_patching import attribute_heads
 from interventions.backends import BackendError
 from interventions.backends import host as host_module
 from interventions.backends.__main__ import Doctor, examine
 from interventions.backends.host import Host
 from interventions.backends.options import RemoteOptions
 from interventions.backends.remote import RemoteServer
+from interventions.direct_effect import direct_effects
+from interventions.head_ablation import ablate_heads
 from interventions.head_patching import patch_heads
 from interventions.models.loading import load
+from interventions.models.wrappers import NoWeightsError
 from interventions.module_patching import patch_modules
+from interventions.path_patching import patch_paths
 from interventions.study import Options, prepare
 from tests.loopback.client import KEY, ROOT, serving
 
@@ -49,8 +56,8 @@ def options(server, data, tmp_path):
 
     def make(model="llava-shapes", backend="remote", out="remote", host=None, jobs=1, **more):
         remote = RemoteOptions(host or server.url, 60.0, jobs)
-        out = tmp_path / out
-        return Options(model, data, "sip", 2, out, batch=2, keep_wrong=True, backend=backend, remote=remote, device="cpu", **more)
+        chosen = {"samples": 2, "batch": 2, "keep_wrong": True, "device": "cpu"} | more
+        return Options(model, data, out=tmp_path / out, backend=backend, remote=remote, **chosen)
 
     return make
 
@@ -104,6 +111,26 @@ def test_a_study_there_gives_the_files_of_a_study_here(options, model, server):
     assert KEY not in "".join(path.read_text(errors="ignore") for path in there.options.out.rglob("*") if path.is_file())
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        attention_knockout,
+        partial(attribute_heads, steps=2),
+        direct_effects,
+        partial(patch_paths, senders=["L0.H1"], receivers=["L2.H0.q", "answer"]),
+    ],
+)
+def test_other_interventions_run_there_too(study, options, llava, script):
+    there = script(study(divergence=True))
+    assert_same_file(script(prepare(options(backend="local", out="local", divergence=True), llava)), there)
+
+
+def test_noise_and_noising_are_as_here(study, options, llava):
+    chosen = {"corruption": "gaussian_noise", "noise_draws": 2, "direction": "noising"}
+    there = patch_heads(study(**chosen))
+    assert_same_file(patch_heads(prepare(options(backend="local", out="local", **chosen), llava)), there)
+
+
 def finished(study):
     return len(list(study.folder.rglob("*.npz")))
 
@@ -138,7 +165,11 @@ def test_a_model_that_is_not_deployed(options, tmp_path):
         prepare(options(str(tmp_path / "another-model")))
 
 
-def test_what_is_not_sent_yet_is_refused(options):
+def test_what_is_not_sent_yet_is_refused(options, study):
+    ranked = study()
+    patch_heads(ranked)
+    with pytest.raises(NoWeightsError, match="--backend local"):
+        ablate_heads(ranked)
     with pytest.raises(BackendError, match="--part decoder cannot run on a remote host yet"):
         prepare(options("blip-shapes", part="decoder"))
 

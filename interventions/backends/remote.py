@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from pydoc import locate
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,10 +24,8 @@ from filelock import FileLock
 from interventions.backends import BackendError, Batch, Work
 from interventions.backends.host import Exchange, Failed, Host, Lost
 from interventions.backends.shipping import PACKAGES, Request, Simulation, ship
-from interventions.models.checks import SiteError
 from interventions.models.vlm import Vlm
 from interventions.results import update_manifest, write_text
-from interventions.verify import VerificationError
 
 if TYPE_CHECKING:
     from interventions.results import Arrays
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
 MOST_TRIES = 3  # submissions of one job
-RAISED_AS_THEY_ARE = (VerificationError, SiteError)
 UNDER_WAY = ".remote-jobs.json"
 
 
@@ -87,8 +85,8 @@ class RemoteServer:
         ------
         BackendError
             Says what is wrong at the host, and what to do.
-        VerificationError, SiteError
-            As the function raised it there.
+        VerificationError, SiteError, ...
+            An error of the project's own, as the function raised it there.
         """
         exchange = Exchange(vlm.model.to_model_key(), self.host.url, vlm.model._remoteable_get_env())
         request = Request(exchange.compress)
@@ -252,10 +250,10 @@ def _report(study: "Study", batches: Sequence[Batch], before: Traffic, server: R
 def _raised_there(host: Host, traceback: str) -> Exception:
     """What to raise for an error that code raised at a host."""
     last = traceback.strip().splitlines()[-1]
-    for kind in RAISED_AS_THEY_ARE:
-        name, found, message = last.partition(": ")
-        if found and name.rsplit(".", 1)[-1] == kind.__name__:
-            return kind(message)
+    name, found, message = last.partition(": ")
+    kind = locate(name) if found and name.split(".")[0] in PACKAGES else None
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        return kind(message)
     log.error("what was run at %s raised:\n%s", host.url, traceback)
     return BackendError(f"what was run at {host.url} raised an error there: {last}")
 

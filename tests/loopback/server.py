@@ -39,6 +39,8 @@ class Jobs:
 
     def __init__(self, models: list[str], dtype: str) -> None:
         self.models = {key: Remotable.from_model_key(key, dispatch=True, dtype=getattr(torch, dtype)) for key in models}
+        for model in self.models.values():
+            model._module.requires_grad_(False)
         self.responses: dict[str, ResponseModel] = {}
         self.results: dict[str, bytes] = {}
         self.sessions: dict[str, asyncio.Queue] = {}
