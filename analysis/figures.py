@@ -22,6 +22,7 @@ from analysis import (
     figure_ablation,
     figure_attention,
     figure_curves,
+    figure_functions,
     figure_gradients,
     figure_overlap,
     figure_tasks,
@@ -128,6 +129,8 @@ def _over_tasks(results: Path, universal: dict[str, xr.Dataset]) -> Drawn:
     """What is judged over all tasks of a model."""
     for model, of_model in universal.items():
         yield f"{model}/heads-by-task", figure_tasks.draw_thresholds(of_model)
+    for model, functions in read_tree(results / "head_functions.nc").items():
+        yield f"{model}/head-functions", figure_functions.draw(functions, universal.get(model))
     overlap = _table(results / "robust_overlap.csv")
     for model, robust in read_tree(results / "robust_heads.nc").items():
         yield f"{model}/head-intervals", figure_tasks.draw_intervals(robust)

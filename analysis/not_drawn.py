@@ -43,6 +43,7 @@ def not_drawn(results: Path) -> list[tuple[str, str]]:
         ]
     analyses = {
         "heads by task, attention overlays": ("universal_heads.nc", "universal_heads"),
+        "functions of heads": ("head_functions.nc", "head_functions"),
         "effects of heads with intervals, overlap of heads": ("robust_heads.nc", "robust_heads"),
         "stability curves": ("stability.nc", "stability"),
         "power curves": ("robust_power.csv", "robust_heads --power"),

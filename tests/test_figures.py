@@ -19,6 +19,7 @@ from analysis import (
     figure_ablation,
     figure_attention,
     figure_curves,
+    figure_functions,
     figure_gradients,
     figure_overlap,
     figure_tasks,
@@ -89,7 +90,7 @@ def test_everything_is_drawn_twice(results, drawn):
     ]
     of_data += ["modules-mlp", "sip-cross_attention-ablation", "sip-cross_attention-attribution", "attention_knockout", "direct_effect"]
     of_data += [f"compare-{name}{what}" for name in ("mlp", "cross_attention-heads") for what in ("", "-by-layer")]
-    of_model = ["heads-by-task", "head-intervals", "overlap-heads", "overlap-matrix", "stability", "power"]
+    of_model = ["heads-by-task", "head-functions", "head-intervals", "overlap-heads", "overlap-matrix", "stability", "power"]
     wanted = [f"{MODEL}/shapes/{name}.png" for name in of_data] + [f"{MODEL}/{name}.png" for name in of_model]
     assert sorted(str(path.relative_to(results / "figures")) for path in drawn) == sorted(wanted)
     for path in drawn:
@@ -117,7 +118,13 @@ def test_what_has_no_file_is_named_with_a_command_that_exists(tmp_path):
     assert set(missing) == {
         *(f"llava-small, shapes, {what}" for what in ("ablation curves", "attribution beside exact effects", "knockout curves")),
         *("llava-small, shapes, direct effects", "heads by task, attention overlays", "effects of heads with intervals, overlap of heads"),
-        *("stability curves", "power curves", "module maps by corruption and order of the options", "comparison of corruptions"),
+        *(
+            "stability curves",
+            "functions of heads",
+            "power curves",
+            "module maps by corruption and order of the options",
+            "comparison of corruptions",
+        ),
     }
     for command in missing.values():
         module = re.match(r"python -m ([\w.]+) .*(--out|--results) ", command).group(1)
@@ -297,6 +304,20 @@ def test_mean_maps_are_those_of_a_loop_over_samples():
     assert samples == 6
     np.testing.assert_allclose(mean, slow, rtol=1e-5)
     np.testing.assert_allclose(maps[1], of_text, rtol=1e-5)
+
+
+def test_functions_are_counted_and_universal_heads_named(results, universal):
+    functions = read_tree(results / "head_functions.nc")[MODEL]
+    left, right = figure_functions.draw(functions, universal).axes
+    assert {text.get_text() for text in left.texts} == {"L1.H2", "L0.H5", "L3.H0"}
+    points = np.concatenate([np.ma.filled(drawn.get_offsets(), np.nan) for drawn in left.collections])
+    overall = functions.sel(task="overall")
+    np.testing.assert_allclose(np.sort(points[:, 0]), np.sort(overall["outlier_ratio"].values.ravel()))
+    np.testing.assert_allclose(np.sort(points[:, 1]), np.sort(overall["object_ratio"].values.ravel()))
+    assert sum(patch.get_width() for patch in right.patches) == functions["function"].size
+    without = functions.copy(deep=True)
+    without["object_ratio"][:] = np.nan
+    assert figure_functions.draw(without).axes[0].get_ylabel() == "evenness on the other patches"
 
 
 def test_bad_folders_and_files_are_named(results, tmp_path):
