@@ -49,6 +49,13 @@ def agreement(
             (`random_heads_p`); q_in_layers after Benjamini and Hochberg over the model's rows
         expected_sign : 1 or -1 where the function says the sign, else 0
         agrees : "yes" where the interval lies on the expected side of 0, "no" where on the other, else "undecided"; "" without one
+
+    >>> from analysis.head_functions import find
+    >>> found = find(Path("results"), Thresholds(permutations=0))
+    >>> rows = agreement(Path("results"), found)
+    >>> rows = rows[(rows["task"] == "overall") & (rows["corruption"] == "sip") & (rows["expected_sign"] != 0)]
+    >>> rows[["function", "heads", "expected_sign", "agrees"]].values.tolist()
+    [['object_detection', 1, 1, 'yes'], ['object_suppression', 1, -1, 'no']]
     """
     thresholds = thresholds or Thresholds()
     rows: list[dict[str, object]] = []

@@ -127,6 +127,15 @@ def judge(tasks: Mapping[str, xr.Dataset], thresholds: Thresholds | None = None)
             other test of the function fails
     (layer, head): polysemantic, whether the head has different functions in different tasks (other than "overall")
     (task): outlier_on_object, outlier_favoured, outlier_patches (means over samples); smallest_q that one head alone can have
+
+    >>> from analysis.function_samples import score_samples
+    >>> scores = score_samples(xr.open_dataset("results/blip-small/shapes/attention.nc"))
+    >>> tasks = {task: scores.isel(sample=scores["category"].values == task) for task in ("colour", "shape")}
+    >>> found = judge({OVERALL: scores} | tasks, Thresholds(resamples=100))
+    >>> found["function"].sel(layer=3, head=0).values.tolist()
+    ['object_detection', 'object_detection', 'object_detection']
+    >>> (found["verdict"] == "yes").sum(("layer", "head")).sel(task="overall").to_pandas().to_dict()
+    {'object_detection': 1, 'object_suppression': 1, 'outlier_suppression': 1}
     """
     thresholds = thresholds or Thresholds()
     first = next(iter(tasks.values()))

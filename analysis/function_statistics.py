@@ -24,7 +24,13 @@ def weighted_mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def means(values: Mapping[str, np.ndarray], weights: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """The mean of each score, then the ratios of means of `RATIOS`, by weights [resample, sample]: name, [resample, head]."""
+    """The mean of each score, then the ratios of means of `RATIOS`, by weights [resample, sample]: name, [resample, head].
+
+    >>> scores = {"object_mass": [[0.2], [0.4]], "mean_object_mass": [[0.1], [0.1]], "elsewhere_mass": [[0.1], [0.2]]}
+    >>> found = dict(means({name: np.array(values) for name, values in scores.items()}, np.ones((1, 2))))
+    >>> {name: round(float(mean[0, 0]), 3) for name, mean in found.items()}
+    {'object_mass': 0.3, 'mean_object_mass': 0.1, 'elsewhere_mass': 0.15, 'object_ratio': 3.0, 'object_lift': 2.0}
+    """
     kept = {}
     for name, of_samples in values.items():
         mean = weighted_mean(of_samples, weights)
@@ -49,7 +55,12 @@ def stratified_weights(strata: np.ndarray, resamples: int, generator: np.random.
 
 
 def interval(resampled: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """The percentile interval of resampled means [resample, head], over the resamples that have one: low [head] and high [head]."""
+    """The percentile interval of resampled means [resample, head], over the resamples that have one: low [head] and high [head].
+
+    >>> low, high = interval(np.array([[1.0, 5.0], [2.0, np.nan], [3.0, 7.0]]), 0.5)
+    >>> low, high
+    (array([1.5, 5.5]), array([2.5, 6.5]))
+    """
     low, high = resampling.percentile_interval(resampled, confidence)
     for head in np.flatnonzero(np.isnan(resampled).any(axis=0) & ~np.isnan(resampled).all(axis=0)):
         column = resampled[:, head]
@@ -78,6 +89,10 @@ def two_sided_p(values: np.ndarray, flips: int, generator: np.random.Generator) 
     ----------
     flips : number of sign flips (`resampling.sign_flip_p`, to which a sample that is missing adds 0); 0 for Student's t
         (`resampling.student_p`), which they tend to.
+
+    >>> values = np.array([[1.0, np.nan], [2.0, -1.0], [3.0, 1.0]])
+    >>> two_sided_p(values, 100, np.random.default_rng(0)), two_sided_p(values, 0, np.random.default_rng(0)).round(3)
+    (array([0.25, 1.  ]), array([0.074, 1.   ]))
     """
     there = np.isfinite(values)
     filled = np.where(there, values, 0.0)

@@ -21,6 +21,12 @@ def table(found: dict[str, xr.Dataset], universal: dict[str, xr.Dataset] | None 
     Columns: model, task, layer, head, name, kind (of universal head; empty where universal heads were judged on another component than the
     attention's), function, polysemantic; each of `MEASURED` with <name>_low and <name>_high; samples_with_object,
     samples_with_outliers; <function>_p, <function>_q and <function>_verdict of the three functions. See `function_rule.judge`.
+
+    >>> from pathlib import Path
+    >>> from analysis.head_functions import Thresholds, find
+    >>> rows = table(find(Path("results"), Thresholds(resamples=100, permutations=0)))
+    >>> rows[(rows["task"] == "overall") & rows["function"].isin(RULES)][["name", "function"]].values.tolist()
+    [['L0.H5', 'outlier_suppression'], ['L1.H2', 'object_suppression'], ['L3.H0', 'object_detection']]
     """
     frames = []
     for model, dataset in found.items():
@@ -41,6 +47,12 @@ def by_task(found: dict[str, xr.Dataset], universal: dict[str, xr.Dataset] | Non
 
     Columns: model, layer, head, name, kind, overall (its function over all samples), polysemantic, <function>_tasks (in how many tasks it
     has each of the three), undecidable_tasks, then a column for each task.
+
+    >>> from pathlib import Path
+    >>> from analysis.head_functions import Thresholds, find
+    >>> rows = by_task(find(Path("results"), Thresholds(resamples=0, permutations=0))).set_index("name")
+    >>> rows.loc["L3.H0", ["overall", "shapes/colour", "shapes/shape"]].tolist(), int(rows.loc["L3.H0", "object_detection_tasks"])
+    (['object_detection', 'object_detection', 'object_detection'], 2)
     """
     frames = []
     for model, dataset in found.items():
@@ -59,6 +71,12 @@ def validation(found: dict[str, xr.Dataset]) -> pd.DataFrame:
 
     Columns: model, task, permutation (0, 1, ...), then of object_detection and object_suppression <function> (heads named with exchanged
     masks) and <function>_own (with their own). A model without masks has no rows.
+
+    >>> from pathlib import Path
+    >>> from analysis.head_functions import Thresholds, find
+    >>> rows = validation(find(Path("results"), Thresholds(resamples=0, permutations=2)))
+    >>> rows[rows["task"] == "overall"][["permutation", "object_detection", "object_detection_own"]].values.tolist()
+    [[0, 0, 1], [1, 0, 1]]
     """
     columns = ["model", "task", "permutation", *(f"{rule}{end}" for rule in OBJECT_RULES for end in ("", "_own"))]
     rows = [
@@ -93,6 +111,14 @@ def summary(found: dict[str, xr.Dataset], agreement: pd.DataFrame) -> str:
     Parameters
     ----------
     agreement : as `function_agreement.agreement` gives it.
+
+    >>> from pathlib import Path
+    >>> from analysis.head_functions import Thresholds, find
+    >>> found = find(Path("results"), Thresholds(resamples=0, permutations=0))
+    >>> print("\\n".join(summary(found, pd.DataFrame(columns=["model", "task", "function"])).split("\\n")[:3]))
+    blip-small: object detection: 1; object suppression: 1; outlier suppression: 1; none: 21; undecidable: 0 heads
+      object detection: L3.H0
+      object suppression: L1.H2
     """
     lines = []
     for model, dataset in found.items():

@@ -45,6 +45,12 @@ def find(results: Path, thresholds: Thresholds | None = None) -> dict[str, xr.Da
     ------
     ResultsError
         When there is no results folder, or an attention file is damaged or lacks a variable.
+
+    >>> found = find(Path("results"))["blip-small"].sel(task="overall")
+    >>> found["function"].sel(layer=3, head=0).item()
+    'object_detection'
+    >>> [round(float(found[name].sel(layer=3, head=0)), 2) for name in ("auroc", "auroc_low", "pointing", "pointing_elsewhere")]
+    [1.0, 1.0, 1.0, 0.32]
     """
     effects_files(results)
     thresholds = thresholds or Thresholds()
@@ -84,12 +90,15 @@ def _score_file(path: Path, t: Thresholds) -> tuple[xr.Dataset, dict[str, str]]:
     try:
         with xr.open_dataset(path, engine="netcdf4") as attention:
             missing = [name for name in ("attention", "object_share", "category") if name not in attention.variables]
-            if not missing:
+            problem = f"lacks {', '.join(missing)}: it is not an attention file" if missing else ""
+            if not problem and not attention.sizes["sample"]:
+                problem = "has no samples"
+            if not problem:
                 scored = score_samples(attention, t.outlier_deviations, t.most, t.permutations, t.seed)
                 return scored, {name: str(attention.attrs[name]) for name in ("component", "query") if name in attention.attrs}
     except DAMAGED as error:
         raise damaged(path) from error
-    raise ResultsError(f"{path} lacks {', '.join(missing)}: it is not an attention file; delete it and make it again")
+    raise ResultsError(f"{path} {problem}; delete it and make it again")
 
 
 def _check_shapes(model: str, scored: Iterable[xr.Dataset]) -> None:
@@ -108,6 +117,10 @@ def find_and_write(results: Path, thresholds: Thresholds | None = None, *, metri
     Parameters
     ----------
     metric : the effect that functions are set beside.
+
+    >>> found = find_and_write(Path("results"))
+    >>> sorted(path.name for path in Path("results").glob("head_functions*.csv"))
+    ['head_functions.csv', 'head_functions_agreement.csv', 'head_functions_by_task.csv', 'head_functions_validation.csv']
     """
     return _find_and_write(Path(results), thresholds, metric)[0]
 

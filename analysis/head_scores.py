@@ -104,7 +104,11 @@ def auroc(maps: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 
 def area_of_ranks(ranked: np.ndarray, inside: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """`auroc` of maps whose ranks [..., patch] are known; `seen` [...] is whether a map is one."""
+    """`auroc` of maps whose ranks [..., patch] are known; `seen` [...] is whether a map is one.
+
+    >>> float(area_of_ranks(np.array([1.0, 2.0, 3.0, 4.0]), np.array([False, True, False, True]), np.array(True)))
+    0.75
+    """
     positive = inside.sum(axis=-1, dtype="float64")
     pairs = positive * (inside.shape[-1] - positive)
     sums = np.tensordot(ranked, inside.astype("float64"), axes=(-1, -1))
@@ -133,7 +137,12 @@ def pointing(maps: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
 
 def most_attended(maps: np.ndarray) -> np.ndarray:
-    """Maps [..., patch] of the patch with the most attention: 1 there, or shared where several have the most; NaN where a map is NaN."""
+    """Maps [..., patch] of the patch with the most attention: 1 there, or shared where several have the most; NaN where a map is NaN.
+
+    >>> most_attended(np.array([[0.1, 0.2, 0.7], [0.4, 0.4, 0.2]]))
+    array([[0. , 0. , 1. ],
+           [0.5, 0.5, 0. ]])
+    """
     most = maps == maps.max(axis=-1, keepdims=True)
     number = most.sum(axis=-1, keepdims=True)
     return most / np.where(number > 0, number, np.nan).astype(maps.dtype)

@@ -28,6 +28,7 @@ WHOLE = (  # modules all of whose public functions have an example
         "chance",
     ),
     *("measured", "compare_corruptions"),
+    *("head_functions", "head_scores", "function_samples", "function_statistics", "function_rule", "function_tables", "function_agreement"),
 )
 WITHOUT = {"main", "damaged", "check_tasks"}  # commands, and what only makes or raises an error
 

@@ -132,6 +132,9 @@ def test_bad_files_are_named(tmp_path):
     save(xr.Dataset({"attention": (("sample", "layer", "head", "patch"), np.ones((1, 1, 1, 4)))}), path)
     with pytest.raises(ResultsError, match=r"attention.nc lacks object_share, category"):
         find(tmp_path)
+    save(null_attention(0).isel(sample=slice(0)), path)
+    with pytest.raises(ResultsError, match="has no samples"):
+        find(tmp_path)
     path.write_bytes(b"no file")
     with pytest.raises(ResultsError, match="damaged"):
         find(tmp_path)

@@ -1,8 +1,5 @@
 """Scores of attention maps against numbers worked out by hand, loops and scipy."""
 
-import doctest
-import importlib
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -103,10 +100,3 @@ def test_what_a_head_takes_of_patches_beside_the_mean_head():
     expected = [[0.9 / 0.55, 0.1 / 0.45, np.nan], [0.2 / 0.55, 0.8 / 0.45, np.nan]]
     np.testing.assert_allclose(taken(maps, mean, sets), expected)
     np.testing.assert_allclose(taken(maps, mean, sets[0]), [0.9 / 0.55, 0.2 / 0.55])
-
-
-@pytest.mark.parametrize("name", ["head_scores", "function_samples", "function_statistics", "function_rule", "function_agreement"])
-def test_the_examples_in_docstrings_run(name):
-    found = doctest.testmod(importlib.import_module(f"analysis.{name}"))
-    assert found.attempted > 0
-    assert found.failed == 0
