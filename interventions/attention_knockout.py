@@ -150,7 +150,7 @@ def _measure(study: Study, pair: Pair, check: bool, edges_of: dict[str, Edges], 
     blocks = [replace(block, layers=layers) for block in edges.values() for layers in windows]
     measured, clean = vlm.run(_blocked, ours, blocks, check, study.options.divergence)
     blocked = np.full((len(wanted), vlm.n_layers, measured.shape[-1]), np.nan, np.float32)
-    blocked[[wanted.index(edge) for edge in edges]] = measured.reshape(len(edges), vlm.n_layers, -1)
+    blocked[[wanted.index(edge) for edge in edges]] = measured.reshape(len(edges), vlm.n_layers, measured.shape[-1])
     return {"blocked": blocked, "clean": clean}
 
 
