@@ -61,8 +61,8 @@ def _scatter(axes: Axes, overall: xr.Dataset, there: list[str], universal: xr.Da
     y = np.maximum(overall["object_ratio" if masks else "evenness"].values, LEAST)
     for name in there:
         of = overall["function"].values == name
-        look = {"s": 14 if name not in ("none", "undecidable") else 8, "linewidths": 0.6, "zorder": 1 if name == "none" else 2}
-        axes.scatter(x[of], y[of], color=LOOKS[name]["color"], marker=LOOKS[name]["marker"], label=name.replace("_", " "), **look)
+        look, size = LOOKS[name], 8 if name in ("none", "undecidable") else 14
+        axes.scatter(x[of], y[of], s=size, color=look["color"], marker=look["marker"], linewidths=0.6, label=name.replace("_", " "))
     named = sorted((at for at in _named(overall, universal) if np.isfinite([x[at], y[at]]).all()), key=lambda at: y[at])
     for number, at in enumerate(named):
         side = 1 if number % 2 else -1

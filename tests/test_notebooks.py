@@ -31,8 +31,10 @@ def test_there_is_a_check_for_each_notebook():
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs(path, results, monkeypatch):
+def test_a_notebook_runs(path, results, tmp_path, monkeypatch):
     monkeypatch.setenv("VLM_NOTICE_RESULTS", str(results))
+    for name in ("JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
+        monkeypatch.setenv(name, str(tmp_path))
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute(
         env=os.environ.copy()
