@@ -1,9 +1,14 @@
 """What a results folder has no files to draw of, and the commands that make them."""
 
+import json
 import shlex
 from pathlib import Path
 
-from analysis.results import attention_files, effects_files
+import xarray as xr
+
+from analysis.results import DAMAGED, EffectsFile, attention_files, damaged, effects_files
+
+DEFAULTS = {"samples": 100, "seed": 0, "dtype": "float32"}  # of the interventions' options that files of one place have in common
 
 
 def not_drawn(results: Path) -> list[tuple[str, str]]:
@@ -25,7 +30,7 @@ def not_drawn(results: Path) -> list[tuple[str, str]]:
         here = [file for file in files if (file.model, file.dataset) == (model, dataset)]
         folder = results / model / dataset
         data = dataset if dataset == "shapes" else f"data/{dataset}"
-        options = f"--model {shlex.quote(model)} --data {shlex.quote(data)} --out {shlex.quote(str(results))}"
+        options = f"--model {shlex.quote(model)} --data {shlex.quote(data)} --out {shlex.quote(str(results))}{_configured(here)}"
         wanted = {
             "module maps": (any(not file.heads for file in here), "module_patching"),
             "head maps": (any(file.heads for file in here), "head_patching"),
@@ -55,3 +60,16 @@ def not_drawn(results: Path) -> list[tuple[str, str]]:
             name, *more = script.split(" ", 1)
             missing.append((what, " ".join([f"python -m analysis.{name} --results {shlex.quote(str(results))}", *more])))
     return missing
+
+
+def _configured(files: list[EffectsFile]) -> str:
+    """The options with which the files of a place were made, where they are not the defaults."""
+    if not files:
+        return ""
+    try:
+        with xr.open_dataset(files[0].path, engine="netcdf4") as effects:
+            configuration = json.loads(effects.attrs.get("configuration", "{}"))
+    except DAMAGED as error:
+        raise damaged(files[0].path) from error
+    options = {name: configuration.get(name, default) for name, default in DEFAULTS.items()}
+    return "".join(f" --{name} {value}" for name, value in options.items() if value != DEFAULTS[name])

@@ -130,6 +130,11 @@ def test_what_has_no_file_is_named_with_a_command_that_exists(tmp_path):
         module = re.match(r"python -m ([\w.]+) .*(--out|--results) ", command).group(1)
         assert importlib.util.find_spec(module) is not None
         assert str(tmp_path) in command
+    path = tmp_path / "llava-small" / "shapes" / "str" / "block.nc"
+    with xr.open_dataset(path) as opened:
+        block = opened.load()
+    block.assign_attrs(configuration='{"samples": 20, "seed": 0}').to_netcdf(path)
+    assert dict(not_drawn(tmp_path))["llava-small, shapes, knockout curves"].endswith(f"--out {tmp_path} --samples 20")
 
 
 def test_drawing_leaves_the_style_alone_and_gives_the_same_bytes(results, tmp_path):
