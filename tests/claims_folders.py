@@ -70,15 +70,22 @@ def marker(folder, model, dataset="svo_probes") -> None:
 
 
 def functions(folder, model, function, universal: dict[tuple[int, int], str], shape=None, tasks=("overall",)) -> None:
-    """`head_functions.nc` and `universal_heads.nc`: `function` of a head is a name, or names by (task, head)."""
+    """`head_functions.nc` and `universal_heads.nc`: `function` of a task and head is its name, "none", "undecidable" or "faint" (large, but
+    beyond no test)."""
     layers, width = shape or SHAPE[model]
+    rules = ["object_detection", "object_suppression", "outlier_suppression"]
     names = np.full((len(tasks), layers, width), "none", dtype=object)
+    verdict, large = np.full((3, *names.shape), "no", dtype=object), np.zeros((3, *names.shape), dtype=bool)
     for number, task in enumerate(tasks):
         for head in universal:
-            names[number, *head] = function(task, head)
+            name = function(task, head)
+            names[number, *head] = "none" if name == "faint" else name
+            large[:, number, *head] = [name in (rule, "faint") for rule in rules]
+            verdict[:, number, *head] = ["undecidable" if name == "undecidable" else "yes" if name == rule else "no" for rule in rules]
     dims, size = ("task", "layer", "head"), names.shape
     scores = {"object_gain": 0.1, "object_gain_z": 5.0, "outlier_ratio": 0.2, "outlier_ratio_z": -8.0}
     found = xr.Dataset({"function": (dims, names)} | {name: (dims, np.full(size, value)) for name, value in scores.items()})
+    found = found.assign(verdict=(("rule", *dims), verdict), large=(("rule", *dims), large)).assign_coords(rule=rules)
     marker(folder, model)
     component = {"component": COMPONENT[model]}
     group(folder, "head_functions", model, found.assign_coords(task=list(tasks)).assign_attrs(component))

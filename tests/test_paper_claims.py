@@ -20,7 +20,7 @@ from analysis.claims.notice_universal import universal_kinds
 from analysis.claims.palit import WINDOW
 from analysis.claims.place import Place
 from analysis.paper_claims import CLAIMS, OTHER_DATA, OTHER_MODEL, REPLICATION, find_and_write, judge
-from analysis.results import ResultsError
+from analysis.results import ResultsError, read_tree, write_tree
 from analysis.universal_heads import Rule
 from analysis.universal_heads import find as find_universal
 from interventions.study import Options
@@ -121,6 +121,8 @@ def test_samples_that_do_not_tell_leave_a_claim_undecided(tmp_path):
 def test_what_a_folder_cannot_decide_is_undecided_with_the_reason(tmp_path):
     functions(tmp_path, BLIP, lambda *_: "undecidable", {(2, 1): "vision"}, shape=(6, 4))
     assert outcome(tmp_path, "notice-blip-object-detection")["result"] == UNDECIDED
+    functions(tmp_path, BLIP, lambda *_: "faint", {(2, 1): "vision"}, shape=(6, 4))
+    assert outcome(tmp_path, "notice-blip-outlier-suppression")["result"] == UNDECIDED
     small = outcome(tmp_path, "notice-blip-L5.H3-function")
     assert (small["result"], small["note"]) == (NOT_RUN, "head_functions.nc has no task of svo_probes, mit_states, fer2013")
     module(tmp_path, BLIP, "gaussian_noise", "block", [1, 2])
@@ -131,6 +133,17 @@ def test_what_a_folder_cannot_decide_is_undecided_with_the_reason(tmp_path):
     planted_heads(tmp_path, BLIP, {"multimodal": [(1, 1)]}, shape=(4, 6))
     assert outcome(tmp_path, "notice-blip-vision")["note"] == "it has 4 x 6 heads, so some of those named are not in it"
     assert outcome(tmp_path, "notice-vision-heads-middle")["note"] == "no head is a vision head here"
+
+
+def test_heads_judged_by_another_rule_do_not_decide(tmp_path):
+    with_universal(tmp_path, BLIP, BLIP_HEADS)
+    assert outcome(tmp_path, "notice-universal-vision")["result"] == HOLDS
+    judged = read_tree(tmp_path / "universal_heads.nc")[BLIP].assign_attrs(at_least=2, metric="log_odds")
+    write_tree({BLIP: judged}, tmp_path / "universal_heads.nc")
+    for name in ("notice-universal-vision", "notice-blip-object-detection"):
+        row = outcome(tmp_path, name)
+        assert (row["result"], row["command"]) == (NOT_RUN, f"python -m analysis.universal_heads --results {tmp_path}")
+        assert row["note"] == "universal_heads.nc was made by another rule than NOTICE's (metric log_odds, at_least 2)"
 
 
 def test_a_head_that_is_universal_in_half_of_the_resamples_is_undecided(tmp_path):

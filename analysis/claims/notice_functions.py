@@ -1,6 +1,7 @@
 """NOTICE's claims about what heads do, against `head_functions.nc`."""
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import xarray as xr
@@ -24,26 +25,33 @@ from analysis.claims.place import Place
 from analysis.results import head_name
 
 OVERALL = "overall"
+UNIVERSAL = ("vision", "text", "multimodal")
 GROUNDING = ("object_detection", "object_suppression")
 WORDS = {"object_detection": "object detection", "object_suppression": "object suppression", "outlier_suppression": "outlier suppression"}
 NORMAL = 1.96  # standard errors of a 95 % interval
-CLASSES = "by the rule that head_functions states"
+CLASSES = "by the tests and floors of head_functions"
 
 
-def functions_of(place: Place) -> tuple[xr.Dataset, tuple]:
+def functions_of(place: Place) -> tuple[xr.Dataset, tuple[Path, ...]]:
     """The functions of all heads, and the file they are in."""
     functions, path = place.tree(place.folder.functions, "head_functions")
+    if "verdict" not in functions:
+        raise NotRun("head_functions.nc is of an earlier version", f"python -m analysis.head_functions --results {place.folder.path}")
     return functions, (path,)
 
 
-def function_of(functions: xr.Dataset, task: str, head: tuple[int, int]) -> str:
-    """The function of a head in a task."""
-    return str(functions["function"].sel(task=task).values[head])
+def does(functions: xr.Dataset, head: tuple[int, int], function: str, task: str = OVERALL) -> str:
+    """Whether a head has a function in a task: holds when all tests and floors say so; undecided where it cannot be judged, or where its
+    means pass the floors but the tests do not; else does not hold."""
+    judged = functions.sel(task=task, rule=function).isel(layer=head[0], head=head[1])
+    verdict = str(judged["verdict"].item())
+    return HOLDS if verdict == "yes" else UNDECIDED if verdict == "undecidable" or bool(judged["large"]) else FAILS
 
 
-def is_a(function: str, wanted: tuple[str, ...]) -> str:
-    """Whether a function is one of those wanted; undecided where it could not be judged."""
-    return UNDECIDED if function == "undecidable" else HOLDS if function in wanted else FAILS
+def described(functions: xr.Dataset, heads: list[tuple[int, int]], most: int = 12) -> str:
+    """The function that names each head, over all tasks."""
+    names = functions["function"].sel(task=OVERALL).values
+    return "; ".join(f"{head_name(*head)}: {str(names[head]).replace('_', ' ')}" for head in heads[:most])
 
 
 def score(functions: xr.Dataset, task: str, head: tuple[int, int], function: str) -> Estimate:
@@ -67,12 +75,12 @@ def named(place: Place, head: tuple[int, int], wanted: dict[str, str]) -> Findin
     tasks = {str(t): wanted[d] for t in functions["task"].values for d in wanted if str(t).startswith(f"{d}/")}
     if not tasks:
         raise NotRun(f"head_functions.nc has no task of {', '.join(wanted)}", place.whole_study())
-    results = [is_a(function_of(functions, task, head), (function,)) for task, function in tasks.items()]
-    seen = "; ".join(f"{task}: {function_of(functions, task, head)}" for task in tasks)
-    return Finding(every(results), tuple(score(functions, task, head, function) for task, function in tasks.items()), seen, files)
+    results = {task: does(functions, head, function, task) for task, function in tasks.items()}
+    note = "; ".join(f"{task}, {tasks[task].replace('_', ' ')}: {result}" for task, result in results.items())
+    return Finding(every(results.values()), tuple(score(functions, task, head, function) for task, function in tasks.items()), note, files)
 
 
-def universal_heads(place: Place, functions: xr.Dataset, kinds: tuple[str, ...]) -> tuple[list[tuple[int, int]], tuple]:
+def universal_heads(place: Place, functions: xr.Dataset, kinds: tuple[str, ...]) -> tuple[list[tuple[int, int]], tuple[Path, ...]]:
     """The universal heads of some kinds, and the file they are in.
 
     Raises
@@ -80,7 +88,7 @@ def universal_heads(place: Place, functions: xr.Dataset, kinds: tuple[str, ...])
     Undecidable
         When there is none, or they are heads of another component than that whose attention is known.
     """
-    universal, path = place.tree(place.folder.universal, "universal_heads")
+    universal, path = place.by_notices_rule(place.folder.universal, "universal_heads")
     component = functions.attrs.get("component", universal.attrs["component"])
     if universal.attrs["component"] != component:
         raise Undecidable(f"universal heads are of {universal.attrs['component']}, attention of {component}")
@@ -93,35 +101,32 @@ def universal_heads(place: Place, functions: xr.Dataset, kinds: tuple[str, ...])
 def occurs(place: Place, function: str) -> Finding:
     """Whether a function is that of some universal head."""
     functions, files = functions_of(place)
-    heads, more = universal_heads(place, functions, ("vision", "text", "multimodal"))
-    tasks = [str(task) for task in functions["task"].values]
-    found = {head: [task for task in tasks if function_of(functions, task, head) == function] for head in heads}
-    have = [head for head, in_tasks in found.items() if OVERALL in in_tasks]
-    unknown = [head for head in heads if function_of(functions, OVERALL, head) == "undecidable"]
-    result = HOLDS if have else UNDECIDED if unknown or any(found.values()) else FAILS
-    seen = "; ".join(f"{head_name(*head)}: {function_of(functions, OVERALL, head)}" for head in heads[:12])
-    return Finding(result, tuple(score(functions, OVERALL, head, function) for head in (have or heads)[:3]), seen, (*files, *more))
+    heads, more = universal_heads(place, functions, UNIVERSAL)
+    results = {head: does(functions, head, function) for head in heads}
+    have = [head for head, result in results.items() if result == HOLDS]
+    result = HOLDS if have else UNDECIDED if UNDECIDED in results.values() else FAILS
+    scores = tuple(score(functions, OVERALL, head, function) for head in (have or heads)[:3])
+    return Finding(result, scores, described(functions, heads), (*files, *more))
 
 
 def all_are(place: Place, kinds: tuple[str, ...], function: str) -> Finding:
     """Whether all universal heads of some kinds have a function."""
     functions, files = functions_of(place)
     heads, more = universal_heads(place, functions, kinds)
-    result = every(is_a(function_of(functions, OVERALL, head), (function,)) for head in heads)
-    seen = "; ".join(f"{head_name(*head)}: {function_of(functions, OVERALL, head)}" for head in heads[:12])
-    return Finding(result, tuple(score(functions, OVERALL, head, function) for head in heads[:3]), seen, (*files, *more))
+    result = every(does(functions, head, function) for head in heads)
+    scores = tuple(score(functions, OVERALL, head, function) for head in heads[:3])
+    return Finding(result, scores, described(functions, heads), (*files, *more))
 
 
 def none_grounds(place: Place) -> Finding:
     """Whether no universal head detects or suppresses objects."""
     functions, files = functions_of(place)
-    heads, more = universal_heads(place, functions, ("vision", "text", "multimodal"))
-    of_heads = {head: function_of(functions, OVERALL, head) for head in heads}
-    ground = [head for head, function in of_heads.items() if function in GROUNDING]
-    result = FAILS if ground else UNDECIDED if "undecidable" in of_heads.values() else HOLDS
-    seen = "; ".join(f"{head_name(*head)}: {function}" for head, function in list(of_heads.items())[:12])
-    scores = tuple(score(functions, OVERALL, head, "object_detection") for head in (ground or heads)[:3])
-    return Finding(result, scores, seen, (*files, *more))
+    heads, more = universal_heads(place, functions, UNIVERSAL)
+    results = {head: [does(functions, head, function) for function in GROUNDING] for head in heads}
+    ground = [head for head, of_head in results.items() if HOLDS in of_head]
+    result = FAILS if ground else UNDECIDED if any(UNDECIDED in of_head for of_head in results.values()) else HOLDS
+    scores = tuple(score(functions, OVERALL, head, GROUNDING[0]) for head in (ground or heads)[:3])
+    return Finding(result, scores, described(functions, heads), (*files, *more))
 
 
 def _named(head: tuple[int, int], what: str, wanted: dict[str, str]) -> Claim:
@@ -130,8 +135,8 @@ def _named(head: tuple[int, int], what: str, wanted: dict[str, str]) -> Claim:
         paper="NOTICE",
         source="head functions of BLIP",
         says=f"{head_name(*head)} does {what}",
-        test=f"its function in every task, {CLASSES}: holds when it is the one named in all, does not hold when another, or none, in any; "
-        "undecided where a function cannot be judged (objects without masks)",
+        test=f"whether it does that in every task, {CLASSES}: holds when in all, does not hold when not in one; undecided where that "
+        "cannot be judged (objects without masks) or the floors are passed and the tests are not",
         kind=ENCODER,
         models=BLIP,
         judge=partial(named, head=head, wanted=wanted),
@@ -154,8 +159,8 @@ CLAIMS = [
             paper="NOTICE",
             source="abstract",
             says=f"among BLIP's universal cross-attention heads, some do {name}",
-            test=f"functions of the universal heads over all tasks, {CLASSES}: holds when one has it, does not hold when none has it "
-            "in any task; undecided where it is so in some tasks only, or cannot be judged",
+            test=f"functions of the universal heads over all tasks, {CLASSES}: holds when one has it, does not hold when none has it; "
+            "undecided where it cannot be judged, or the floors are passed and the tests are not",
             kind=ENCODER,
             models=BLIP,
             judge=partial(occurs, function=function),

@@ -108,7 +108,7 @@ def exists(place: Place, kind: str) -> Finding:
     """Whether there is a universal head of a kind that stands out beyond chance."""
     effects = effects_of_heads(place)
     kinds = universal_kinds(place, effects)[kind]
-    judged, path = place.tree(place.folder.universal, "universal_heads")
+    judged, path = place.by_notices_rule(place.folder.universal, "universal_heads")
     if "p" not in judged:
         raise NotRun("universal_heads.nc has no p-values", f"python -m analysis.universal_heads --results {place.folder.path}")
     modality = judged["modality"].values
@@ -137,7 +137,7 @@ def in_the_middle(place: Place) -> Finding:
 
 def consistent(place: Place) -> Finding:
     """Whether every head that is universal by NOTICE's rule is so by the signed, corrected rule too."""
-    robust, path = place.tree(place.folder.robust, "robust_heads")
+    robust, path = place.by_notices_rule(place.folder.robust, "robust_heads")
     notice, signed = robust["notice_universal"].values, robust["universal"].values
     number, kept = int(notice.sum()), int((notice & signed).sum())
     if not number:

@@ -15,6 +15,7 @@ from analysis.resampling import bootstrap_weights, stream
 from analysis.results import EffectsFile, read_effects
 
 PAPERS_SAMPLES = 500
+RULE = {"metric": "logit_difference", "deviations": 2.0, "at_least": 0}  # NOTICE's
 USUAL = {"samples": 100, "seed": 0, "dtype": "float32"}  # options whose value is not the default are said in commands
 
 
@@ -94,6 +95,17 @@ class Place:
             command = f"python -m analysis.{name} --results {self.folder.path}" if there else self.whole_study()
             raise NotRun(f"{name}.nc has no {self.model}", command)
         return found[self.model], path
+
+    def by_notices_rule(self, found: dict[str, xr.Dataset], name: str) -> tuple[xr.Dataset, Path]:
+        """`tree`, of a file in which heads are judged: raises `NotRun` where that was by another rule than NOTICE's."""
+        judged, path = self.tree(found, name)
+        others = {option: judged.attrs[option] for option, usual in RULE.items() if judged.attrs.get(option, usual) != usual}
+        if others:
+            said = ", ".join(f"{option} {value}" for option, value in others.items())
+            raise NotRun(
+                f"{path.name} was made by another rule than NOTICE's ({said})", f"python -m analysis.{name} --results {self.folder.path}"
+            )
+        return judged, path
 
     def weights(self, samples: int, *names: str) -> np.ndarray:
         """[resample, sample]: the samples as they are, then resamples.
