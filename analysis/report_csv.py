@@ -48,6 +48,8 @@ def read_table(path: Path, rows: int = ROWS, without: tuple[str, str] | None = N
     if not path.is_file():
         return None
     frame = _read(path)
+    if "heads" in frame and set(frame["heads"]) <= {0, 1}:
+        frame["heads"] = frame["heads"].map({0: "whole modules", 1: "heads"})
     if without and without[0] in frame:
         frame = frame[frame[without[0]] != without[1]]
     there = frame.dropna(axis=1, how="all")

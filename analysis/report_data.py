@@ -59,7 +59,7 @@ class Gathering:
             When a file is damaged, or files of one model and component have different heads.
         """
         listed = self._survey()
-        of_heads = [report_heads.head_effects(file, self._read(file), self.metric) for file in self.files if file.heads]
+        of_heads = [self._heads(file) for file in self.files if file.heads]
         pages = [self._study(files) for files in report_heads.studies(of_heads).values()]
         browsers = self._browsers(listed, pages)
         for effects in of_heads:
@@ -105,6 +105,13 @@ class Gathering:
         if not set(effects["sample"].values.astype(str)) <= known.keys():
             known |= facts(effects)
         return effects
+
+    def _heads(self, file: EffectsFile) -> HeadEffects:
+        effects = self._read(file)
+        found = report_heads.head_effects(file, effects, self.metric)
+        if effects.sizes["token"] > 1:
+            self.capped.append(f"{self._name(file.path)}: heads are shown at “{found.token}” of {effects.sizes['token']} token roles.")
+        return found
 
     def _study(self, files: list[HeadEffects]) -> tuple[dict[str, Any], list[HeadEffects]]:
         study = report_heads.content(files)
@@ -171,7 +178,10 @@ class Gathering:
             fingerprints = self._fingerprints.get(dataset, set())
             found, problem = report_pictures.of_data_set(self.results, self.manifest, dataset, fingerprints, wanted)
             if problem:
-                self.capped.append(f"{problem[0].upper()}{problem[1:]}.")
+                kept = [report_pictures.kept_pictures(path, wanted) for (_, name), path in self.attention.items() if name == dataset]
+                found = {sample: pair for of_file in kept for sample, pair in of_file.items()}
+                instead = "; clean ones are those kept with the attention maps" if found else ""
+                self.capped.append(f"{problem[0].upper()}{problem[1:]}{instead}.")
             numbers = {sample: [pictures.add(image) for image in pair] for sample, pair in found.items()}
             for browser in here:
                 browser.add_pictures(numbers)

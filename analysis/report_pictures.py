@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import xarray as xr
 from PIL import Image
 
 from analysis.results import DAMAGED
 
+BLOCK = 256  # samples whose pictures are read at a time
 PAIRED = "sip"  # the corruption whose corrupt picture is a column of the table; the others change no picture, or keep it elsewhere
 
 
@@ -45,6 +47,18 @@ def read_pictures(folder: Path, wanted: Collection[str]) -> Iterator[tuple[str, 
                 for row, sample in enumerate(batch.column("sample_id").to_pylist()):
                     if sample in wanted:
                         yield sample, *(_decoded(batch.column(name)[row].as_py()) for name in ("clean_image", "corrupt_image"))
+
+
+def kept_pictures(attention: Path, wanted: Collection[str]) -> dict[str, list[Image.Image]]:
+    """The clean pictures that are kept with attention maps, as the model saw them and no larger than that needs, of the wanted samples."""
+    with xr.open_dataset(attention, engine="netcdf4") as kept:
+        if "image" not in kept:
+            return {}
+        samples = kept["sample"].values.astype(str).tolist()
+        image = kept["image"].transpose("sample", "y", "x", "rgb")
+        blocks = (image[start : start + BLOCK].values for start in range(0, len(samples), BLOCK))
+        pixels = (one for block in blocks for one in block)
+        return {sample: [Image.fromarray(one)] for sample, one in zip(samples, pixels, strict=True) if sample in wanted}
 
 
 def _decoded(stored: dict[str, Any]) -> Image.Image:

@@ -141,12 +141,12 @@ class Browser:
                     run["tokens"] = tokens
 
     def add_pictures(self, numbers: Mapping[str, Sequence[int]]) -> None:
-        """The numbers of the clean and of the corrupt picture, by sample; a corruption of text leaves the clean one."""
+        """The numbers of the clean and, where it is known, the corrupt picture, by sample; a corruption of text leaves the clean one."""
         for sample, row in self.rows.items():
             if sample in numbers:
                 row["picture"] = numbers[sample][0]
                 for corruption, run in row["runs"].items():
-                    if corruption.removesuffix("-noising") == PAIRED:
+                    if corruption.removesuffix("-noising") == PAIRED and len(numbers[sample]) > 1:
                         run["picture"] = numbers[sample][1]
 
     def content(self) -> dict[str, Any]:

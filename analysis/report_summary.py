@@ -22,7 +22,7 @@ MADE_BY = {
     "paper_claims.csv": ("The paper’s claims", "python -m analysis.paper_claims"),
 }
 TABLES = (
-    *("stability", "compare_corruptions", "compare_corruptions_ranks", "modules", "modules_text_image"),
+    *("robust_universal", "stability", "compare_corruptions", "compare_corruptions_ranks", "modules", "modules_text_image"),
     *("head_functions_by_task", "head_functions_agreement", "head_functions_validation"),
 )
 

@@ -297,7 +297,12 @@ def test_pictures_are_those_of_the_data_set_where_it_is_still_there(tmp_path):
         path.unlink()
         dataset.assign_attrs(dataset_fingerprint="of other data").to_netcdf(path)
     gathering = Gathering(tmp_path, Limits())
-    assert "picture" not in gathering.run()["places"][0]["rows"][0]
+    data = gathering.run()
+    row = data["places"][0]["rows"][0]
+    assert "picture" not in row["runs"]["sip"]
+    seen = effects_of(tmp_path, "blip-small/shapes/attention.nc")["image"].values[0].astype(float)
+    shown = Image.open(io.BytesIO(base64.b64decode(data["pictures"][row["picture"]].split(",")[1])))
+    assert np.abs(np.asarray(shown, dtype=float) - seen).mean() < 8
     assert "The table made holds other data than shapes was run with" in " ".join(gathering.capped)
 
 

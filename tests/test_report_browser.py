@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from analysis.robust_rule import RobustRule
 from tests.synthetic_results import write_results
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -76,12 +78,14 @@ def resize(driver, width: int, height: int = 900) -> None:
 
 
 def until(condition: Callable[[], object], seconds: float = 10) -> object:
-    """The value of a condition once it is true."""
+    """The value of a condition once it is true; an element that is not there yet is waited for."""
     end = time.monotonic() + seconds
-    while not (value := condition()):
+    while True:
+        with suppress(NoSuchElementException, StaleElementReferenceException):
+            if value := condition():
+                return value
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.05)
-    return value
 
 
 def go(browser, address: str) -> None:
@@ -106,9 +110,11 @@ def sort_button(browser, table: str, number: int):
     return browser.execute_script(script, table, number)
 
 
-def drawn(browser, place: str) -> int:
-    """How many plots below an element have been drawn."""
-    return browser.execute_script("return document.querySelectorAll(arguments[0] + ' .plot .main-svg').length", place)
+def drawn(browser, place: str) -> bool:
+    """Whether the first plot below an element has been drawn."""
+    script = """const plot = document.querySelector(arguments[0] + " .plot");
+        return Boolean(plot && plot.data && plot.layout && plot.querySelector(".main-svg") && plot.dataset.drawn)"""
+    return browser.execute_script(script, place)
 
 
 def test_tables_sort_by_click_and_by_key(browser):
@@ -174,7 +180,7 @@ def test_maps_follow_their_choices(browser):
     assert until(lambda: (value := browser.execute_script(shown)) != mean and value) == pytest.approx(1, abs=0.1)
     go(browser, "#modules")
     until(lambda: drawn(browser, "#module-maps"))
-    titles = "return [...document.querySelectorAll('#module-maps section:first-child .plot')].map((one) => one.layout?.title.text)"
+    titles = "return [...document.querySelectorAll('#module-maps section:first-child .plot')].map((one) => one.layout?.title?.text)"
     Select(browser.find_elements(By.CSS_SELECTOR, "#module-maps select")[1]).select_by_value("correct first")
     until(lambda: browser.execute_script(titles) == ["sip (image), 12 samples", "str (text), 12 samples"])
     find(browser, "#head-maps details summary").send_keys(Keys.ENTER)
@@ -192,7 +198,7 @@ def test_samples_are_searched_filtered_and_opened(browser):
     assert "1 of the 24 samples" in find(browser, "#browser").text
     find(browser, "#browser a.sample").click()
     until(lambda: find(browser, "#one h1").text.startswith("s003"))
-    assert column(browser, "Probabilities over the whole vocabulary", 2) == ["1", "0.0183", "1", "0.0183"]  # exp(0), exp(-4)
+    assert column(browser, "Probabilities over the whole vocabulary", 2) == ["1.00", "0.0183", "1.00", "0.0183"]  # exp(0), exp(-4)
     until(lambda: drawn(browser, "#one"))
     find(browser, "#one .crumbs a").click()
     until(lambda: find(browser, "#overview").is_displayed())

@@ -27,7 +27,7 @@ function choice(label, options, chosen, onChange) {
 function number(value, sign = false) {
   if (value === null || value === undefined) return MISSING;
   const size = Math.abs(value);
-  const text = Number.isInteger(value) && size < 1e6 ? String(size) : size >= 1e3 && size < 1e6 ? String(Math.round(size)) : size >= 1e-4 && size < 1e3 ? size.toPrecision(3) : size.toExponential(2);
+  const text = size === 0 ? "0" : size >= 1e3 && size < 1e6 ? String(Math.round(size)) : size >= 1e-4 && size < 1e3 ? size.toPrecision(3) : size.toExponential(2);
   return (value < 0 ? "−" : sign && value > 0 ? "+" : "") + text;
 }
 

@@ -30,7 +30,7 @@ function headBadges(study, head) {
 function headEffects(study, head) {
   const tasks = [...new Set(study.corruptions.flatMap((run) => Object.keys(run.tasks)))].sort();
   const rows = study.corruptions.flatMap((run) => Object.entries(run.tasks).map(([task, of]) => [
-    taskName(task), named(run), number(of.samples), number(of.mean[head], true), `${number(of.low[head], true)} to ${number(of.high[head], true)}`, number(of.absolute[head]),
+    taskName(task), named(run), of.samples, number(of.mean[head], true), `${number(of.low[head], true)} to ${number(of.high[head], true)}`, number(of.absolute[head]),
     study.notice?.important[run.name] ? (study.notice.important[run.name][task]?.includes(head) ? "yes" : "no") : MISSING,
     study.robust?.important[run.name] ? (study.robust.important[run.name][task]?.includes(head) ? "yes" : "no") : MISSING,
   ]));
@@ -69,10 +69,11 @@ function headFunctions(study, head) {
   }
   const at = found.heads.indexOf(head);
   const score = (name, task) => {
+    if (name.startsWith("samples")) return found.scores[name][task][at] ?? MISSING;
     const ends = ["low", "high"].map((end) => found.scores[`${name}_${end}`]?.[task][at]);
     return number(found.scores[name][task][at]) + (ends[0] === undefined ? "" : ` [${ends.map((end) => number(end)).join(", ")}]`);
   };
-  const tasks = ["", ...found.tasks.map((task) => [taskName(task), true])];
+  const tasks = ["score", ...found.tasks.map((task) => [taskName(task), true])];
   const rowsOf = (names, show) => names.map((name) => [words(name), ...found.tasks.map((_, task) => show(name, task))]);
   const scores = at < 0 ? [] : Object.keys(found.scores).filter((name) => !/_(low|high)$/.test(name));
   const rows = (names) => rowsOf(names, score);

@@ -87,7 +87,7 @@ function heatmap({ values, columns, rows, title, xTitle = "", yTitle = "layer", 
 
 /** The figure around a plot, as wide as its columns need. */
 function mapFigure(label, columns, make) {
-  const width = Math.min(860, Math.max(260, columns * (columns > 12 ? 18 : 34) + 130)), least = Math.min(width, columns * 14 + 110);
+  const width = Math.min(860, Math.max(260, columns * (columns > 24 ? 12 : columns > 12 ? 18 : 34) + 130)), least = Math.min(width, columns * (columns > 24 ? 9 : 14) + 110);
   const place = plot(label, make);
   place.style.minWidth = `${least}px`;
   return element("figure", { style: `flex: 0 1 ${width}px` }, element("div", { class: "scroll" }, place));
