@@ -188,6 +188,10 @@ def shares_of_layers(sizes: np.ndarray, there: np.ndarray, layers: int) -> np.nd
     ----------
     sizes : [..., cell], of layer after layer
     there : bool [cell], those that count
+
+    >>> sizes = np.array([[[3.0, 0.0, 0.5, 0.5]]])  # two layers of two cells
+    >>> shares_of_layers(sizes, there=np.array([True, True, True, True]), layers=2)
+    array([[[0.75, 0.25]]])
     """
     of_layer = sizes[..., there] @ np.eye(layers)[np.repeat(np.arange(layers), sizes.shape[-1] // layers)[there]]
     total = of_layer.sum(axis=-1, keepdims=True)
