@@ -9,23 +9,25 @@ from nnsight import save
 from nnsight.intervention.backends.remote import RemoteBackend
 from nnsight.schema.config import CONFIG
 
+from interventions.backends import BackendError
 from interventions.backends.host import Host
 from interventions.backends.remote import DryRun, RemoteServer
 from interventions.capture import example
 from interventions.measuring import measure_pairs
-from interventions.models.loading import load
+from interventions.models.loading import load, wrap
 from interventions.models.vlm import Scored, generated
 from interventions.models.wrappers import NoWeightsError
 from interventions.plan import patches
 from interventions.roles import Cell
-from tests.loopback.client import KEY, serving
+from tests import zoo
+from tests.loopback.client import KEY, LLAVA, serving
 
 NAMES = {"blip": "blip-shapes", "llava": "llava-shapes"}
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("server") / "served", "--keys", KEY) as running:
+    with serving(tmp_path_factory.mktemp("server") / "served", "--keys", KEY, "--bfloat16", LLAVA.replace("null", '"half"')) as running:
         yield running
 
 
@@ -84,6 +86,22 @@ def test_a_batch_is_measured_there_as_here_in_one_job(both, make_pair, server, c
     assert there.server.traffic.jobs == jobs + 1
     numbers = sum(array.size for of_target in found[1] for array in of_target) + np.stack(found[0]).size
     assert server.seen()[-1]["result_bytes"] < 4 * numbers + 20_000  # measurements in float32, and no state
+
+
+def test_what_is_sent_takes_the_dtype_of_the_model_there(server, make_pair):
+    there = load("llava-shapes", revision="half", server=RemoteServer(Host(server.url)))
+    here = load("llava-shapes", dtype="bfloat16")
+    assert (there.number_format, there.dtype) == ("bfloat16", torch.bfloat16)
+    wide = [replace(pair, pixels={name: values.float() for name, values in pair.pixels.items()}) for pair in asked(there, make_pair)[0]]
+    expected = here.run(measure_pairs, *asked(here, make_pair))
+    assert_same(expected, there.run(measure_pairs, wide, *asked(there, make_pair)[1:]))
+
+
+def test_a_model_that_cannot_be_sent_is_refused():
+    model = wrap(*zoo.make("instructblip"), "instructblip")
+    for server in (DryRun(), RemoteServer(Host("http://127.0.0.1:9"))):
+        with pytest.raises(BackendError, match="its Q-Former reads the question"):
+            server.meet(model)
 
 
 def test_answers_are_generated_there(both, shapes):

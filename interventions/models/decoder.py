@@ -174,6 +174,10 @@ class Decoder(Vlm):
 class QFormerDecoder(Decoder):
     """BLIP-2 and InstructBLIP: a Q-Former reads the image (InstructBLIP's with the question) into tokens at the start of the prompt."""
 
+    @property
+    def stays_here(self) -> str:
+        return "its Q-Former reads the question, which is tokenized run by run" if "qformer_input_ids" in self._made else ""
+
     def _prompts(self, ids: torch.Tensor, pixels: Pixels, real: torch.Tensor | None) -> Inputs:
         inputs = super()._prompts(ids, pixels, real)
         if "qformer_input_ids" not in self._made:

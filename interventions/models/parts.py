@@ -26,6 +26,7 @@ class Part(Vlm):
     """
 
     kind = ""
+    stays_here = "it is a part of a model, whose runs need the whole one's prompts"
 
     def __init__(self, whole: Vlm, architecture: Architecture) -> None:
         name = f"{whole.name}-{architecture.name}"

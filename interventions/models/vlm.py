@@ -147,6 +147,11 @@ class Vlm:
         left_here = ("processor", "server", "texts", "_made_prompts")
         return {name: value for name, value in (self.__dict__ | {"pad_token_id": self.pad_token_id}).items() if name not in left_here}
 
+    @property
+    def stays_here(self) -> str:
+        """Why its runs cannot be sent to a server yet; "" where they can."""
+        return ""
+
     @cached_property
     def pad_token_id(self) -> int:
         return self.processor.tokenizer.pad_token_id

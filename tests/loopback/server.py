@@ -37,8 +37,9 @@ PATIENCE = 60  # seconds that a websocket is listened to
 class Jobs:
     """The deployed models, what became of each job, and the faults that a test asks for."""
 
-    def __init__(self, models: list[str], dtype: str) -> None:
-        self.models = {key: Remotable.from_model_key(key, dispatch=True, dtype=getattr(torch, dtype)) for key in models}
+    def __init__(self, models: list[str], bfloat16: list[str]) -> None:
+        dtypes = dict.fromkeys(models, torch.float32) | dict.fromkeys(bfloat16, torch.bfloat16)
+        self.models = {key: Remotable.from_model_key(key, dispatch=True, dtype=dtype) for key, dtype in dtypes.items()}
         for model in self.models.values():
             model._module.requires_grad_(False)
         self.responses: dict[str, ResponseModel] = {}
@@ -186,10 +187,10 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--models", nargs="+", default=[])
     parser.add_argument("--keys", nargs="*", default=[])
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--bfloat16", nargs="*", default=[], help="models that are held in bfloat16")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    jobs = Jobs(options.models, options.dtype)
+    jobs = Jobs(options.models, options.bfloat16)
     threading.Thread(target=jobs.work, daemon=True).start()
     uvicorn.run(make_app(jobs, options.keys), host="127.0.0.1", port=options.port, log_level="warning")
 
