@@ -119,7 +119,7 @@ def fit(figure: Figure) -> None:
     """Make a figure one or two columns wide, no higher than a page, and break its title's lines to that width."""
     width, height = figure.get_size_inches()
     wide = ONE_COLUMN if width <= ONE_COLUMN else TWO_COLUMNS
-    figure.set_size_inches(wide, min(height * min(wide / width, 1), PAGE))
+    figure.set_size_inches(wide, min(height * min(wide / width, 1) ** 0.5, PAGE))  # letters stay as large, so height shrinks less
     title = figure.get_suptitle()
     if title:
         lines = [part for line in title.split("\n") for part in textwrap.wrap(line, int(wide * LETTERS), break_long_words=False)]
