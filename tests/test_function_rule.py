@@ -135,6 +135,19 @@ def test_preferring_the_places_of_objects_is_neither_detection_nor_suppression()
     assert named(found) == 0
 
 
+def test_a_head_that_always_looks_at_the_outliers_suppresses_no_object():
+    # it looks away from the objects of all samples alike: without floors, only selectivity tells
+    masks = object_masks()
+    maps = planted_attention(np.random.default_rng(0), masks)
+    maps[:, 2, 2] = np.random.default_rng(1).uniform(0.9, 1.1, masks.shape) * np.where(np.arange(64) < 2, 60, 1)
+    found = judged(maps, masks, **NO_FLOORS)
+    assert float(found["object_gain_z"][2, 2]) < -10
+    assert float(found["object_ratio"][2, 2]) < 0.5
+    assert float(found["outlier_ratio_off_object"][2, 2]) > 1.5
+    suppresses = found["verdict"].sel(rule="object_suppression").values
+    assert (suppresses[2, 2], suppresses[SUPPRESSES_OBJECT]) == ("no", "yes")
+
+
 def test_attention_to_outliers_on_the_object_is_no_suppression_of_it():
     masks = np.tile(np.eye(64)[20], (24, 1)) + np.eye(64)[40 + np.arange(24) % 4]  # a part that stays, a part that wanders
     maps = np.random.default_rng(0).uniform(0.9, 1.1, (24, LAYERS, HEADS, 64))

@@ -138,6 +138,17 @@ def test_one_sample_of_a_category_has_no_elsewhere():
     np.testing.assert_allclose(scores["permuted_object_mass"][0, 1], scores["elsewhere_mass"].isel(sample=1), atol=1e-6)
 
 
+def test_what_one_head_alone_looks_at_is_no_outlier_unless_asked_for():
+    attention = attention_file(0, missing=False)
+    attention["attention"].values[:] = np.random.default_rng(0).uniform(0.9, 1.1, attention["attention"].shape)
+    attention["attention"].values[..., 3] = 0.5
+    attention["attention"].values[:, 0, 0, 3] = 100
+    assert score_samples(attention)["outlier_ratio"].isnull().all()
+    asked = score_samples(attention, most=0.0)
+    assert (asked["outlier_patches"] == 1).all()
+    assert (asked["outlier_ratio"].isel(layer=0, head=0) > 5).all()
+
+
 def test_without_masks_there_are_outlier_scores_alone():
     scores = score_samples(attention_file(0, masks=np.full((SAMPLES, GRID**2), np.nan), missing=False), permutations=2)
     assert all(scores[name].isnull().all() for name in (*OF_OBJECT, *(f"permuted_{name}" for name in TESTED)))
