@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
 MOST_LOSSES = 3  # workers that one batch may lose
+CONNECTING = 10.0  # seconds in which a cluster must answer
 PATIENCE = 60.0  # seconds without a result after which it is said what is waited for
 SHARED_MEMORY = 512 * 2**20  # bytes for what passes between processes, where Ray is started here
 
@@ -46,6 +48,7 @@ class RayCluster:
         todo = deque(batches)
         lost: Counter[Batch] = Counter()
         failed: BaseException | None = None
+        idle: list[Any] = []
         under_way: dict[Any, tuple[Any, Batch | None]] = {worker.ready.remote(): (worker, None) for worker in workers}
         try:
             while (todo and not failed) or any(batch for _, batch in under_way.values()):
@@ -54,8 +57,10 @@ class RayCluster:
                     found = None
                     try:
                         found = ray.get(result)
+                        idle.append(worker)
                     except RayTaskError as error:
                         failed = failed or _cause(error)
+                        idle.append(worker)
                     except (RayActorError, OutOfMemoryError) as error:
                         if batch:
                             lost[batch] += 1
@@ -63,11 +68,10 @@ class RayCluster:
                             todo.appendleft(batch)
                         if not isinstance(error, ActorDiedError):  # Ray starts it again
                             under_way[worker.ready.remote()] = worker, None
-                        elif not under_way:
+                        elif not under_way and not idle:
                             raise BackendError(f"no Ray worker could be started: {_first_line(error)}") from error
-                        continue
-                    if todo and not failed:
-                        following = todo.popleft()
+                    while idle and todo and not failed:
+                        worker, following = idle.pop(), todo.popleft()
                         under_way[worker.measure.remote(reference.hex(), [reference], following)] = worker, following
                     if batch and found is not None:
                         yield batch, found
@@ -112,14 +116,30 @@ def connect(address: str | None) -> None:
     """
     if ray.is_initialized():
         return
+    if address and ":" in address:
+        _check_answers(address)
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     here: dict[str, Any] = {"include_dashboard": False, "object_store_memory": SHARED_MEMORY} if address is None else {}
     try:
         ray.init(address or "local", runtime_env={"env_vars": {"PYTHONPATH": path}}, logging_level=logging.ERROR, **here)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        what = f"no Ray cluster answers at {address!r}" if address else "Ray could not be started on this machine"
-        hint = "start one (recipes/README.md), or leave --address out to start Ray here" if address else "see its message"
-        raise BackendError(f"{what}: {_first_line(error)}; {hint}") from error
+        raise BackendError(_no_cluster(address, error) if address else f"Ray could not be started here: {_first_line(error)}") from error
+
+
+def _check_answers(address: str) -> None:
+    """Raise `BackendError` where nothing listens at host:port; Ray itself would try for minutes."""
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), CONNECTING).close()
+    except (OSError, ValueError) as error:
+        raise BackendError(_no_cluster(address, error)) from error
+
+
+def _no_cluster(address: str, error: Exception) -> str:
+    return (
+        f"no Ray cluster answers at {address!r} ({_first_line(error)}): start one (recipes/README.md), or leave --address out to start Ray "
+        "on this machine"
+    )
 
 
 def disconnect() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 import torch
+from datasets import Dataset
 
 from corruptions.pair import Pair
 from data_prep import samples as sample_table
@@ -76,6 +77,7 @@ class Worker:
         self._task: Task | None = None
         self._study: Study | None = None
         self._model: tuple[tuple[Any, ...], Vlm] | None = None
+        self._table: tuple[tuple[Path, str], Dataset] | None = None
 
     @ray.method(max_task_retries=-1)
     def ready(self) -> str:
@@ -98,17 +100,24 @@ class Worker:
 
     def _read(self, task: Task) -> Study:
         torch.set_num_threads(task.threads)
-        vlm = self._load(task)
-        try:
-            table = sample_table.load(task.folder)
-        except sample_table.SampleError as error:
-            raise BackendError(f"{self._where} cannot read the data: {error}. Its folder must be at the same path on every node") from error
+        vlm, table = self._load(task), self._samples(task)
         rows = {row["sample_id"]: row for row in sample_table.rows(table)}
         study = Study(task.options, vlm, task.name, table, task.fingerprint, task.answers, task.folder)
         for corruption, pairs in task.pairs.items():
             study.chosen[corruption] = ([replace(pair, sample=rows[pair.sample["sample_id"]]) for pair in pairs], [])
         study.deviations |= task.deviations
         return study
+
+    def _samples(self, task: Task) -> Dataset:
+        wanted = task.folder, task.fingerprint
+        if self._table is None or self._table[0] != wanted:
+            try:
+                self._table = wanted, sample_table.load(task.folder)
+            except sample_table.SampleError as error:
+                raise BackendError(
+                    f"{self._where} cannot read the data: {error}. Its folder must be at the same path on every node"
+                ) from error
+        return self._table[1]
 
     def _load(self, task: Task) -> Vlm:
         options = task.options
