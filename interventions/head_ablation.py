@@ -27,13 +27,13 @@ from torch import Tensor
 from corruptions.pair import Pair
 from interventions import effects
 from interventions.ablating import run_ablated, verify_ablated
-from interventions.capture import CLEAN, CORRUPT
+from interventions.capture import CLEAN, CORRUPT, capture
 from interventions.command import reporting_errors
 from interventions.faithfulness import OPERATIONS, RANKED, table
 from interventions.models.vlm import Vlm
 from interventions.per_sample import attributes, each_sample, noise_options, sample_coordinates
 from interventions.ranking import Heads, all_heads, check_sizes, growing_sizes, random_order, ranked_heads
-from interventions.replacements import REPLACEMENTS, Sources
+from interventions.replacements import REPLACEMENTS, Material, Sources
 from interventions.results import Arrays, Store
 from interventions.study import Options, Study, prepare
 
@@ -76,10 +76,10 @@ def ablate_heads(
     """Write `<out>/<model>/<dataset>/<corruption>/<component>-ablation.nc`.
 
     Variables, of the dims sample, replacement, operation (knock_out: the set is replaced; keep_only: all other heads are), set ("ranked",
-    "random 1", ...) and heads (their number): logit_correct, logit_incorrect, log_normalizer, and top_token, the token with the largest
-    logit; NaN and -1 where nothing was run: `resample` of a sample whose length no other has. Baselines clean_* and corrupt_*; on
-    sample, correct_token and incorrect_token, by which the answers are scored. ranked_layer (rank) and ranked_head (set, rank): a set of
-    n heads is the first n. `interventions.faithfulness` has the metrics.
+    "random 1", ...) and heads (their number): logit_correct, logit_incorrect, log_normalizer, kl_from_clean (with the option
+    `divergence`), and top_token, the token with the largest logit; NaN and -1 where nothing was run: `resample` of a sample whose length
+    no other has. Baselines clean_* and corrupt_*; on sample, correct_token and incorrect_token, by which the answers are scored.
+    ranked_layer (rank) and ranked_head (set, rank): a set of n heads is the first n. `interventions.faithfulness` has the metrics.
 
     Raises
     ------
@@ -176,17 +176,30 @@ def _measure(
     replacements: Sequence[Replacement],
 ) -> Arrays:
     """The runs of a pair without the sets of heads, each of which is one of the `different` ones."""
-    ours, captured, put_in = sources.of(study, pair)
-    measured = np.full((len(replacements), *which.shape, len(effects.MEASUREMENTS)), np.nan, np.float32)
+    found, runs = study.vlm.run(_without, sources.of(study, pair), component, different, check, study.options.divergence)
+    measured = np.full((len(replacements), *which.shape, runs.shape[-1]), np.nan, np.float32)
     top = np.full((len(replacements), *which.shape), NO_TOKEN, np.int32)
     for row, replacement in enumerate(replacements):
-        if replacement in put_in:
-            numbers, tokens = run_ablated(study.vlm, captured, component, different, put_in[replacement])
-            if check:
-                verify_ablated(study.vlm, ours, component, different, put_in[replacement], numbers)
-            measured[row], top[row] = numbers.cpu().numpy()[which], tokens.cpu().numpy()[which]
-    runs = captured.measured[0].flip(0).cpu().numpy()
-    return {"measured": measured, "top": top, "runs": runs, "scored": np.array(ours.answers)}
+        if replacement in found:
+            measured[row], top[row] = (values[which] for values in found[replacement])
+    scored = study.scored(pair)
+    return {"measured": measured, "top": top, "runs": runs, "scored": np.array([scored.correct, scored.incorrect])}
+
+
+def _without(
+    vlm: Vlm, material: Material, component: str, different: Bool[Tensor, "different layer head"], check: bool, divergence: bool
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], np.ndarray]:
+    """By each replacement, the measurements of a pair's runs without some heads and the tokens with the largest logit, and the measurements
+    of its clean and its corrupt run; where the weights are (see `Vlm.run`)."""
+    examples = [example.on(vlm) for example in material.examples]
+    captured = capture(vlm, examples, (component,), divergence)
+    found = {}
+    for replacement, values in material.put_in(captured, component).items():
+        numbers, tokens = run_ablated(vlm, captured, component, different, values)
+        if check:
+            verify_ablated(vlm, examples[0], component, different, values, numbers)
+        found[replacement] = numbers.cpu().numpy(), tokens.cpu().numpy()
+    return found, captured.measured[0].flip(0).cpu().numpy()
 
 
 def _assemble(
@@ -199,10 +212,11 @@ def _assemble(
 ) -> xr.Dataset:
     dims = ("sample", "replacement", "operation", "set", "heads")
     measured, runs, scored = (np.stack([part[name] for part in parts]) for name in ("measured", "runs", "scored"))
-    variables: dict[str, Any] = {name: (dims, measured[..., number]) for number, name in enumerate(effects.MEASUREMENTS)}
+    names = effects.MEASURED[: runs.shape[-1]]
+    variables: dict[str, Any] = {name: (dims, measured[..., number]) for number, name in enumerate(names)}
     variables["top_token"] = (dims, np.stack([part["top"] for part in parts]))
     for run, label in ((CLEAN, "clean"), (CORRUPT, "corrupt")):
-        variables |= {f"{label}_{name}": (("sample",), runs[:, run, number]) for number, name in enumerate(effects.MEASUREMENTS)}
+        variables |= {f"{label}_{name}": (("sample",), runs[:, run, number]) for number, name in enumerate(names)}
     coordinates = {
         **sample_coordinates(study, pairs),
         "correct_token": ("sample", scored[:, 0]),

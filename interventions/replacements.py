@@ -4,6 +4,7 @@ import logging
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -103,24 +104,46 @@ class Sources:
         if self.lonely:
             log.warning("%d of %d samples are not resampled: no other has as many tokens", len(self.lonely), len(pairs))
         self._means = MeanZ()
+        if "mean" in replacements and study.options.backend == "remote":
+            raise ValueError("z would leave the remote host for its mean over samples: choose zero, resample or corrupt (--replacements)")
         if "mean" in replacements:
             for pair in tqdm(pairs, desc=f"{study.vlm.name} mean z of {component}", unit="sample"):
                 captured = capture(study.vlm, [_clean_last(study, pair)], (component,))
                 self._means.add(roles_of(study, pair), captured.states[component][0, 1])
 
-    def of(self, study: Study, pair: Pair) -> tuple[Example, Captured, dict[str, Float[Tensor, "layer token width"]]]:
-        """A pair with its second run clean, captured, and what replaces z there."""
+    def of(self, study: Study, pair: Pair) -> "Material":
+        """What a pair's replacements are made of."""
         ours = _clean_last(study, pair)
         partner = self._partners.get(pair.sample["sample_id"])
         others = [_clean_last(study, study.pair(study.options.corruption, partner))] if partner else []
-        captured = capture(study.vlm, [ours, *others], (self._component,))
-        states = captured.states[self._component]
+        means = self._means if "mean" in self._replacements else None
+        return Material([ours, *others], means, roles_of(study, pair) if means else [], tuple(self._replacements))
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the replacements in one pair are made of, where the weights are.
+
+    Attributes
+    ----------
+    examples : the pair with its second run clean, and the one, if any, whose z is drawn for it
+    means, names : the mean z and the role of each position, where the mean is wanted
+    """
+
+    examples: list[Example]
+    means: MeanZ | None
+    names: list[str]
+    wanted: tuple[str, ...]
+
+    def put_in(self, captured: Captured, component: str) -> dict[str, Float[Tensor, "layer token width"]]:
+        """What replaces z in the captured pair, by the name of the replacement."""
+        states = captured.states[component]
         found = {"zero": torch.zeros_like(states[0, 1]), "corrupt": states[0, 0]}
-        if partner:
+        if len(self.examples) > 1:
             found["resample"] = states[1, 1]
-        if "mean" in self._replacements:
-            found["mean"] = self._means.without(roles_of(study, pair), states[0, 1]).to(states)
-        return ours, captured, {name: found[name] for name in self._replacements if name in found}
+        if self.means is not None:
+            found["mean"] = self.means.without(self.names, states[0, 1]).to(states)
+        return {name: found[name] for name in self.wanted if name in found}
 
 
 def _clean_last(study: Study, pair: Pair) -> Example:

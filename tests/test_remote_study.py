@@ -25,7 +25,6 @@ from interventions.direct_effect import direct_effects
 from interventions.head_ablation import ablate_heads
 from interventions.head_patching import patch_heads
 from interventions.models.loading import load
-from interventions.models.wrappers import NoWeightsError
 from interventions.module_patching import patch_modules
 from interventions.path_patching import patch_paths
 from interventions.study import Options, prepare
@@ -125,6 +124,14 @@ def test_other_interventions_run_there_too(study, options, llava, script):
     assert_same_file(script(prepare(options(backend="local", out="local", divergence=True), llava)), there)
 
 
+def test_heads_are_ablated_there_too(study, options, llava):
+    made = []
+    for here_or_there in (prepare(options(backend="local", out="local"), llava), study()):
+        patch_heads(here_or_there)
+        made.append(ablate_heads(here_or_there, replacements=("zero", "resample", "corrupt"), sizes=(1, 3), random_sets=1))
+    assert_same_file(*made)
+
+
 def test_noise_and_noising_are_as_here(study, options, llava):
     chosen = {"corruption": "gaussian_noise", "noise_draws": 2, "direction": "noising"}
     there = patch_heads(study(**chosen))
@@ -168,7 +175,7 @@ def test_a_model_that_is_not_deployed(options, tmp_path):
 def test_what_is_not_sent_yet_is_refused(options, study):
     ranked = study()
     patch_heads(ranked)
-    with pytest.raises(NoWeightsError, match="--backend local"):
+    with pytest.raises(ValueError, match="choose zero, resample or corrupt"):
         ablate_heads(ranked)
     with pytest.raises(BackendError, match="--part decoder cannot run on a remote host yet"):
         prepare(options("blip-shapes", part="decoder"))
