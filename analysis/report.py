@@ -60,6 +60,7 @@ def _content(gathering: Gathering) -> dict[str, Any]:
     return {
         "models": sorted({model for model, _ in places}),
         "datasets": sorted({dataset for _, dataset in places}),
+        "noising": any(file.corruption.endswith("-noising") for file in gathering.files),
         "program": manifest.get("program", ""),
         "summary": report_summary.content(gathering),
         "runs": tables.runs(gathering.counts, manifest),

@@ -135,7 +135,7 @@ function headSamples(study, head) {
     const found = known ?? extremesHere(study, head, run, places);
     section.append(element("h3", {}, named(run)));
     if (!known) section.append(element("p", { class: "soft" }, "Among the samples in this page."));
-    for (const [name, text] of [["strongest", "Largest effects"], ["weakest", "Smallest effects; below 0, the head works against the answer"]]) {
+    for (const [name, text] of [["strongest", "Largest effects"], ["weakest", `Smallest effects; below 0, ${run.name.endsWith("-noising") ? "its corrupt state takes the answer away" : "its clean state works against the answer"}`]]) {
       section.append(element("p", { class: "soft" }, text), element("div", { class: "gallery" }, found[name].map(([dataset, id, effect]) => {
         const key = `${dataset}/${id}`;
         return element("div", {},
