@@ -209,6 +209,17 @@ def test_floors_are_asked_for_as_well():
         assert judged(maps, masks, **{name: value})["verdict"].sel(rule="outlier_suppression").values[SUPPRESSES_OUTLIERS] == "no"
 
 
+def test_attention_that_is_only_a_little_less_than_elsewhere_is_no_suppression():
+    masks = object_masks()
+    scores = score_samples(attention_dataset(planted_attention(np.random.default_rng(0), masks), masks))
+    assert functions(scores, QUICK)["verdict"].sel(rule="object_suppression").values[SUPPRESSES_OBJECT] == "yes"
+    scores["elsewhere_mass"] = scores["object_mass"] / 0.8
+    found = functions(scores, QUICK)
+    np.testing.assert_allclose(found["object_lift"], 0.8)
+    assert float(found["p"].sel(rule="object_suppression")[SUPPRESSES_OBJECT]) < 1e-3
+    assert found["verdict"].sel(rule="object_suppression").values[SUPPRESSES_OBJECT] == "no"
+
+
 def test_a_head_may_do_different_things_in_different_tasks():
     masks = object_masks(48)
     maps = planted_attention(np.random.default_rng(0), masks)
