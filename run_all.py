@@ -1,4 +1,4 @@
-"""Everything, in order: data, the models' own answers, head and module patching, attention, universal heads, functions, figures, report.
+"""Everything, in order: data, the models' own answers, head and module patching, attention, then the analysis, figures and report.
 
 A stage that is done is skipped; an interrupted run goes on where it was.
 """
@@ -141,14 +141,20 @@ def noting_what_is_left_out() -> Iterator[None]:
 
 
 def analyse(options: RunAll) -> None:
-    """Universal heads, head functions, figures and the report, from the files alone; prints where they are and the universal heads."""
-    from analysis import figures, head_functions, report, universal_heads
+    """Everything that is read off the files alone; prints where it is, and which heads are universal."""
+    from analysis import compare_corruptions, figures, head_functions, modules, paper_claims, report, robust_heads, universal_heads
 
     found = universal_heads.find_and_write(options.out, metric=options.metric)
-    head_functions.find_and_write(options.out)
+    _, beyond_chance = robust_heads.find_and_write(options.out, metric=options.metric)
+    head_functions.find_and_write(options.out, metric=options.metric)
+    modules.find_and_write(options.out, metric=options.metric)
+    if len(options.corruptions) > 1:
+        compare_corruptions.find_and_write(options.out, compare_corruptions.Comparing(metric=options.metric))
     figures.draw_all(options.out, metric=options.metric)
+    claims, _ = paper_claims.find_and_write(options.out)
     page = report.write_report(options.out)
-    print(f"\nresults: {options.out.resolve()}\nreport:  {page}\n\n{universal_heads.summary(found)}")
+    print(f"\nresults: {options.out.resolve()}\nreport:  {page}\n\nNOTICE's universal heads\n{universal_heads.summary(found)}")
+    print(f"\nheads that hold up (signed effects, corrected tests)\n{beyond_chance}\n\n{paper_claims.counts(claims)}")
 
 
 def main() -> None:

@@ -59,7 +59,8 @@ def test_it_ends_with_where_the_results_are_and_the_universal_heads(finished):
               for corruption in ("sip", "str") for component in ("mlp", "block")}  # fmt: skip
     wanted |= {f"blip-shapes/shapes/{corruption}/cross_attention-heads.nc" for corruption in ("sip", "str")}
     wanted |= {f"llava-shapes/shapes/{corruption}/self_attention-heads.nc" for corruption in ("sip", "str")}
-    wanted |= {"universal_heads.nc", "universal_heads.csv", "head_functions.nc", "head_functions.csv", "report.html", "manifest.json"}
+    wanted |= {f"{name}.{end}" for name in ("universal_heads", "robust_heads", "head_functions", "modules") for end in ("nc", "csv")}
+    wanted |= {"compare_corruptions.csv", "paper_claims.csv", "paper_claims.md", "report.html", "manifest.json"}
     assert wanted <= made
     with xr.open_datatree(results / "universal_heads.nc") as tree:
         assert set(tree.children) == {"blip-shapes", "llava-shapes"}
