@@ -149,7 +149,10 @@ def analyse(options: RunAll) -> None:
     head_functions.find_and_write(options.out, metric=options.metric)
     modules.find_and_write(options.out, metric=options.metric)
     if len(options.corruptions) > 1:
-        compare_corruptions.find_and_write(options.out, compare_corruptions.Comparing(metric=options.metric))
+        try:
+            compare_corruptions.find_and_write(options.out, compare_corruptions.Comparing(metric=options.metric))
+        except compare_corruptions.NothingToCompare as reason:
+            print(f"corruptions were not compared: {reason}", file=sys.stderr)
     figures.draw_all(options.out, metric=options.metric)
     claims, _ = paper_claims.find_and_write(options.out)
     page = report.write_report(options.out)

@@ -74,6 +74,10 @@ class Comparing:
                 raise ResultsError(f"{name} is {getattr(self, name)}; it is a share between 0 and 1")
 
 
+class NothingToCompare(ResultsError):
+    """No component of any model was patched under two corruptions that can be compared."""
+
+
 @dataclass(frozen=True, order=True)
 class Like:
     """What files must have in common to be compared.
@@ -290,7 +294,7 @@ def find(results: Path, options: Comparing | None = None) -> tuple[dict[str, xr.
                 continue
             found[like.place] = _described(compare(kept, options).assign_coords(modality=kept["modality"]), kept, like, options)
     if not found:
-        raise ResultsError(f"nothing to compare below {results.absolute()}:\n  " + "\n  ".join(left_out))
+        raise NothingToCompare(f"nothing to compare below {results.absolute()}:\n  " + "\n  ".join(left_out))
     return found, left_out
 
 
