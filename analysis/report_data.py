@@ -59,6 +59,10 @@ class Gathering:
             When a file is damaged, or files of one model and component have different heads.
         """
         listed = self._survey()
+        if others := self._others():
+            self.capped.append(
+                f"Files of other interventions are not shown: {', '.join(others)}. They open with xarray."
+            )
         of_heads = [self._heads(file) for file in self.files if file.heads]
         pages = [self._study(files) for files in report_heads.studies(of_heads).values()]
         browsers = self._browsers(listed, pages)
@@ -90,6 +94,11 @@ class Gathering:
         for path in self.attention.values():
             self.counts[self._name(path)] = survey(path, Listed())
         return listed
+
+    def _others(self) -> list[str]:
+        """The files of interventions that the page does not show."""
+        below = [path for pattern in ("*/*/*.nc", "*/*/*/*.nc") for path in self.results.glob(pattern) if not path.name.startswith(".")]
+        return sorted({self._name(path) for path in below} - self.counts.keys())
 
     def _name(self, path: Path) -> str:
         return "/".join(path.relative_to(self.results).parts)

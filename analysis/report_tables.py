@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from analysis.head_functions import FUNCTIONS, OVERALL
-from analysis.results import EffectsFile, head_name
+from analysis.results import COMPONENTS, EffectsFile, head_name
 from analysis.universal_heads import KINDS
 
 MISSING = "–"
@@ -45,7 +45,8 @@ def runs(samples: dict[str, int], manifest: dict[str, Any]) -> list[dict[str, st
         entry = said.get(name)
         run: dict[str, Any] = entry if isinstance(entry, dict) else {}
         model, dataset, *corruption, component = name.removesuffix(".nc").split("/")
-        patched = "heads" if component.endswith("-heads") else "whole modules"
+        is_patching = component.removesuffix("-heads").split("-window")[0] in COMPONENTS
+        patched = "heads" if component.endswith("-heads") else "whole modules" if is_patching else MISSING
         rows.append(
             {
                 "model": model,
