@@ -14,7 +14,7 @@ from interventions.capture import CORRUPT, Example, capture, example
 from interventions.models import loading
 from interventions.models.architecture import BLIP, Port, of_model_type
 from interventions.models.checks import SiteError, check_sites
-from interventions.models.loading import CHECKPOINTS, ModelError, load
+from interventions.models.loading import CHECKPOINTS, ModelError, choose_device, load
 from interventions.models.vlm import Scored
 from interventions.plain import run_plain
 from interventions.plan import Patch, patches
@@ -40,6 +40,14 @@ def test_cuda_that_is_absent_is_refused():
         pytest.skip("this machine has CUDA")
     with pytest.raises(ModelError, match=r"sees no CUDA device; use --device cpu"):
         load("blip-shapes", device="cuda")
+
+
+def test_a_cuda_device_beyond_the_last_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(ModelError, match="'cuda:2' was asked for, and this machine's last is cuda:1"):
+        choose_device("cuda:2")
 
 
 def test_a_device_and_a_dtype_that_do_not_exist():

@@ -195,6 +195,8 @@ def choose_device(device: str) -> torch.device:
         raise ModelError(f"unknown device {device!r}; choose auto, cpu, cuda or cuda:<number>") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"device {device!r} was asked for, but this torch ({torch.__version__}) sees no CUDA device; use --device cpu")
+    if chosen.type == "cuda" and (chosen.index or 0) >= (count := torch.cuda.device_count()):
+        raise ModelError(f"device {device!r} was asked for, and this machine's last is cuda:{count - 1}")
     return chosen
 
 
