@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.report_encoding import rounded
 from analysis.report_tables import MISSING, number
 from analysis.results import ResultsError
 
@@ -76,6 +77,24 @@ def noise_claims(path: Path) -> list[dict[str, str]]:
     rows = frame[frame["row"] == "claim"].to_dict("records") if {"row", "claim"} <= set(frame.columns) else []
     of = [(row, f"{row['model']}, {row['dataset']}, {_words(row['component'])}" + (" heads" if row.get("heads") else "")) for row in rows]
     return [{"of": name, "claim": _text(row["claim"])} for row, name in of]
+
+
+def thirds(path: Path) -> list[dict[str, Any]]:
+    """The shares of `compare_corruptions.csv` for the page's plots: of each corruption the share of each third with its interval."""
+    frame = _read(path) if Path(path).is_file() else pd.DataFrame()
+    columns = [column for third in THIRDS for column in (third, f"{third}_low", f"{third}_high")]
+    if not {"row", *columns} <= set(frame.columns):
+        return []
+    return [
+        {
+            "of": f"{row['model']}, {row['dataset']}",
+            "component": _words(row["component"]) + (" heads" if row["heads"] else ""),
+            "corruption": row["corruption"] + ("-noising" if row["direction"] == "noising" else ""),
+            "samples": _text(row["samples"]),
+            "thirds": [rounded([row[third], row[f"{third}_low"], row[f"{third}_high"]]) for third in THIRDS],
+        }
+        for row in frame[(frame["row"] == "share") & (frame["window"] == 1) & (frame["definition"] == "ours")].to_dict("records")
+    ]
 
 
 def paper_claims(path: Path) -> list[dict[str, str]] | None:

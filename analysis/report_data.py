@@ -9,7 +9,7 @@ from typing import Any
 
 import xarray as xr
 
-from analysis import report_heads, report_modules, report_overlays, report_pictures
+from analysis import report_csv, report_heads, report_modules, report_overlays, report_pictures
 from analysis.measured import METRICS
 from analysis.report_encoding import Pictures
 from analysis.report_heads import HeadEffects
@@ -60,9 +60,7 @@ class Gathering:
         """
         listed = self._survey()
         if others := self._others():
-            self.capped.append(
-                f"Files of other interventions are not shown: {', '.join(others)}. They open with xarray."
-            )
+            self.capped.append(f"Files of other interventions are not shown: {', '.join(others)}. They open with xarray.")
         of_heads = [self._heads(file) for file in self.files if file.heads]
         pages = [self._study(files) for files in report_heads.studies(of_heads).values()]
         browsers = self._browsers(listed, pages)
@@ -85,6 +83,7 @@ class Gathering:
             "modules": modules,
             "places": [browser.content() for browser in browsers.values()],
             "pictures": pictures.uris,
+            "thirds": report_csv.thirds(self.results / "compare_corruptions.csv"),
         }
 
     def _survey(self) -> dict[Place, Listed]:

@@ -156,6 +156,12 @@ def test_claims_are_shown_with_their_tests(results, tmp_path):
         path.unlink()
     assert "heads &lt;i&gt;exist&lt;/i&gt;" in text
     assert re.search(r'class="verdict holds">holds<.*?3 of 4.*?1 claims not run.*?no heads', text, re.S)
+    shares = {f"{third}{end}": 0.3 for third in report_csv.THIRDS for end in ("", "_low", "_high")} | {"late": 0.4, "late_high": 0.5}
+    row = {"model": "m", "dataset": "d", "component": "mlp", "heads": 0, "direction": "denoising", "window": 1, "definition": "ours"}
+    pd.DataFrame([row | shares | {"row": "share", "corruption": "sip", "samples": 20}]).to_csv(tmp_path / "t.csv")
+    assert report_csv.thirds(tmp_path / "t.csv") == [
+        {"of": "m, d", "component": "mlp", "corruption": "sip", "samples": "20", "thirds": [[0.3] * 3, [0.3] * 3, [0.4, 0.3, 0.5]]}
+    ]
     pd.DataFrame([{"model": "m", "dataset": "d", "component": "mlp", "row": "claim", "claim": "undecided"}]).to_csv(tmp_path / "c.csv")
     assert report_csv.noise_claims(tmp_path / "c.csv") == [{"of": "m, d, mlp", "claim": "undecided"}]
 

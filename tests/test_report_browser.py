@@ -10,9 +10,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from analysis import head_functions, report, robust_heads, universal_heads
+from analysis.report_csv import THIRDS
 from analysis.robust_rule import RobustRule
 from tests.synthetic_results import write_results
 
@@ -39,6 +41,10 @@ def page(tmp_path_factory) -> str:
     universal_heads.find_and_write(folder, universal_heads.Rule(permutations=10))
     head_functions.find_and_write(folder)
     robust_heads.find_and_write(folder, RobustRule(permutations=10))
+    shares = {f"{third}{end}": [0.2, 0.5] for third in THIRDS for end in ("", "_low", "_high")}
+    place = {"model": "blip-small", "dataset": "shapes", "component": "mlp", "heads": 0, "direction": "denoising", "window": 1}
+    rows = shares | place | {"definition": "ours", "row": "share", "corruption": ["sip", "str"], "samples": 24}
+    pd.DataFrame(rows).to_csv(folder / "compare_corruptions.csv", index=False)
     return report.write_report(folder).as_uri()
 
 
@@ -183,6 +189,9 @@ def test_maps_follow_their_choices(browser):
     titles = "return [...document.querySelectorAll('#module-maps section:first-child .plot')].map((one) => one.layout?.title?.text)"
     Select(browser.find_elements(By.CSS_SELECTOR, "#module-maps select")[1]).select_by_value("correct first")
     until(lambda: browser.execute_script(titles) == ["sip (image), 12 samples", "str (text), 12 samples"])
+    go(browser, "#corruptions")
+    until(lambda: drawn(browser, "#thirds"))
+    assert browser.execute_script("return document.querySelector('#thirds .plot').data.map((one) => one.x)") == [[0.2] * 3, [0.5] * 3]
     find(browser, "#head-maps details summary").send_keys(Keys.ENTER)
     assert len(column(browser, "Mean over tasks of each head", 0)) == 24
 

@@ -1,8 +1,6 @@
 "use strict";
 
-const RUN_COLOURS = { light: ["#0072b2", "#c4501b", "#7a3a7f", "#00775a", "#6b6b6b"], dark: ["#6db8ec", "#f09a5e", "#d9a6de", "#5fcfa8", "#b5b5b5"] };
 const MAIN_SCORES = ["object_gain", "object_selectivity", "auroc", "pointing", "outlier_ratio", "evenness"];
-const RUN_SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross"];
 
 /** The page of one head. */
 function headPage(study, head) {
@@ -41,24 +39,11 @@ function headEffects(study, head) {
 }
 
 function effectsByTask(study, head, tasks) {
-  const colours = RUN_COLOURS[theme.isDark() ? "dark" : "light"], count = study.corruptions.length;
-  const data = study.corruptions.map((run, i) => {
-    const there = tasks.filter((task) => run.tasks[task]), of = there.map((task) => run.tasks[task]);
-    const at = (name) => of.map((one) => one[name][head]);
-    return {
-      type: "scatter", mode: "markers", name: plain(named(run)), x: at("mean"), y: there.map((task) => tasks.indexOf(task) + (i - (count - 1) / 2) * Math.min(0.24, 0.7 / count)),
-      error_x: { type: "data", symmetric: false, array: of.map((one) => one.high[head] - one.mean[head]), arrayminus: of.map((one) => one.mean[head] - one.low[head]), thickness: 2, width: 0, color: colours[i % 5] },
-      marker: { size: 9, color: colours[i % 5], symbol: RUN_SYMBOLS[i % 5] },
-      text: there.map((task, k) => `${plain(taskName(task))}, ${plain(run.name)}<br>${number(of[k].mean[head], true)} (${number(of[k].low[head], true)} to ${number(of[k].high[head], true)})<br>${of[k].samples} samples`),
-      hovertemplate: "%{text}<extra></extra>",
-    };
-  });
-  return { data, layout: {
-    height: 70 + tasks.length * (30 + 14 * count), margin: { l: 60, r: 16, t: 34, b: 44 }, showlegend: true,
-    legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" },
-    xaxis: { title: { text: `mean effect, ${DATA.metric.units}` }, zeroline: true, zerolinewidth: 1.5, rangemode: "tozero" },
-    yaxis: { tickvals: tasks.map((_, i) => i), ticktext: tasks.map((task) => plain(taskName(task))), range: [tasks.length - 0.5, -0.5], zeroline: false, showgrid: false },
-  } };
+  const series = study.corruptions.map((run) => ({
+    name: named(run),
+    points: tasks.map((task) => run.tasks[task]).map((of) => of && { value: of.mean[head], low: of.low[head], high: of.high[head], note: `${of.samples} samples` }),
+  }));
+  return dotPlot({ rows: tasks.map(taskName), series, xTitle: `mean effect, ${DATA.metric.units}` });
 }
 
 function headFunctions(study, head) {

@@ -105,7 +105,21 @@ function moduleMap(one, split) {
   });
 }
 
+/** The shares of mean |effect| in the thirds of the layers, a plot for each component, its corruptions side by side. */
+function showThirds() {
+  for (const of of new Set(DATA.thirds.map((one) => one.of))) {
+    const here = DATA.thirds.filter((one) => one.of === of), components = [...new Set(here.map((one) => one.component))];
+    document.getElementById("thirds").append(element("h3", {}, of), element("div", { class: "plots" }, components.map((component) => {
+      const series = here.filter((one) => one.component === component).map((one) => ({ name: one.corruption, points: one.thirds.map(([value, low, high]) => ({ value, low, high, note: `${one.samples} samples` })) }));
+      const place = plot(`Share of mean |effect| in each third of the layers, ${of}, ${component}; the table below has the numbers`,
+        () => dotPlot({ rows: ["early", "middle", "late"], series, xTitle: "share of mean |effect|", range: [-0.04, 1.02] }));
+      return element("figure", { style: "flex: 0 1 15.2rem" }, element("figcaption", {}, component), place);
+    })));
+  }
+}
+
 function showMaps() {
+  if (DATA.thirds.length) showThirds();
   document.getElementById("head-maps")?.append(...DATA.studies.map(headMaps));
   const places = new Map(DATA.modules.map((one) => [`${one.model}/${one.dataset}`, one]));
   document.getElementById("module-maps")?.append(...[...places.values()].map((one) => moduleMaps(one.model, one.dataset)));

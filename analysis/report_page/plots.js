@@ -6,6 +6,9 @@ const DIVERGING = {
   dark: [[0, "#e3b5f2"], [0.25, "#8a5c9c"], [0.5, "#1d2229"], [0.75, "#41875a"], [1, "#9be8ab"]],
 };
 
+const RUN_COLOURS = { light: ["#0072b2", "#c4501b", "#7a3a7f", "#00775a", "#6b6b6b"], dark: ["#6db8ec", "#f09a5e", "#d9a6de", "#5fcfa8", "#b5b5b5"] };
+const RUN_SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross"];
+
 /** Plots by their element: each is drawn when it comes into view, and again when its choice or the colours change. */
 const plots = new Map();
 const seen = new IntersectionObserver((entries) => {
@@ -91,4 +94,27 @@ function mapFigure(label, columns, make) {
   const place = plot(label, make);
   place.style.minWidth = `${least}px`;
   return element("figure", { style: `flex: 0 1 ${width}px` }, element("div", { class: "scroll" }, place));
+}
+
+/** Values with intervals, a row each, and beside each other the series: {name, points: [{value, low, high, note} or nothing]}. */
+function dotPlot({ rows, series, xTitle, range }) {
+  const colours = RUN_COLOURS[theme.isDark() ? "dark" : "light"], count = series.length;
+  const data = series.map(({ name, points }, i) => {
+    const there = points.map((point, row) => ({ ...point, row })).filter((point) => point.value !== undefined && point.value !== null);
+    return {
+      type: "scatter", mode: "markers", name: plain(name), x: there.map((point) => point.value),
+      y: there.map((point) => point.row + (i - (count - 1) / 2) * Math.min(0.24, 0.7 / count)),
+      error_x: { type: "data", symmetric: false, array: there.map(({ value, high }) => high - value), arrayminus: there.map(({ value, low }) => value - low),
+        thickness: 2, width: 0, color: colours[i % colours.length] },
+      marker: { size: 9, color: colours[i % colours.length], symbol: RUN_SYMBOLS[i % RUN_SYMBOLS.length] },
+      text: there.map(({ value, low, high, note, row }) => `${plain(rows[row])}, ${plain(name)}<br>${number(value, true)} (${number(low, true)} to ${number(high, true)})<br>${plain(note)}`),
+      hovertemplate: "%{text}<extra></extra>",
+    };
+  });
+  return { data, layout: {
+    height: 86 + rows.length * (30 + 14 * count), margin: { l: 60, r: 16, t: 40, b: 44 }, showlegend: true,
+    legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" },
+    xaxis: { title: { text: plain(xTitle) }, zeroline: true, zerolinewidth: 1.5, rangemode: "tozero", ...(range && { range, dtick: 0.25 }) },
+    yaxis: { tickvals: rows.map((_, i) => i), ticktext: rows.map(plain), range: [rows.length - 0.5, -0.5], zeroline: false, showgrid: false },
+  } };
 }
