@@ -5,7 +5,7 @@ is not drawn; `figures/not_drawn.txt` says so, with the command that would make 
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def draw_all(results: Path, metric: str = "logit_difference", samples: int = 4, 
     """Draw every figure that the results allow; returns the PNGs, each with a PDF of the same name beside it.
 
     Module maps need effects of modules, head maps effects of heads, overlays an attention file and `universal_heads.nc`; `not_drawn` names
-    the commands that make the rest.
+    the commands that make the rest. What `modules` and `compare_corruptions` drew themselves is kept where their files are older.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def draw_all(results: Path, metric: str = "logit_difference", samples: int = 4, 
     universal = read_tree(results / "universal_heads.nc")
     with styled():
         drawn = [
-            save(figure, results / FOLDER / f"{name}.png")
+            save(figure, results / FOLDER / f"{name}.png") if figure is not None else results / FOLDER / f"{name}.png"
             for source in (
                 _module_maps(files, metric),
                 _head_maps(files, universal, metric),
@@ -144,14 +144,24 @@ def _over_tasks(results: Path, universal: dict[str, xr.Dataset]) -> Drawn:
         yield f"{model}/power", figure_curves.draw_power(rows)
 
 
-def _side_by_side(results: Path) -> Drawn:
-    """Corruptions beside each other, under the names that the analyses give these figures themselves."""
-    for place, maps in read_groups(results / "modules.nc").items():
-        yield f"{Path(place).parent}/modules-{Path(place).name}", module_maps.draw_side_by_side(maps)
-    for place, compared in read_groups(results / "compare_corruptions.nc").items():
-        name = f"{Path(place).parent}/compare-{Path(place).name}"
-        yield name, corruption_views.draw_maps(compared)
-        yield f"{name}-by-layer", corruption_views.draw_layers(compared)
+def _side_by_side(results: Path) -> Iterator[tuple[str, Figure | None]]:
+    """Corruptions beside each other, under the names that the analyses give these figures themselves; None where they have just done so."""
+    draws: dict[str, dict[str, Callable[[xr.Dataset], Figure]]] = {
+        "modules": {"": module_maps.draw_side_by_side},
+        "compare_corruptions": {"": corruption_views.draw_maps, "-by-layer": corruption_views.draw_layers},
+    }
+    for file, of_file in draws.items():
+        path = results / f"{file}.nc"
+        for place, found in read_groups(path).items():
+            for what, draw in of_file.items():
+                name = f"{Path(place).parent}/{file.split('_')[0]}-{Path(place).name}{what}"
+                yield name, None if _is_newer(results / FOLDER / f"{name}.png", path) else draw(found)
+
+
+def _is_newer(picture: Path, file: Path) -> bool:
+    """Whether a PNG and its PDF were made after a file."""
+    both = (picture, picture.with_suffix(".pdf"))
+    return all(path.is_file() and path.stat().st_mtime >= file.stat().st_mtime for path in both)
 
 
 def _other_interventions(results: Path) -> Drawn:

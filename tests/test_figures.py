@@ -93,6 +93,17 @@ def test_everything_is_drawn_twice(results, drawn):
     assert (results / "figures" / NOT_DRAWN).read_text() == "everything was drawn\n"
 
 
+def test_what_an_analysis_has_just_drawn_is_kept_and_else_drawn_again(results, drawn, tmp_path):
+    shutil.copytree(results, tmp_path / "results")
+    at_first = dict(figures._side_by_side(tmp_path / "results"))
+    assert len(at_first) == 3
+    assert set(at_first.values()) == {None}
+    (tmp_path / "results" / "modules.nc").touch()
+    (tmp_path / "results" / "figures" / MODEL / "shapes" / "compare-cross_attention-heads.pdf").unlink()
+    again = [name for name, figure in figures._side_by_side(tmp_path / "results") if figure is not None]
+    assert again == [f"{MODEL}/shapes/modules-mlp", f"{MODEL}/shapes/compare-cross_attention-heads"]
+
+
 def test_pdfs_are_as_wide_as_columns_with_true_type_fonts_embedded(drawn):
     for path in drawn:
         pdf = path.with_suffix(".pdf").read_bytes()
