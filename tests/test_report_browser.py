@@ -261,10 +261,14 @@ def test_text_and_labels_can_be_read(browser):
     for _ in range(2):
         assert min(browser.execute_script(contrast)) >= 4.5
         find(browser, "#theme").click()
-    unnamed = """return [...document.querySelectorAll("select, input, button")].filter((one) =>
-        !(one.labels?.length || one.textContent.trim() || one.getAttribute("aria-label"))).length"""
-    assert browser.execute_script(unnamed) == 0
-    assert browser.execute_script("return [...document.querySelectorAll('table')].every((one) => one.caption && one.tHead)")
+    unnamed = """
+        const name = (one) => one.labels?.[0]?.firstChild.textContent || (one.tagName === "BUTTON" && one.textContent) || one.ariaLabel || "";
+        return [...document.querySelectorAll("select, input, button")].filter((one) => !name(one).trim()).length"""
+    for address in ("#top", HEAD, SAMPLE):
+        go(browser, address)
+        assert browser.execute_script(unnamed) == 0
+        assert browser.execute_script("return [...document.querySelectorAll('table')].every((one) => one.caption && one.tHead)")
+        assert browser.execute_script("return [...document.images].every((one) => one.hasAttribute('alt'))")
 
 
 def test_an_address_of_nothing_says_so(browser):

@@ -8,7 +8,7 @@ function headPage(study, head) {
   return [
     element("div", { class: "crumbs" },
       element("a", { href: "#heads" }, "← Head maps"), step(head - 1, "Previous head"),
-      choice("", study.names.map((name, i) => [i, name]), head, (to) => { location.hash = headRoute(study, Number(to)); }),
+      choice("Head ", study.names.map((name, i) => [i, name]), head, (to) => { location.hash = headRoute(study, Number(to)); }),
       step(head + 1, "Next head")),
     element("h1", {}, study.names[head], element("small", {}, `${study.model}, ${hyphened(study.component)}, patched at the token “${study.token}”`)),
     element("ul", { class: "badges" }, headBadges(study, head).map((text) => element("li", {}, text))),
