@@ -164,9 +164,11 @@ def cut(compared: xr.Dataset) -> str:
     >>> third = ("layer", ["early", "middle", "middle", "late"])
     >>> cut(xr.Dataset(coords={"layer": range(4), "third": ["early", "middle", "late"], "third_of_layer": third}))
     '0 | 1-2 | 3'
+    >>> cut(xr.Dataset(coords={"layer": [0], "third": ["early", "late"], "third_of_layer": ("layer", ["late"])}))
+    'none | 0'
     """
     layers = [compared["layer"].values[compared["third_of_layer"].values == third] for third in compared["third"].values]
-    return " | ".join(str(of[0]) if len(of) == 1 else f"{of[0]}-{of[-1]}" for of in layers)
+    return " | ".join(str(of[0]) if len(of) == 1 else f"{of[0]}-{of[-1]}" if len(of) else "none" for of in layers)
 
 
 def rank_table(found: dict[str, xr.Dataset]) -> pd.DataFrame:
