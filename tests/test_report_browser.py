@@ -262,7 +262,8 @@ def test_text_and_labels_can_be_read(browser):
         assert min(browser.execute_script(contrast)) >= 4.5
         find(browser, "#theme").click()
     unnamed = """
-        const name = (one) => one.labels?.[0]?.firstChild.textContent || (one.tagName === "BUTTON" && one.textContent) || one.ariaLabel || "";
+        const own = (one) => (one.tagName === "BUTTON" ? one.textContent : "") || one.ariaLabel || "";
+        const name = (one) => one.labels?.[0]?.firstChild.textContent || own(one);
         return [...document.querySelectorAll("select, input, button")].filter((one) => !name(one).trim()).length"""
     for address in ("#top", HEAD, SAMPLE):
         go(browser, address)
