@@ -48,9 +48,9 @@ def _heads(dataset: xr.Dataset) -> list[dict[str, Any]]:
 
 
 def _under(one: xr.Dataset) -> dict[str, str]:
-    low, high = (number(float(one[name]), "+.3g") if name in one else MISSING for name in ("overall_low", "overall_high"))
+    low, high = (number(float(one[name]), "+#.3g") if name in one else MISSING for name in ("overall_low", "overall_high"))
     return {
-        "effect": number(float(one["overall_effect"]), "+.3g"),
+        "effect": number(float(one["overall_effect"]), "+#.3g"),
         "interval": f"{low} to {high}",
         "tasks": f"{int(one['important'].sum())} of {int((one['samples'] > 0).sum())}",
         "q": number(float(one["universal_q"]), ".2g"),

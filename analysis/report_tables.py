@@ -154,7 +154,7 @@ def universal_rows(universal: xr.Dataset, functions: xr.Dataset | None) -> list[
 def _under(one: xr.Dataset) -> dict[str, str]:
     tasks = f"{int(one['important'].sum())} of {int((one['samples'] > 0).sum())}"
     return {
-        "effect": number(float(one["mean_effect"].mean()), "+.3g"),
+        "effect": number(float(one["mean_effect"].mean()), "+#.3g"),
         "tasks": tasks,
         "p": number(float(one["p"]), ".2g") if "p" in one else MISSING,
     }
