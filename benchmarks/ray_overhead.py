@@ -27,6 +27,8 @@ from interventions.patching import patch_study
 from interventions.results import Store
 from interventions.study import Options, Study, prepare
 
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers are nicer than this process by default
+
 
 @dataclass
 class RayOverhead:

@@ -105,7 +105,7 @@ class Study:
     answers : the model's own answer to each sample, by id
     data_folder : where the table is
     chosen : for each corruption that was asked for, what `pairs` gives
-    deviations : for each that was asked for, what `embedding_deviation` gives
+    deviations, means : for each that was asked for, what `embedding_deviation` and `embedding_mean` give
     """
 
     options: Options
@@ -117,8 +117,8 @@ class Study:
     data_folder: Path
     chosen: dict[str, tuple[list[Pair], list[dict[str, str]]]] = field(default_factory=dict)
     deviations: dict[str, float] = field(default_factory=dict)
+    means: dict[str, Tensor] = field(default_factory=dict)
     _by_id: dict[str, dict[str, Pair]] = field(default_factory=dict)
-    _means: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -227,10 +227,10 @@ class Study:
 
     def embedding_mean(self, corruption: str) -> Tensor:
         """The mean of the embeddings that are replaced, over the clean runs of the pairs; measured once."""
-        if corruption not in self._means:
+        if corruption not in self.means:
             pairs, _ = self.pairs(corruption)
-            self._means[corruption] = embedding_mean(self.vlm, pairs, pairs[0].noise)
-        return self._means[corruption]
+            self.means[corruption] = embedding_mean(self.vlm, pairs, pairs[0].noise)
+        return self.means[corruption]
 
     def embedding_deviation(self, corruption: str) -> float:
         """The standard deviation of the embeddings that get noise, over the clean runs of the pairs; measured once."""

@@ -20,6 +20,7 @@ from interventions.attribution_patching import attribute_heads
 from interventions.backends import BackendError, Batch, ray_cluster
 from interventions.backends.options import RayOptions
 from interventions.backends.ray_cluster import RayCluster, connect, disconnect
+from interventions.backends.ray_worker import Task
 from interventions.head_patching import head_target
 from interventions.module_patching import module_targets
 from interventions.patching import patch_study
@@ -113,10 +114,14 @@ def test_one_worker_makes_the_same_file(options, local, blip):
     assert_same(patch_all(prepare(options, blip)), local)
 
 
-def test_gradients_and_noise_on_two_nodes_are_those_of_this_process(options, blip, tmp_path):
-    options.corruption, options.noise_draws = "gaussian_noise", 2
+@pytest.mark.parametrize("corruption", ["gaussian_noise", "mean_ablation_text"])
+def test_gradients_and_noise_on_two_nodes_are_those_of_this_process(corruption, options, blip, tmp_path):
+    options.corruption, options.noise_draws = corruption, 2
     here = replace(options, backend="local", out=tmp_path / "local")
-    assert_same([attribute_heads(prepare(options, blip))], [attribute_heads(prepare(here, blip))])
+    study = prepare(options, blip)
+    assert_same([attribute_heads(study)], [attribute_heads(prepare(here, blip))])
+    task = Task.of(study, Fatal("", ""))  # what is measured over all pairs goes along
+    assert set(task.deviations | task.means) == {corruption}
 
 
 def test_a_killed_worker_is_replaced(options, local, blip, monkeypatch, caplog):

@@ -39,6 +39,7 @@ class Task:
     answers: dict[str, str]
     pairs: dict[str, list[Pair]]
     deviations: dict[str, float]
+    means: dict[str, torch.Tensor]
     threads: int
     model_revision: str
     device: str
@@ -48,12 +49,14 @@ class Task:
     @classmethod
     def of(cls, study: Study, work: Work) -> "Task":
         options = study.options
-        painting = replace(options.painting, inpainted=options.painting.inpainted.resolve())
-        model = str(Path(options.model).resolve()) if Path(options.model).is_dir() else options.model
+        for corruption, (pairs, _) in study.chosen.items():
+            study.examples(pairs[0], corruption)  # measures what noise depends on, over all pairs, before each worker does
+        painting = replace(options.painting, inpainted=options.painting.inpainted.absolute())
+        model = str(Path(options.model).absolute()) if Path(options.model).is_dir() else options.model
         return cls(
-            replace(options, model=model, out=options.out.resolve(), painting=painting),
+            replace(options, model=model, out=options.out.absolute(), painting=painting),
             study.name,
-            study.data_folder.resolve(),
+            study.data_folder.absolute(),
             study.fingerprint,
             study.answers,
             {
@@ -61,6 +64,7 @@ class Task:
                 for corruption, (pairs, _) in study.chosen.items()
             },
             study.deviations,
+            {corruption: mean.cpu() for corruption, mean in study.means.items()},
             torch.get_num_threads() if study.vlm.device.type == "cpu" else 1,
             study.vlm.revision,
             study.vlm.device.type,
@@ -106,6 +110,7 @@ class Worker:
         for corruption, pairs in task.pairs.items():
             study.chosen[corruption] = ([replace(pair, sample=rows[pair.sample["sample_id"]]) for pair in pairs], [])
         study.deviations |= task.deviations
+        study.means |= {corruption: mean.to(vlm.device) for corruption, mean in task.means.items()}
         return study
 
     def _samples(self, task: Task) -> Dataset:
