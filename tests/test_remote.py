@@ -159,3 +159,5 @@ def test_a_dry_run_measures_the_same(vlm, make_pair):
         assert_same(expected, vlm.run(measure_pairs, *asked(vlm, make_pair)))
     finally:
         vlm.server = None
+    assert type(vlm).run.__code__.co_filename.endswith("vlm.py")
+    assert type(vlm).run.__module__ == "interventions.models.vlm"  # what was read did not take the place of what it was made of
