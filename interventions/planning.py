@@ -4,6 +4,7 @@ A plan depends on the sizes of the model and of the prompts, and on free memory 
 the plan it began with, so that it ends with the same numbers. What a plan gets wrong, `sweep` mends by halving.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,11 +47,12 @@ def plan(vlm: Vlm, lengths: Sequence[int], free: int | None = None) -> Plan:
     Parameters
     ----------
     lengths : tokens of its prompts
-    free : bytes that may be filled, default: half of what the device has left
+    free : bytes that may be filled, default: half of what the device has left (what a server has is not known: `measure_pairs` sees to it)
     """
     if not lengths:
         raise ValueError("there is nothing to plan: no prompts")
-    free = int(SHARE_OF_FREE_MEMORY * free_memory(vlm.device)) if free is None else free
+    if free is None:
+        free = int(SHARE_OF_FREE_MEMORY * free_memory(vlm.device)) if vlm.server is None else sys.maxsize
     longest = max(lengths)
     tokens = tokens_in_a_trace(vlm)
     of_a_pair = 2 * (longest + (0 if vlm.architecture.causal else vlm.image_states_per_image))

@@ -88,7 +88,7 @@ class Options:
     """Replace results of another configuration that are in the way."""
     backend: Backend = "local"
     """Where samples are measured: local (this process), ray (workers on this machine or a cluster; requirements-ray.txt), remote (NDIF, or
-    another host with the weights), or remote-dry-run (here, by way of all that would be sent)."""
+    another host with the weights, on its device and in its dtype), or remote-dry-run (here, by way of all that would be sent)."""
     ray: Annotated[RayOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RayOptions)
     """Options of the backend ray."""
     remote: Annotated[RemoteOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RemoteOptions)

@@ -76,6 +76,9 @@ def _key(host: Host) -> Iterator[Finding]:
         yield Finding(False, "no key: put yours into NDIF_API_KEY, or keep it with `nnsight login` (a host without accounts needs none)")
         return
     source = "NDIF_API_KEY" if os.environ.get("NDIF_API_KEY") else "nnsight's config"
+    url = httpx.URL(host.url)
+    if url.scheme == "http" and url.host not in ("localhost", "127.0.0.1"):
+        yield Finding(False, f"key ({source}) travels to {host.url} for all to read: use https")
     if host.get("/whoami").get("email"):
         yield Finding(True, f"key ({source}) is known to the host")
     else:

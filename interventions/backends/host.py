@@ -14,7 +14,8 @@ from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
 from nnsight.schema.config import CONFIG
 from nnsight.schema.request import RequestModel
 from nnsight.schema.response import Status
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, stop_when_event_set, wait_random_exponential
+from tenacity.nap import sleep_using_event
 
 from interventions.backends import BackendError
 
@@ -133,9 +134,9 @@ class Host:
         retrying = Retrying(
             retry=retry_if_exception(_may_pass),
             wait=wait_random_exponential(multiplier=0.2, max=10),
-            stop=stop_after_delay(PATIENCE if self._answered else FIRST_PATIENCE),
+            stop=stop_after_delay(PATIENCE if self._answered else FIRST_PATIENCE) | stop_when_event_set(self.stopped),
             before_sleep=self._say,
-            sleep=self._sleep,
+            sleep=sleep_using_event(self.stopped),
             reraise=True,
         )
         try:
@@ -144,9 +145,6 @@ class Host:
             raise self._explained(error) from None  # what it was raised from may hold the key
         self._answered = True
         return found
-
-    def _sleep(self, seconds: float) -> None:
-        self.stopped.wait(seconds)
 
     def _say(self, state: RetryCallState) -> None:
         if state.attempt_number == 3 and state.outcome is not None:
