@@ -73,7 +73,7 @@ class RunAll:
     """Replace results of another configuration that are in the way."""
     backend: Backend = "local"
     """Where samples are measured: local (this process), ray (workers on this machine or a cluster; requirements-ray.txt), remote (NDIF, or
-    another host with the weights), or remote-dry-run (here, by way of all that would be sent)."""
+    another host with the weights, on its device and in its dtype), or remote-dry-run (here, by way of all that would be sent)."""
     ray: Annotated[RayOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RayOptions)
     """Options of the backend ray."""
     remote: Annotated[RemoteOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RemoteOptions)
@@ -144,8 +144,9 @@ def analyse(options: RunAll) -> None:
     """Everything that is read off the files alone; prints where it is, and which heads are universal."""
     from analysis import compare_corruptions, figures, head_functions, modules, paper_claims, report, robust_heads, universal_heads
 
-    found = universal_heads.find_and_write(options.out, metric=options.metric)
-    _, beyond_chance = robust_heads.find_and_write(options.out, metric=options.metric)
+    judged = judged_corruptions(options.corruptions, options.direction)
+    found = universal_heads.find_and_write(options.out, universal_heads.Rule(metric=options.metric, **judged))
+    _, beyond_chance = robust_heads.find_and_write(options.out, robust_heads.RobustRule(metric=options.metric, **judged))
     head_functions.find_and_write(options.out, metric=options.metric)
     modules.find_and_write(options.out, metric=options.metric)
     if len(options.corruptions) > 1:
@@ -158,6 +159,19 @@ def analyse(options: RunAll) -> None:
     page = report.write_report(options.out)
     print(f"\nresults: {options.out.resolve()}\nreport:  {page}\n\nNOTICE's universal heads\n{universal_heads.summary(found)}")
     print(f"\nheads that hold up (signed effects, corrected tests)\n{beyond_chance}\n\n{paper_claims.counts(claims)}")
+
+
+def judged_corruptions(corruptions: tuple[str, ...], direction: str) -> dict[str, str]:
+    """The image and the text corruption that heads are judged by: NOTICE's where they were run, else the first of each modality."""
+    from corruptions.registry import MODALITIES
+
+    found = {}
+    for modality, papers in (("image", "sip"), ("text", "str")):
+        there = [name for name in corruptions if MODALITIES[name] == modality]
+        if there:
+            chosen = papers if papers in there else there[0]
+            found[f"{modality}_corruption"] = chosen + ("-noising" if direction == "noising" else "")
+    return found
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import pytest
 import xarray as xr
 
 from interventions import effects
+from run_all import judged_corruptions
 from tests.conftest import ROOT
 
 TINY = ["--samples", "2", "--modules", "mlp", "block", "--models"]
@@ -100,6 +101,22 @@ def test_results_of_another_configuration_stop_it(finished):
     assert "results of another configuration" in errors
     assert "dtype" in errors
     assert "Traceback" not in errors
+
+
+def test_heads_are_judged_by_the_corruptions_that_ran():
+    assert judged_corruptions(("sip", "str"), "denoising") == {"image_corruption": "sip", "text_corruption": "str"}
+    assert judged_corruptions(("zero_ablation", "constraint"), "denoising") == {
+        "image_corruption": "zero_ablation",
+        "text_corruption": "constraint",
+    }
+    assert judged_corruptions(("gaussian_noise", "sip"), "noising") == {"image_corruption": "sip-noising"}
+
+
+def test_another_corruption_in_the_other_direction_runs_to_the_end(tmp_path):
+    other = ["--corruptions", "mean_ablation", "--direction", "noising", "--models", "blip-shapes", "--samples", "2", "--modules", "none"]
+    code, out, errors = run(tmp_path, *other)
+    assert code == 0, errors
+    assert "nearest under mean_ablation-noising" in out
 
 
 @pytest.mark.parametrize(
