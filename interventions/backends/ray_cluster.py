@@ -44,14 +44,15 @@ class RayCluster:
         task = Task.of(study, work)
         connect(self.options.address)
         reference = ray.put(task)
-        workers = workers_of(*self._size(task, len(batches)))
+        most, gpus, cpus = self._size(task, len(batches))
+        workers = workers_of(most, gpus, cpus)
         todo = deque(batches)
         lost: Counter[Batch] = Counter()
         failed: BaseException | None = None
         idle: list[Any] = []
         under_way: dict[Any, tuple[Any, Batch | None]] = {worker.ready.remote(): (worker, None) for worker in workers}
         try:
-            while (todo and not failed) or any(batch for _, batch in under_way.values()):
+            while (todo and not failed) or _busy(under_way):
                 for result in ray.wait(list(under_way), timeout=PATIENCE)[0] or _waiting(under_way):
                     worker, batch = under_way.pop(result)
                     found = None
@@ -70,7 +71,7 @@ class RayCluster:
                             under_way[worker.ready.remote()] = worker, None
                         elif not under_way and not idle:
                             raise BackendError(f"no Ray worker could be started: {_first_line(error)}") from error
-                    while idle and todo and not failed:
+                    while idle and todo and not failed and _busy(under_way) < most:
                         worker, following = idle.pop(), todo.popleft()
                         under_way[worker.measure.remote(reference.hex(), [reference], following)] = worker, following
                     if batch and found is not None:
@@ -78,7 +79,7 @@ class RayCluster:
             if failed:
                 raise failed
         finally:
-            if any(batch for _, batch in under_way.values()):
+            if _busy(under_way):
                 disconnect()  # what is under way is of no use any more
 
     def _size(self, task: Any, batches: int) -> tuple[int, float, float]:
@@ -149,7 +150,7 @@ def disconnect() -> None:
 
 
 def workers_of(count: int, gpus: float, cpus: float) -> list[Any]:
-    """So many workers, spread over the nodes; those of other sizes are ended."""
+    """At least so many workers, spread over the nodes, some of which may be waiting for a place; those of other sizes are ended."""
     from interventions.backends.ray_worker import Worker
 
     for other in [size for size in _workers if size != (gpus, cpus)]:
@@ -158,7 +159,7 @@ def workers_of(count: int, gpus: float, cpus: float) -> list[Any]:
     there = _workers.setdefault((gpus, cpus), [])
     made = ray.remote(Worker).options(num_gpus=gpus, num_cpus=cpus, max_restarts=-1, scheduling_strategy="SPREAD")
     there += [made.remote() for _ in range(count - len(there))]
-    return there[:count]
+    return there
 
 
 def _cause(error: RayTaskError) -> BaseException:
@@ -180,9 +181,14 @@ def _say_lost(batch: Batch, times: int, error: Exception) -> None:
     log.warning("a Ray worker was lost while it measured %s; they are measured again (%s)", samples, _first_line(error))
 
 
+def _busy(under_way: Mapping[Any, tuple[Any, Batch | None]]) -> int:
+    """How many workers measure a batch."""
+    return sum(batch is not None for _, batch in under_way.values())
+
+
 def _waiting(under_way: Mapping[Any, tuple[Any, Batch | None]]) -> tuple[()]:
     """Say what is waited for."""
-    busy = sum(batch is not None for _, batch in under_way.values())
+    busy = _busy(under_way)
     free = ray.available_resources()
     log.warning(
         "no result for %.0f s: %d batches are under way, %d workers are waited for (free in the cluster: %g GPUs, %g CPU cores)",
