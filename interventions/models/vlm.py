@@ -158,8 +158,9 @@ class Vlm:
 
     @property
     def device(self) -> torch.device:
-        """Where tensors that the model is given are made; where its weights are on a server, they move there."""
-        return torch.device("cpu") if self.server else next(self.module.parameters()).device
+        """Where tensors that the model is given are made; where its weights are elsewhere, they move there."""
+        own = next(self.module.parameters()).device
+        return torch.device("cpu") if self.server or own.type == "meta" else own
 
     @property
     def device_type(self) -> str:
