@@ -58,9 +58,9 @@ def both(request, remote):
 
 
 def asked(vlm, make_pair, corruption="sip", count=2):
-    """Arguments of `measure_pairs`: every component at two cells, the first pair held against the plain path."""
+    """Arguments of `measure_pairs`: heads, MLPs and blocks at two cells, the first pair held against the plain path."""
     pairs = [example(vlm, make_pair(vlm, corruption, number), Scored(3, 4)) for number in range(count)]
-    components = vlm.architecture.components
+    components = (vlm.architecture.head_component, "mlp", "block")
     every = []
     for component in components:
         heads = vlm.n_heads if component in vlm.architecture.attention else None

@@ -19,6 +19,7 @@ from interventions.backends import BackendError
 from interventions.backends import host as host_module
 from interventions.backends.__main__ import Doctor, examine
 from interventions.backends.host import Host
+from interventions.backends.journal import Journal
 from interventions.backends.options import RemoteOptions
 from interventions.backends.remote import RemoteServer
 from interventions.direct_effect import direct_effects
@@ -74,7 +75,7 @@ def study(options, opened):
 
     def make(**more):
         made = options(**more)
-        opened.server.results = made.out
+        opened.server.journal = Journal(made.out)
         return prepare(made, opened)
 
     return make

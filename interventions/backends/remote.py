@@ -3,38 +3,31 @@
 The program holds the model without weights: a trace that is not sent to the host is an error, never a run here.
 """
 
-import hashlib
-import io
-import json
 import logging
-import pickle
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from pydoc import locate
 from typing import TYPE_CHECKING, Any
 
 import torch
-from filelock import FileLock
 
 from interventions.backends import BackendError, Batch, Work
 from interventions.backends.host import Exchange, Failed, Host, Lost
+from interventions.backends.journal import Journal, name_of
 from interventions.backends.shipping import PACKAGES, Request, Simulation, ship
 from interventions.models.vlm import Vlm
-from interventions.results import update_manifest, write_text
+from interventions.results import update_manifest
 
 if TYPE_CHECKING:
     from interventions.results import Arrays
     from interventions.study import Study
 
 log = logging.getLogger(__name__)
-ROOT = Path(__file__).resolve().parents[2]
 MOST_TRIES = 3  # submissions of one job
-UNDER_WAY = ".remote-jobs.json"
 
 
 @dataclass
@@ -61,7 +54,7 @@ class RemoteServer:
     def __init__(self, host: Host, results: Path | None = None) -> None:
         self.host, self.traffic = host, Traffic()
         self.dtype, self.device_type, self.number_format = torch.float32, "", ""  # till it meets the model
-        self.results = results
+        self.journal = Journal(results)
         self._turn, self._mine, self._counting = threading.Lock(), threading.local(), threading.Lock()
 
     def meet(self, vlm: Vlm) -> None:
@@ -92,7 +85,7 @@ class RemoteServer:
         exchange = Exchange(vlm.model.to_model_key(), self.host.url, vlm.model._remoteable_get_env())
         request = Request(exchange.compress)
         ship(vlm, function, arguments, request)
-        name = _name_of(exchange.model_key, function, arguments)
+        name = f"{self.host.url} {name_of(exchange.model_key, function, arguments)}"
         with self._letting_others_prepare():
             try:
                 found = self._taken_up(name, exchange) or self._submitted(name, exchange, request.content)
@@ -108,43 +101,30 @@ class RemoteServer:
         reason: Exception | None = None
         for _ in range(MOST_TRIES):
             self.host.submit(exchange, content)
-            self._remember(name, exchange.job_id)
+            self.journal.note(name, exchange.job_id)
             try:
                 found = self.host.result(exchange)
             except Lost as lost:
                 log.warning("job %s at %s: %s; it is submitted again", exchange.job_id, self.host.url, lost)
                 reason = lost
                 continue
-            self._remember(name, None)
+            self.journal.drop(name)
             return found
         raise BackendError(f"{self.host.url} lost a job {MOST_TRIES} times ({reason})")
 
     def _taken_up(self, name: str, exchange: Exchange) -> dict[str, Any] | None:
         """The result of a job that an earlier program submitted and did not wait for, if it can still be had."""
-        job = self._under_way().get(f"{self.host.url} {name}")
-        if job is None:
+        exchange.job_id = self.journal.under_way().get(name)
+        if exchange.job_id is None:
             return None
-        exchange.job_id = job
         try:
             found = self.host.result(exchange)
         except (Lost, Failed) as reason:
             log.warning("job %s, submitted before, cannot be taken up: %s", exchange.job_id, reason)
             exchange.job_id = None
             return None
-        self._remember(name, None)
+        self.journal.drop(name)
         return found
-
-    def _under_way(self) -> dict[str, str]:
-        path = self.results / UNDER_WAY if self.results else None
-        return json.loads(path.read_text()) if path and path.is_file() else {}
-
-    def _remember(self, name: str, job: str | None) -> None:
-        """Note the job by which something is being measured; None when it is there."""
-        if self.results is None:
-            return
-        with FileLock(self.results / f"{UNDER_WAY}.lock"):
-            jobs = {known: at for known, at in self._under_way().items() if known != f"{self.host.url} {name}"}
-            write_text(self.results / UNDER_WAY, json.dumps(jobs | ({f"{self.host.url} {name}": job} if job else {}), indent=1))
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
@@ -263,29 +243,3 @@ def _raised_there(host: Host, traceback: str) -> Exception:
         return kind(message)
     log.error("what was run at %s raised:\n%s", host.url, traceback)
     return BackendError(f"what was run at {host.url} raised an error there: {last}")
-
-
-class _Digest(pickle.Pickler):
-    """Pickles tensors by their values alone."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, torch.Tensor):
-            return bytes, (obj.contiguous().flatten().view(torch.uint8).numpy().tobytes(),)
-        return NotImplemented
-
-
-def _name_of(model_key: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
-    """A name for a job: the same model, code and arguments have the same."""
-    with io.BytesIO() as file:
-        _Digest(file).dump((model_key, function.__module__, function.__qualname__, arguments))
-        return hashlib.sha256(_code() + file.getvalue()).hexdigest()[:32]
-
-
-@cache
-def _code() -> bytes:
-    """A hash of the code that may be sent."""
-    digest = hashlib.sha256()
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.digest()
