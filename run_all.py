@@ -144,9 +144,11 @@ def analyse(options: RunAll) -> None:
     """Everything that is read off the files alone; prints where it is, and which heads are universal."""
     from analysis import compare_corruptions, figures, head_functions, modules, paper_claims, report, robust_heads, universal_heads
 
-    judged = judged_corruptions(options.corruptions, options.direction)
-    found = universal_heads.find_and_write(options.out, universal_heads.Rule(metric=options.metric, **judged))
-    _, beyond_chance = robust_heads.find_and_write(options.out, robust_heads.RobustRule(metric=options.metric, **judged))
+    image, text = judged_corruptions(options.corruptions, options.direction)
+    found = universal_heads.find_and_write(options.out, universal_heads.Rule(options.metric, image_corruption=image, text_corruption=text))
+    _, beyond_chance = robust_heads.find_and_write(
+        options.out, robust_heads.RobustRule(options.metric, image_corruption=image, text_corruption=text)
+    )
     head_functions.find_and_write(options.out, metric=options.metric)
     modules.find_and_write(options.out, metric=options.metric)
     if len(options.corruptions) > 1:
@@ -161,17 +163,14 @@ def analyse(options: RunAll) -> None:
     print(f"\nheads that hold up (signed effects, corrected tests)\n{beyond_chance}\n\n{paper_claims.counts(claims)}")
 
 
-def judged_corruptions(corruptions: tuple[str, ...], direction: str) -> dict[str, str]:
-    """The image and the text corruption that heads are judged by: NOTICE's where they were run, else the first of each modality."""
+def judged_corruptions(corruptions: tuple[str, ...], direction: str) -> tuple[str, str]:
+    """The image and the text corruption that heads are judged by: NOTICE's, or the first of its modality where that was not run."""
     from corruptions.registry import MODALITIES
 
-    found = {}
-    for modality, papers in (("image", "sip"), ("text", "str")):
-        there = [name for name in corruptions if MODALITIES[name] == modality]
-        if there:
-            chosen = papers if papers in there else there[0]
-            found[f"{modality}_corruption"] = chosen + ("-noising" if direction == "noising" else "")
-    return found
+    suffix = "-noising" if direction == "noising" else ""
+    there = {modality: [name for name in corruptions if MODALITIES[name] == modality] for modality in ("image", "text")}
+    image, text = (paper if paper in names or not names else names[0] for paper, names in zip(("sip", "str"), there.values(), strict=True))
+    return image + suffix, text + suffix
 
 
 def main() -> None:

@@ -17,20 +17,15 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from analysis import (
-    corruption_views,
-    figure_ablation,
-    figure_attention,
-    figure_curves,
-    figure_functions,
-    figure_gradients,
-    figure_overlap,
-    figure_tasks,
-    head_maps,
-    module_maps,
-    overlays,
-)
+from analysis import corruption_views, head_maps, module_maps, overlays
 from analysis.drawing import UNITS, save, styled
+from analysis.figure_kinds import ablation as figure_ablation
+from analysis.figure_kinds import attention as figure_attention
+from analysis.figure_kinds import curves as figure_curves
+from analysis.figure_kinds import functions as figure_functions
+from analysis.figure_kinds import gradients as figure_gradients
+from analysis.figure_kinds import overlap as figure_overlap
+from analysis.figure_kinds import tasks as figure_tasks
 from analysis.not_drawn import not_drawn
 from analysis.results import (
     COMPONENTS,

@@ -1,11 +1,11 @@
 """Head functions: attention to image patches -> what each head does in each task, with intervals and corrected tests.
 
-Writes, into the results folder, `head_functions.nc` (one group a model, see `find`) and tables (`function_tables`, `function_agreement`):
+Writes, into the results folder, `head_functions.nc` (one group a model, see `find`) and tables (`functions.tables`, `functions.agreement`):
 `head_functions.csv` (scores, a row a head and task), `head_functions_by_task.csv` (functions, a row a head),
 `head_functions_validation.csv` (object heads that permuted masks give) and `head_functions_agreement.csv` (effects of their heads).
 
 NOTICE judges three functions by eye against the mean of all heads: object detection, object suppression and outlier suppression. Here
-each is a stated rule: see `function_rule`.
+each is a stated rule: see `functions.rule`.
 """
 
 import sys
@@ -20,11 +20,11 @@ if __package__ in (None, ""):
 import numpy as np
 import xarray as xr
 
-from analysis import function_tables as tables
-from analysis.function_agreement import agreement
-from analysis.function_rule import FUNCTIONS, OBJECT_RULES, OVERALL, Thresholds, functions, judge
-from analysis.function_samples import exchanged, score_samples
-from analysis.function_tables import table
+from analysis.functions import tables
+from analysis.functions.agreement import agreement
+from analysis.functions.rule import FUNCTIONS, OBJECT_RULES, OVERALL, Thresholds, functions, judge
+from analysis.functions.samples import exchanged, score_samples
+from analysis.functions.tables import table
 from analysis.results import DAMAGED, ResultsError, attention_files, damaged, effects_files, read_tree, write_tree, write_whole
 
 __all__ = ["FUNCTIONS", "OVERALL", "Thresholds", "find", "find_and_write", "functions", "judge", "score_samples", "table"]
@@ -37,7 +37,7 @@ def find(results: Path, thresholds: Thresholds | None = None) -> dict[str, xr.Da
 
     Returns
     -------
-    One dataset a model: what `function_rule.judge` returns, where `task` is "overall", then "<dataset>/<category>"; where there are masks,
+    One dataset a model: what `functions.rule.judge` returns, where `task` is "overall", then "<dataset>/<category>"; where there are masks,
     also permuted_object_heads (permutation, task, object_rule): how many heads have each object function when masks are exchanged.
     Empty when there are no attention files.
 

@@ -1,7 +1,7 @@
 """The report: a results folder with what the other analyses made of it -> one self-contained `report.html`.
 
 The text and its tables are made here, from `report_page/`; the plots, the heads' pages and the sample browser are drawn in the page by
-plotly.js, from the data of `report_data`. Nothing is fetched: the page opens from a file.
+plotly.js, from the data of `report_page.data`. Nothing is fetched: the page opens from a file.
 """
 
 import json
@@ -18,11 +18,12 @@ import jinja2
 import xarray as xr
 from plotly.offline import get_plotlyjs
 
-from analysis import report_robust, report_summary
-from analysis import report_tables as tables
 from analysis.head_functions import FUNCTIONS, Thresholds
-from analysis.report_csv import noise_claims, paper_claims, read_table
-from analysis.report_data import Gathering, Limits
+from analysis.report_page import robust as report_robust
+from analysis.report_page import summary as report_summary
+from analysis.report_page import tables
+from analysis.report_page.csv import noise_claims, paper_claims, read_table
+from analysis.report_page.data import Gathering, Limits
 from analysis.results import ResultsError, unfinished_runs, write_whole
 from analysis.universal_heads import METRICS, Rule
 

@@ -14,23 +14,15 @@ import xarray as xr
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from analysis import (
-    compare_corruptions,
-    figure_ablation,
-    figure_attention,
-    figure_curves,
-    figure_functions,
-    figure_gradients,
-    figure_overlap,
-    figure_tasks,
-    figures,
-    head_functions,
-    modules,
-    robust_heads,
-    stability,
-    universal_heads,
-)
+from analysis import compare_corruptions, figures, head_functions, modules, robust_heads, stability, universal_heads
 from analysis.drawing import LINES, ONE_COLUMN, PAGE, SEQUENTIAL, TWO_COLUMNS, fit, mark_negative, ticks
+from analysis.figure_kinds import ablation as figure_ablation
+from analysis.figure_kinds import attention as figure_attention
+from analysis.figure_kinds import curves as figure_curves
+from analysis.figure_kinds import functions as figure_functions
+from analysis.figure_kinds import gradients as figure_gradients
+from analysis.figure_kinds import overlap as figure_overlap
+from analysis.figure_kinds import tasks as figure_tasks
 from analysis.figures import NOT_DRAWN, one_of_each, telling_heads
 from analysis.head_maps import marks
 from analysis.measured import Measure, measured

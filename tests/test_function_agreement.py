@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from analysis.function_agreement import COLUMNS, agreement, random_heads_p
+from analysis.functions.agreement import COLUMNS, agreement, random_heads_p
 from analysis.head_functions import OVERALL, Thresholds, find
 from analysis.results import ResultsError
 from tests.synthetic_results import (

@@ -5,9 +5,9 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from analysis.function_rule import OBJECT_RULES, OVERALL, RULES, Thresholds, functions, judge
-from analysis.function_samples import OF_OBJECT, exchanged, score_samples
-from analysis.function_statistics import corrected, interval, one_sided, standard_errors, stratified_weights, two_sided_p, weighted_mean
+from analysis.functions.rule import OBJECT_RULES, OVERALL, RULES, Thresholds, functions, judge
+from analysis.functions.samples import OF_OBJECT, exchanged, score_samples
+from analysis.functions.statistics import corrected, interval, one_sided, standard_errors, stratified_weights, two_sided_p, weighted_mean
 from analysis.results import ResultsError
 from tests.synthetic_attention import null_attention
 from tests.synthetic_results import (

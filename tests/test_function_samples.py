@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from analysis.function_samples import OF_OBJECT, TESTED, exchanged, score_samples, selectivity
+from analysis.functions.samples import OF_OBJECT, TESTED, exchanged, score_samples, selectivity
 from analysis.head_scores import INSIDE
 
 SAMPLES, LAYERS, HEADS, GRID = 11, 2, 3, 4
@@ -111,7 +111,7 @@ def test_float32_files_read_in_blocks_give_the_same(tmp_path, monkeypatch):
     attention = attention_file(4)
     attention["attention"] = attention["attention"].astype("float32").transpose("layer", "sample", "patch", "head")
     attention.to_netcdf(tmp_path / "a.nc", encoding={"attention": {"zlib": True, "chunksizes": (1, 4, 16, 3)}})
-    monkeypatch.setattr("analysis.function_samples.BLOCK", 1)
+    monkeypatch.setattr("analysis.functions.samples.BLOCK", 1)
     with xr.open_dataset(tmp_path / "a.nc") as read:
         found = score_samples(read, permutations=1)
     expected = score_samples(attention_file(4), permutations=1)

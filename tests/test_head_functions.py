@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from analysis import head_functions
-from analysis.function_rule import OBJECT_RULES, RULES
+from analysis.functions.rule import OBJECT_RULES, RULES
 from analysis.head_functions import OVERALL, Thresholds, find, find_and_write
 from analysis.results import ResultsError, read_tree
 from analysis.universal_heads import Rule

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import head_functions, report, report_csv, robust_heads, universal_heads
-from analysis.report_tables import left_out, number, runs
+from analysis import head_functions, report, robust_heads, universal_heads
+from analysis.report_page import csv as report_csv
+from analysis.report_page.tables import left_out, number, runs
 from analysis.results import ResultsError
 from analysis.robust_rule import RobustRule
 from tests.synthetic_results import write_results

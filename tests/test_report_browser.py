@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from analysis import head_functions, report, robust_heads, universal_heads
-from analysis.report_csv import THIRDS
+from analysis.report_page.csv import THIRDS
 from analysis.robust_rule import RobustRule
 from tests.synthetic_results import write_results
 

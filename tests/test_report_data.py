@@ -11,12 +11,14 @@ import pytest
 import xarray as xr
 from PIL import Image
 
-from analysis import head_functions, report_heads, report_overlays, robust_heads, universal_heads
+from analysis import head_functions, robust_heads, universal_heads
 from analysis.head_scores import mean_map, normalized
-from analysis.report_data import Gathering, Limits
-from analysis.report_encoding import MISSING, Pictures, packed, rounded
-from analysis.report_samples import Listed, choose, facts, per_category
-from analysis.report_tables import runs
+from analysis.report_page import heads as report_heads
+from analysis.report_page import overlays as report_overlays
+from analysis.report_page.data import Gathering, Limits
+from analysis.report_page.encoding import MISSING, Pictures, packed, rounded
+from analysis.report_page.samples import Listed, choose, facts, per_category
+from analysis.report_page.tables import runs
 from analysis.results import ResultsError
 from analysis.robust_rule import RobustRule
 from tests.synthetic_results import DETECTS, HEADS, MULTIMODAL, SAMPLES, TEXT, VISION, write_results

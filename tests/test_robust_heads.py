@@ -11,8 +11,8 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from analysis import report_robust
 from analysis.power import power, power_text, simulate
+from analysis.report_page import robust as report_robust
 from analysis.results import ResultsError, read_tree
 from analysis.robust_heads import find, find_and_write
 from analysis.robust_rule import RobustRule, judge

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analysis.report_tables import MISSING, number
+from analysis.report_page.tables import MISSING, number
 from analysis.results import head_name, read_tree
 from analysis.universal_heads import KINDS
 

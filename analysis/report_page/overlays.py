@@ -14,7 +14,7 @@ import xarray as xr
 from PIL import Image
 
 from analysis.head_scores import INSIDE, mean_map, normalized
-from analysis.report_encoding import Pictures, png
+from analysis.report_page.encoding import Pictures, png
 from analysis.results import DAMAGED, damaged
 
 COLOURS = "viridis"

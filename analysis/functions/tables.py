@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analysis.function_rule import FUNCTIONS, OBJECT_RULES, OVERALL, RULES
+from analysis.functions.rule import FUNCTIONS, OBJECT_RULES, OVERALL, RULES
 from analysis.results import head_name
 
 SHOWN = 12  # heads named in words
@@ -20,7 +20,7 @@ def table(found: dict[str, xr.Dataset], universal: dict[str, xr.Dataset] | None 
 
     Columns: model, task, layer, head, name, kind (of universal head; empty where universal heads were judged on another component than the
     attention's), function, polysemantic; each of `MEASURED` with <name>_low and <name>_high; samples_with_object,
-    samples_with_outliers; <function>_p, <function>_q and <function>_verdict of the three functions. See `function_rule.judge`.
+    samples_with_outliers; <function>_p, <function>_q and <function>_verdict of the three functions. See `functions.rule.judge`.
 
     >>> from pathlib import Path
     >>> from analysis.head_functions import Thresholds, find
@@ -110,7 +110,7 @@ def summary(found: dict[str, xr.Dataset], agreement: pd.DataFrame) -> str:
 
     Parameters
     ----------
-    agreement : as `function_agreement.agreement` gives it.
+    agreement : as `functions.agreement.agreement` gives it.
 
     >>> from pathlib import Path
     >>> from analysis.head_functions import Thresholds, find

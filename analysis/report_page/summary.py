@@ -7,8 +7,8 @@ import numpy as np
 import xarray as xr
 
 from analysis.head_functions import FUNCTIONS, OVERALL
-from analysis.report_data import Gathering
-from analysis.report_tables import number
+from analysis.report_page.data import Gathering
+from analysis.report_page.tables import number
 from analysis.results import head_name
 from analysis.universal_heads import KINDS
 

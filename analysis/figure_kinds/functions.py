@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.drawing import LINES, TWO_COLUMNS
-from analysis.figure_tasks import name_of
+from analysis.figure_kinds.tasks import name_of
 from analysis.results import head_name
 
 LOOKS = {  # by function: colours of Okabe and Ito, markers, hatches

@@ -7,7 +7,7 @@ import xarray as xr
 
 from analysis.drawing import MODALITY
 from analysis.module_maps import mean_by_role
-from analysis.report_encoding import rounded
+from analysis.report_page.encoding import rounded
 from analysis.results import EffectsFile
 
 

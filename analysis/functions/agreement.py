@@ -13,8 +13,8 @@ import pandas as pd
 import xarray as xr
 from scipy import stats
 
-from analysis.function_rule import FUNCTIONS, OVERALL, Thresholds
-from analysis.function_statistics import stratified_weights
+from analysis.functions.rule import FUNCTIONS, OVERALL, Thresholds
+from analysis.functions.statistics import stratified_weights
 from analysis.measured import Measure, Measured, measured
 from analysis.resampling import percentile_interval, stream
 from analysis.results import DAMAGED, EffectsFile, ResultsError, damaged, effects_files

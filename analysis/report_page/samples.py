@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from analysis.report_encoding import packed, rounded
-from analysis.report_heads import HeadEffects
-from analysis.report_pictures import PAIRED
+from analysis.report_page.encoding import packed, rounded
+from analysis.report_page.heads import HeadEffects
+from analysis.report_page.pictures import PAIRED
 from analysis.results import DAMAGED, EffectsFile, damaged
 
 Place = tuple[str, str]

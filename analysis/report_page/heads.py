@@ -11,8 +11,8 @@ import numpy as np
 import xarray as xr
 
 from analysis.head_functions import FUNCTIONS, OVERALL
-from analysis.report_encoding import rounded
-from analysis.report_modules import modality
+from analysis.report_page.encoding import rounded
+from analysis.report_page.modules import modality
 from analysis.resampling import bootstrap_weights, percentile_interval, stream
 from analysis.results import EffectsFile, ResultsError, head_name
 

@@ -9,7 +9,7 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 from scipy import stats
 
 from analysis.drawing import LINES, TWO_COLUMNS
-from analysis.figure_overlap import RULE_NAMES
+from analysis.figure_kinds.overlap import RULE_NAMES
 
 AGREEMENT = {
     "rank_correlation": "Spearman's ρ\nof the scores",

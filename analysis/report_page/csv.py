@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.report_encoding import rounded
-from analysis.report_tables import MISSING, number
+from analysis.report_page.encoding import rounded
+from analysis.report_page.tables import MISSING, number
 from analysis.results import ResultsError
 
 ROWS = 400

@@ -9,11 +9,15 @@ from typing import Any
 
 import xarray as xr
 
-from analysis import report_csv, report_heads, report_modules, report_overlays, report_pictures
 from analysis.measured import METRICS
-from analysis.report_encoding import Pictures
-from analysis.report_heads import HeadEffects
-from analysis.report_samples import Browser, Listed, Place, choose, facts, per_category, survey
+from analysis.report_page import csv as report_csv
+from analysis.report_page import heads as report_heads
+from analysis.report_page import modules as report_modules
+from analysis.report_page import overlays as report_overlays
+from analysis.report_page import pictures as report_pictures
+from analysis.report_page.encoding import Pictures
+from analysis.report_page.heads import HeadEffects
+from analysis.report_page.samples import Browser, Listed, Place, choose, facts, per_category, survey
 from analysis.results import EffectsFile, ResultsError, attention_files, effects_files, read_effects, read_manifest, read_tree
 
 

@@ -10,7 +10,7 @@ from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from analysis.drawing import LINES, SEQUENTIAL, TWO_COLUMNS
-from analysis.figure_tasks import name_of, strongest
+from analysis.figure_kinds.tasks import name_of, strongest
 from analysis.results import head_name
 
 MOST_HEADS = 30
