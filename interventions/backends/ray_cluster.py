@@ -14,7 +14,7 @@ from interventions.backends.options import RayOptions
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 try:
     import ray
-    from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayTaskError
+    from ray.exceptions import ActorDiedError, AuthenticationError, OutOfMemoryError, RayActorError, RayTaskError
 except ImportError as error:
     raise BackendError("--backend ray needs the package ray, which this environment lacks: pip install -r requirements-ray.txt") from error
 
@@ -137,6 +137,8 @@ def _check_answers(address: str) -> None:
 
 
 def _no_cluster(address: str, error: Exception) -> str:
+    if isinstance(error.__cause__, AuthenticationError):
+        return f"the Ray cluster at {address!r} asks for its token: set RAY_AUTH_MODE=token (recipes/README.md)"
     return (
         f"no Ray cluster answers at {address!r} ({_first_line(error)}): start one (recipes/README.md), or leave --address out to start Ray "
         "on this machine"
