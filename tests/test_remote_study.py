@@ -238,24 +238,6 @@ def test_a_server_that_dies_in_mid_run_costs_no_finished_sample(study, expected,
     assert len(server.seen()) == 4 - len(kept)
 
 
-def test_a_server_that_comes_back_is_waited_for(study, expected, server, monkeypatch, caplog):
-    ours = study()
-    monkeypatch.setattr(host_module, "UNHEARD", 0.5)
-    server.fault(delay=0.3)
-
-    def restart() -> None:
-        while not finished(ours):
-            time.sleep(0.02)
-        server.kill()
-        server.start()
-
-    restarting = threading.Thread(target=restart)
-    restarting.start()
-    assert_same_file(expected, patch_heads(ours))
-    restarting.join()
-    assert "asking again" in caplog.text
-
-
 def test_the_command_line_says_what_is_wrong_in_one_line(data, tmp_path, server):
     command = [sys.executable, "-m", "interventions.head_patching", "--backend", "remote", "--host", server.url, "--samples", "1"]
     environment = {"PATH": "", "HOME": str(tmp_path), "NDIF_API_KEY": UNKNOWN_KEY, "OMP_NUM_THREADS": "1"}

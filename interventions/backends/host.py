@@ -22,7 +22,7 @@ from interventions.backends import BackendError
 log = logging.getLogger(__name__)
 FIRST_PATIENCE, PATIENCE = 5.0, 120.0  # seconds that a host may be away: before it has ever answered, and after
 UNHEARD = 30.0  # seconds without a first status after which a job that was accepted is lost
-SLOWEST_POLL = 2.0  # seconds
+FASTEST_POLL, SLOWEST_POLL = 0.05, 2.0  # seconds between questions after a job: they grow by a fifth
 TRANSIENT = ("evicted", "preempted", "try again later", "reconnecting")  # in what a host says of a job that another try may mend
 DOCTOR = "`python -m interventions.backends doctor`"
 
@@ -103,7 +103,7 @@ class Host:
         BackendError
             It can have no result: says why, and what to do.
         """
-        started, pause = time.monotonic(), 0.02
+        started, pause = time.monotonic(), FASTEST_POLL
         while True:
             try:
                 found = self.patiently(exchange.poll)
@@ -122,7 +122,7 @@ class Host:
                 raise Lost(f"nothing was heard of it for {UNHEARD:g} s")
             if self.stopped.wait(pause):
                 raise BackendError(f"job {exchange.job_id} is not waited for any more")
-            pause = min(SLOWEST_POLL, 1.5 * pause)
+            pause = min(SLOWEST_POLL, 1.2 * pause)
 
     def patiently(self, ask: Callable[[], Any]) -> Any:
         """What a request gives, asked again where it fails for a reason that may pass.
