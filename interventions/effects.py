@@ -43,6 +43,7 @@ import xarray as xr
 MEASUREMENTS = ("logit_correct", "logit_incorrect", "log_normalizer")
 DIVERGENCE = "kl_from_clean"  # a fourth measurement, where it was asked for
 MEASURED = (*MEASUREMENTS, DIVERGENCE)  # in the order in which a run's measurements are stored
+CHUNK = 2**20  # bytes that are compressed together in a file
 SAMPLE_COORDINATES = ("category", "correct_answer", "incorrect_answer", "correct_first", "clean_prompt", "corrupt_prompt")
 DESCRIPTIONS = {
     "logit_correct": "logit of the correct answer in the patched run",
@@ -108,17 +109,25 @@ def write(dataset: xr.Dataset, path: Path) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    numbers = [name for name, variable in dataset.variables.items() if variable.dtype.kind in "fiub" and variable.ndim]
+    numbers = {name: variable for name, variable in dataset.variables.items() if variable.dtype.kind in "fiub" and variable.size}
+    packed = {name: {"zlib": True, "complevel": 4, "chunksizes": _chunks(variable)} for name, variable in numbers.items() if variable.ndim}
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     try:
-        dataset.to_netcdf(temporary, engine="netcdf4", encoding={name: {"zlib": True, "complevel": 4} for name in numbers})
+        dataset.to_netcdf(temporary, engine="netcdf4", encoding=packed)
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         raise OSError(f"could not write {path}: {error}. Nothing was changed; free some space or choose another folder (--out).") from error
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def _chunks(variable: xr.Variable) -> tuple[int, ...]:
+    """As many whole rows of the first dimension (samples) as make a MiB, so that one sample can be read without the others."""
+    rows, *rest = variable.shape
+    of_a_row = variable.nbytes // rows
+    return (max(1, min(rows, CHUNK // of_a_row)), *rest)
 
 
 def _umask() -> int:

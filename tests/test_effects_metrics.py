@@ -1,5 +1,6 @@
 """The metrics of effects against formulas worked out with numpy, the schema's errors, and writing that never leaves half a file."""
 
+import netCDF4
 import numpy as np
 import pytest
 import xarray as xr
@@ -109,3 +110,11 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(dataset, tmp_path,
 def test_reading_what_is_not_there_says_how_to_make_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no effects at .*; make them with"):
         read(tmp_path / "mlp.nc")
+
+
+def test_a_sample_is_read_without_the_others(tmp_path):
+    """A chunk holds whole samples, about a MiB of them, or one that is larger."""
+    for shape, chunks in (((3, 2, 400_000), [1, 2, 400_000]), ((7, 2, 5), [7, 2, 5])):
+        write(xr.Dataset({"values": (("sample", "layer", "place"), np.ones(shape, np.float32))}), tmp_path / "made.nc")
+        with netCDF4.Dataset(tmp_path / "made.nc") as file:
+            assert file["values"].chunking() == chunks
