@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 from contextlib import nullcontext
 from operator import attrgetter
 
@@ -35,7 +33,6 @@ from interventions.results import ResultsError
 from interventions.study import Options, prepare
 from interventions.verify import VerificationError
 from tests import zoo
-from tests.conftest import ROOT
 from tests.hooks import answer_logits
 from tests.test_architectures import LAYERS, QUESTIONS, pictures
 
@@ -456,13 +453,6 @@ def test_other_parts_of_a_model_are_refused(study):
     study.options.part = "vision"
     with pytest.raises(ValueError, match="not in --part vision"):
         attention_knockout(study)
-
-
-def test_the_script_explains_itself_from_any_folder(tmp_path):
-    command = [sys.executable, f"{ROOT}/interventions/attention_knockout.py", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "Example: python -m interventions.attention_knockout" in " ".join(done.stdout.split())
 
 
 def decoder_pair(blip, pair):

@@ -382,14 +382,19 @@ def test_a_sweep_that_is_wrong_stops_the_run_and_names_the_cell(study, monkeypat
     "script",
     [
         *("head_patching", "module_patching", "attention_patterns", "accuracy"),
-        *("head_ablation", "attribution_patching", "direct_effect"),
+        *("attention_knockout", "head_ablation", "attribution_patching", "path_patching", "direct_effect"),
     ],
 )
 def test_scripts_explain_themselves_in_both_forms(script, tmp_path):
-    for command, folder in (([f"{ROOT}/interventions/{script}.py"], tmp_path), (["-m", f"interventions.{script}"], ROOT)):
-        done = subprocess.run([sys.executable, *command, "--help"], capture_output=True, text=True, cwd=folder, check=False)
-        assert done.returncode == 0, done.stderr
-        assert "Example: python -m interventions." in " ".join(done.stdout.split())
+    forms = (([f"{ROOT}/interventions/{script}.py"], tmp_path), (["-m", f"interventions.{script}"], ROOT))
+    started = [
+        subprocess.Popen([sys.executable, *form, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder)
+        for form, folder in forms
+    ]
+    for process in started:
+        out, errors = process.communicate()
+        assert process.returncode == 0, errors
+        assert "Example: python -m interventions." in " ".join(out.split())
 
 
 def test_a_script_reports_an_error_in_one_message(tmp_path):
