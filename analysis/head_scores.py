@@ -116,28 +116,10 @@ def area_of_ranks(ranked: np.ndarray, inside: np.ndarray, seen: np.ndarray) -> n
     return np.where(seen.reshape(seen.shape + (1,) * positive.ndim), area, np.nan)
 
 
-def pointing(maps: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """The pointing game (Zhang et al. 2018): 1 where the patch with the most attention is of the object, else 0.
-
-    Where several patches share the most, it is the share of them that are of the object.
-
-    Parameters
-    ----------
-    maps : [..., patch]
-    inside : bool [..., patch], of one mask or of several.
-
-    Returns
-    -------
-    [maps..., masks...] in 0..1; NaN where a map is NaN or no patch is of the object.
-
-    >>> pointing(np.array([[0.1, 0.2, 0.7], [0.4, 0.4, 0.2]]), np.array([True, False, True]))
-    array([1. , 0.5])
-    """
-    return np.where(inside.any(axis=-1), mass(most_attended(maps), inside), np.nan)
-
-
 def most_attended(maps: np.ndarray) -> np.ndarray:
     """Maps [..., patch] of the patch with the most attention: 1 there, or shared where several have the most; NaN where a map is NaN.
+
+    Its mass on the object is the pointing game (Zhang et al. 2018).
 
     >>> most_attended(np.array([[0.1, 0.2, 0.7], [0.4, 0.4, 0.2]]))
     array([[0. , 0. , 1. ],
@@ -164,25 +146,6 @@ def mass(maps: np.ndarray, share: np.ndarray) -> np.ndarray:
     0.625
     """
     return np.tensordot(maps, share.astype(maps.dtype), axes=(-1, -1))
-
-
-def density(maps: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Mean attention to a patch of the object, in multiples of an even share: 1 is what an even map gives.
-
-    Parameters
-    ----------
-    maps : [..., patch]
-    share : [patch] in 0..1; with 1 - share it is the mean attention outside the object.
-
-    Returns
-    -------
-    [...]; NaN where the object covers nothing.
-
-    >>> float(density(np.array([0.5, 0.25, 0.25, 0.0]), np.array([1.0, 0.0, 0.0, 0.0])))
-    2.0
-    """
-    covered = share.sum()
-    return mass(maps, share) * (maps.shape[-1] / covered if covered > 0 else np.nan)
 
 
 def evenness(maps: np.ndarray) -> np.ndarray:

@@ -81,12 +81,8 @@ def _no_grid(study: Study, component: str) -> str:
     return f"the keys of {component} in {vlm.name} are not one square grid of image patches ({count} image tokens), so it has no maps"
 
 
-def capture_attention(vlm: Vlm, pair: Pair, component: str) -> Float[Tensor, "layer head query key"]:
-    """Attention probabilities of the clean run (the model must be set to show them, see `Vlm.showing_attention`)."""
-    return _probabilities(vlm, vlm.ids([vlm.prompt(pair.clean_question)]), vlm.pixels([pair.clean_image]), component)
-
-
-def _probabilities(vlm: Vlm, ids: Tensor, pixels: Pixels, component: str) -> Tensor:
+def capture_attention(vlm: Vlm, ids: Tensor, pixels: Pixels, component: str) -> Float[Tensor, "layer head query key"]:
+    """Attention probabilities of one run (the model must be set to show them, see `Vlm.showing_attention`)."""
     port = vlm.architecture.attention[component].probabilities
     with torch.no_grad(), vlm.model.trace(**vlm.inputs(ids.to(vlm.device), moved(pixels, vlm))):
         maps: list[Tensor] = save([])
@@ -100,7 +96,7 @@ def _shares(
 ) -> Float[np.ndarray, "layer head key"]:
     """What some keys (none: all but the first) get from the mean of some queries; where the weights are (see `Vlm.run`)."""
     with vlm.showing_attention():
-        probabilities = _probabilities(vlm, ids, pixels, component)
+        probabilities = capture_attention(vlm, ids, pixels, component)
     of_keys = list(keys) or list(range(1, probabilities.shape[-1]))
     return probabilities[:, :, list(queries)].mean(2)[:, :, of_keys].float().cpu().numpy()
 

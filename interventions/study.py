@@ -45,7 +45,7 @@ class Options:
     data: str = "shapes"
     """Folder of a prepared data set (see data_prep); `shapes` makes the rendered one where it is not there yet."""
     corruption: str = "sip"
-    """How the corrupt run is made: sip (another image) or str (other options in the question)."""
+    """How the corrupt run is made: sip (another image), str (other options in the question), gaussian_noise, ...; README.md lists them."""
     samples: int = 100
     """Samples of each category, half with the correct option first (where the data set has as many)."""
     out: Path = Path("results")

@@ -334,7 +334,7 @@ def test_attention_sums_to_one_and_weighs_the_values(vlm, make_pair):
             projection.register_forward_hook(lambda _, inputs, output, number=number: values_of.update({number: output[:1].clone()}))
         )
     with vlm.showing_attention():
-        probabilities = capture_attention(vlm, pair, component)
+        probabilities = capture_attention(vlm, vlm.ids([vlm.prompt(pair.clean_question)]), vlm.pixels([pair.clean_image]), component)
     assert probabilities.shape[:3] == (vlm.n_layers, vlm.n_heads, len(vlm.prompt(pair.clean_question).ids))
     np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
     z = capture(vlm, [example(vlm, pair, Scored(1, 2))], (component,)).states[component][0, CLEAN]
