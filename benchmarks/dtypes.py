@@ -21,6 +21,7 @@ import tyro
 import xarray as xr
 from scipy.stats import spearmanr
 
+from analysis.results import head_name
 from analysis.universal_heads import important_heads
 from benchmarks.engine import CASES, work_of
 from interventions import effects
@@ -88,6 +89,12 @@ def full_size(name: str, repeats: int) -> None:
         print(f"{name:<20}{kind:<20}{relative:>19.4f}{rank:>8.4f}{times[kind] / times['float32']:>8.2f}", flush=True)
 
 
+def universal_names(important: xr.DataArray) -> str:
+    """The heads that are important in every category, by name."""
+    everywhere = important.all("category").transpose("layer", "head").values
+    return " ".join(head_name(*map(int, at)) for at in np.argwhere(everywhere)) or "none"
+
+
 def logit_difference(measured: torch.Tensor) -> torch.Tensor:
     return measured[..., 0] - measured[..., 1]
 
@@ -95,7 +102,8 @@ def logit_difference(measured: torch.Tensor) -> torch.Tensor:
 def run(options: Dtypes) -> None:
     """Print both tables."""
     print(f"torch {torch.__version__}; {options.samples} samples a category; times relative to float32")
-    print(f"{'model':<14}{'corruption':<12}{'dtype':<10}{'median difference':>19}{'rank':>8}{'important heads':>17}{'time':>8}")
+    titles = f"{'median difference':>19}{'rank':>8}{'important heads':>17}{'time':>8}  universal heads, in float32 -> here"
+    print(f"{'model':<14}{'corruption':<12}{'dtype':<10}{titles}")
     for model in options.models:
         for corruption in ("sip", "str"):
             exact, answers, base = head_effects(model, "float32", options, corruption, None)
@@ -106,9 +114,11 @@ def run(options: Dtypes) -> None:
                 relative = float((abs(same - both) / abs(both)).where(strong).median())
                 means = [abs(e).groupby("category").mean("sample") for e in (both, same)]
                 rank = float(np.mean([spearmanr(a.values.ravel(), b.values.ravel()).statistic for a, b in zip(*means, strict=True)]))
-                sets = [important_heads(m)[0].values for m in means]
+                sets = [important_heads(m)[0] for m in means]
                 changed = f"{int((sets[0] != sets[1]).sum())} of {int(sets[0].sum())} differ"
-                print(f"{model:<14}{corruption:<12}{dtype:<10}{relative:>19.4f}{rank:>8.4f}{changed:>17}{seconds / base:>8.2f}", flush=True)
+                universal = " -> ".join(universal_names(important) for important in sets)
+                figures = f"{relative:>19.4f}{rank:>8.4f}{changed:>17}{seconds / base:>8.2f}  {universal}"
+                print(f"{model:<14}{corruption:<12}{dtype:<10}{figures}", flush=True)
     print(f"\n{'full size':<20}{'format':<20}{'median difference':>19}{'rank':>8}{'time':>8}")
     for name in options.cases:
         full_size(name, options.repeats)

@@ -21,6 +21,7 @@ MODALITIES |= {"gaussian_noise": "image", "gaussian_noise_text": "text"}
 MODALITIES |= {name: made.modality for name, made in embedding_ablation.KINDS.items()}
 MODALITIES |= {made.name: made.modality for made in (Inpainting, ObjectRemoval, ConstraintReplacement)}
 NAMES = tuple(MODALITIES)
+OF_EMBEDDINGS = ("gaussian_noise", "gaussian_noise_text", *embedding_ablation.KINDS)  # they change embeddings, not what is read
 
 
 def make(name: str, samples: Iterable[Sample], seed: int, options: CorruptionOptions | None = None, device: str = "auto") -> Corruption:

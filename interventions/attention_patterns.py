@@ -82,13 +82,17 @@ def _no_grid(study: Study, component: str) -> str:
 
 
 def capture_attention(vlm: Vlm, ids: Tensor, pixels: Pixels, component: str) -> Float[Tensor, "layer head query key"]:
-    """Attention probabilities of one run (the model must be set to show them, see `Vlm.showing_attention`)."""
+    """Attention probabilities of one run (the model must be set to show them, see `Vlm.showing_attention`); NaN in layers without the
+    component."""
     port = vlm.architecture.attention[component].probabilities
+    having = [number for number in range(vlm.n_layers) if component in vlm.components_of(number)]
     with torch.no_grad(), vlm.model.trace(**vlm.inputs(ids.to(vlm.device), moved(pixels, vlm))):
         maps: list[Tensor] = save([])
-        for layer in vlm.layers:
-            maps.append(port.read(layer)[0].clone())
-    return torch.stack(maps)
+        for number in having:
+            maps.append(port.read(vlm.layers[number])[0].clone())
+    every = maps[0].new_full((vlm.n_layers, *maps[0].shape), torch.nan)
+    every[having] = torch.stack(maps)
+    return every
 
 
 def _shares(

@@ -51,8 +51,7 @@ class Example:
 
     def on(self, vlm: Vlm) -> "Example":
         """On the device and in the dtype of a model."""
-        noise = self.noise and replace(self.noise, values=self.noise.values.to(vlm.device, vlm.dtype))
-        return replace(self, ids=self.ids.to(vlm.device), pixels=moved(self.pixels, vlm), noise=noise)
+        return replace(self, ids=self.ids.to(vlm.device), pixels=moved(self.pixels, vlm), noise=self.noise and self.noise.on(vlm))
 
 
 @dataclass(frozen=True)
@@ -123,14 +122,14 @@ def capture(vlm: Vlm, examples: Sequence[Example], components: Sequence[str], di
     last = torch.tensor(2 * lengths, device=vlm.device) - 1
     corrupt = slice(len(examples), None)  # rows: all clean runs, then all corrupt ones
     forced = tuple(pair.forced for pair in examples)
-    modality, noise = noise_of_runs(examples)
+    modality, *noise = noise_of_runs(examples)
     clean_rows = [pair.clean * len(examples) + i for i, pair in enumerate(examples)]
     with torch.no_grad(), vlm.model.trace(**vlm.inputs(ids, pixels, real.to(vlm.device), cache=True, forced=2 * forced)):
         if modality == "image":
-            vlm.write_embeddings(modality, vlm.read_embeddings(modality) + noise)
+            vlm.change_embeddings(modality, *noise)
         image = save(vlm.image_states())
         if modality == "text":
-            vlm.write_embeddings(modality, vlm.read_embeddings(modality) + noise)
+            vlm.change_embeddings(modality, *noise)
         text_inputs = save(vlm.text_inputs())
         found: dict[str, list[Tensor]] = save({component: [] for component in components})
         before: dict[tuple[int, str], Tensor] = save({})
@@ -175,16 +174,18 @@ def capture(vlm: Vlm, examples: Sequence[Example], components: Sequence[str], di
     )
 
 
-def noise_of_runs(examples: Sequence[Example]) -> tuple[str, Float[Tensor, "row position width"] | None]:
-    """The noise of some pairs' runs, all first runs before all second ones; 0 where a run has none."""
-    noisy = [pair for pair in examples if pair.noise is not None]
-    if not noisy:
-        return "", None
-    if len(noisy) < len(examples):
+def noise_of_runs(examples: Sequence[Example]) -> tuple[str, Float[Tensor, "row position width"], Float[Tensor, "row position"]]:
+    """Modality ("" for none), values and `kept` (see `Noise`) of some pairs' runs, all first runs before all second ones; a run without
+    noise keeps its embeddings."""
+    noises = [pair.noise for pair in examples if pair.noise is not None]
+    if not noises:
+        return "", torch.empty(0), torch.empty(0)
+    if len(noises) < len(examples):
         raise ValueError("pairs with and without noise cannot be run together")
-    values = [pair.noise.values for pair in examples if pair.noise is not None]
-    runs = [value * (pair.noisy == run) for run in (CLEAN, CORRUPT) for pair, value in zip(examples, values, strict=True)]
-    return noisy[0].noise.modality if noisy[0].noise else "", pad_sequence(runs, batch_first=True)
+    runs = [(noise, pair.noisy == run) for run in (CLEAN, CORRUPT) for pair, noise in zip(examples, noises, strict=True)]
+    values = [noise.values * noisy for noise, noisy in runs]
+    kept = [noise.kept if noisy else torch.ones_like(noise.kept) for noise, noisy in runs]
+    return noises[0].modality, pad_sequence(values, batch_first=True), pad_sequence(kept, batch_first=True, padding_value=1)
 
 
 def rows_of(value: Any, rows: Int[Tensor, " row"], of: int, name: str = "") -> Any:

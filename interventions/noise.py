@@ -17,15 +17,21 @@ from interventions.models.vlm import Pixels, Vlm, moved
 
 @dataclass(frozen=True)
 class Noise:
-    """What is added to the embeddings of a run.
+    """What becomes of the embeddings of a run: `values` are added to them, or stand in their place.
 
     Attributes
     ----------
-    modality : to the states of the "image", or to the embeddings of the "text"
+    modality : of the states of the "image", or of the embeddings of the "text"
+    kept : 1 at positions whose embeddings are added to, 0 where they are replaced
     """
 
     modality: str
     values: Float[Tensor, "position width"]
+    kept: Float[Tensor, " position"]
+
+    def on(self, vlm: Vlm) -> "Noise":
+        """On the device and in the dtype of a model."""
+        return Noise(self.modality, self.values.to(vlm.device, vlm.dtype), self.kept.to(vlm.device, vlm.dtype))
 
 
 def draw_noise(vlm: Vlm, pair: Pair, modality: str, sigma: float, seed: int, draw: int) -> Noise:
@@ -36,7 +42,7 @@ def draw_noise(vlm: Vlm, pair: Pair, modality: str, sigma: float, seed: int, dra
     mask = vlm.embedded_positions(modality, vlm.prompt(pair.clean_question))
     rng = np.random.default_rng([seed, zlib.crc32(pair.sample["sample_id"].encode()), draw])
     values = rng.standard_normal((len(mask), vlm.embedding_width(modality)), np.float32) * sigma * mask[:, None]
-    return Noise(modality, torch.from_numpy(values.astype(np.float32)).to(vlm.device, vlm.dtype))
+    return Noise(modality, torch.from_numpy(values.astype(np.float32)), torch.ones(len(mask))).on(vlm)
 
 
 def embedding_deviation(vlm: Vlm, pairs: Iterable[Pair], modality: str) -> float:
@@ -77,8 +83,9 @@ def embedding_mean(vlm: Vlm, pairs: Iterable[Pair], modality: str) -> Float[Tens
 
 
 def replaced(vlm: Vlm, pair: Pair, modality: str, by: Float[Tensor, "position width"] | None) -> Noise:
-    """What turns a pair's embeddings into others (None: into 0), at the image's or the question's positions; exact up to rounding."""
-    states, there = embeddings(vlm, pair, modality)
-    values = torch.zeros_like(states)
-    values[there] = -states[there] if by is None else (by - states[there].double()).to(states.dtype)
-    return Noise(modality, values)
+    """Others (None: 0) in the place of a pair's embeddings, at the image's or the question's positions."""
+    there = torch.from_numpy(vlm.embedded_positions(modality, vlm.prompt(pair.clean_question)))
+    values = torch.zeros(len(there), vlm.embedding_width(modality))
+    if by is not None:
+        values[there] = by.float().cpu()
+    return Noise(modality, values, 1 - there.float()).on(vlm)

@@ -15,19 +15,19 @@ def clean_states(vlm: Vlm, example: Example, patch: Patch) -> dict[int, Float[Te
     with torch.no_grad(), vlm.model.trace(**inputs_of(vlm, example, CLEAN)):
         add_noise(vlm, example, CLEAN)
         states: dict[int, Tensor] = save({})
-        for layer in patch.layers:
+        for layer in layers_of(vlm, patch):
             states[layer] = vlm.port(patch.component).read(vlm.layers[layer])[0].clone()
     return states
 
 
 def run_plain(vlm: Vlm, example: Example, patch: Patch, clean: dict[int, Tensor] | None = None) -> Float[Tensor, " measurement"]:
     """The measurements of one patched run; `clean` spares a clean run where the states are at hand."""
-    clean = clean or clean_states(vlm, example, patch)
+    clean = clean_states(vlm, example, patch) if clean is None else clean
     port = vlm.port(patch.component)
     answers = torch.tensor([example.answers], device=vlm.device)
     with torch.no_grad(), vlm.model.trace(**inputs_of(vlm, example, CORRUPT)):
         add_noise(vlm, example, CORRUPT)
-        for layer in patch.layers:
+        for layer in layers_of(vlm, patch):
             state = port.read(vlm.layers[layer]).clone()
             start, stop = 0, state.shape[-1]
             if patch.head is not None:
@@ -39,11 +39,15 @@ def run_plain(vlm: Vlm, example: Example, patch: Patch, clean: dict[int, Tensor]
     return measured[0]
 
 
+def layers_of(vlm: Vlm, patch: Patch) -> list[int]:
+    """The layers of a patch that have its component: in some models layers are of two kinds, and nothing is patched in the others."""
+    return [layer for layer in patch.layers if patch.component in vlm.components_of(layer)]
+
+
 def add_noise(vlm: Vlm, example: Example, run: int) -> None:
-    """Inside a trace, first: put a run's noise on its embeddings, if it has any."""
+    """Inside a trace, first: change a run's embeddings as its noise says, if it has any."""
     if example.noise is not None and example.noisy == run:
-        states = vlm.read_embeddings(example.noise.modality)
-        vlm.write_embeddings(example.noise.modality, states + example.noise.values)
+        vlm.change_embeddings(example.noise.modality, example.noise.values[None], example.noise.kept[None])
 
 
 def inputs_of(vlm: Vlm, example: Example, run: int) -> Inputs:

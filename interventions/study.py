@@ -167,6 +167,12 @@ class Study:
             raise
 
     def _choose(self, corruption: str) -> tuple[list[Pair], list[dict[str, str]]]:
+        modality = registry.MODALITIES[corruption]
+        if corruption in registry.OF_EMBEDDINGS and modality in self.vlm.late_embeddings:
+            raise LeftOut(
+                f"{corruption} changes {modality} embeddings that come after the layers of {self.vlm.name}, where no state would differ: "
+                "use a corruption of what the model reads"
+            )
         maker = registry.make(corruption, sample_table.rows(self.table), self.options.seed, self.options.painting, self.options.device)
         groups: dict[str, dict[bool, list[Sample]]] = {}
         for sample in sample_table.rows(self.table):
@@ -326,12 +332,10 @@ def open_model(options: Options) -> Vlm:
     ModelError, SiteError
         See `load`.
     BackendError
-        It cannot run on the host, or not this part of it; says why.
+        It cannot run on the host; says why.
     """
     if not options.backend.startswith("remote"):
         return load(options.model, options.device, options.dtype, options.revision)
-    if options.part:
-        raise backends.BackendError(f"--part {options.part} cannot run on a remote host yet; use --backend local or ray")
     from interventions.backends.remote import DryRun, Host, RemoteServer
 
     if options.backend == "remote":

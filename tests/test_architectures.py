@@ -14,11 +14,13 @@ from interventions.capture import Example, capture
 from interventions.models.architecture import ARCHITECTURES
 from interventions.models.checks import check_sites
 from interventions.models.loading import ModelError, load, wrap
+from interventions.noise import Noise
 from interventions.plain import run_plain
 from interventions.plan import patches
 from interventions.planning import plan
 from interventions.roles import Cell
 from interventions.sweep import sweep
+from interventions.verify import verify
 from tests import zoo
 from tests.hooks import patched
 
@@ -84,6 +86,7 @@ def test_sweep_agrees_with_raw_hooks(made, corruption):
         heads = vlm.n_heads if component in vlm.architecture.attention else None
         every = patches(component, vlm.n_layers, heads, cells)
         (measured,) = sweep(vlm, captured, [every])
+        verify(vlm, pair, every, measured, cells=8)  # also where a layer has no such component
         for patch, row in list(zip(every, measured, strict=True))[:: 5 if heads else 2]:
             try:
                 target = attrgetter(path)(layers[patch.layers[0]]) if path else layers[patch.layers[0]]
@@ -97,6 +100,48 @@ def test_sweep_agrees_with_raw_hooks(made, corruption):
             torch.testing.assert_close(run_plain(vlm, pair, patch), oracle, atol=5e-5, rtol=0)
             changed += not torch.equal(row, captured.measured[0, 1])
     assert changed > 5
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_noise_on_what_is_read_by_cross_attention_is_that_of_raw_hooks(modality):
+    module, processor = zoo.make("mllama")
+    vlm = wrap(module, processor, "mllama")
+    prompt, pixels = vlm.prompt(QUESTIONS[0]), vlm.pixels(pictures(1) * 2)
+    there = vlm.embedded_positions(modality, prompt)
+    values = torch.randn(len(there), vlm.embedding_width(modality), generator=torch.Generator().manual_seed(0)) * there[:, None]
+    ours = Example(vlm.ids([prompt, prompt]), pixels, (5, 6), noise=Noise(modality, values.float(), torch.ones(len(there))))
+    captured = capture(vlm, [ours], ("cross_attention",))
+    inputs = processor(images=pictures(1), text=[vlm.template(QUESTIONS[0])[0]], return_tensors="pt")
+
+    def run(noisy):
+        if not noisy:
+            return module(**inputs).logits[0, -1]
+        text_model = module.model.language_model
+        if modality == "text":
+            handle = text_model.embed_tokens.register_forward_hook(lambda _, args, output: output + values)
+        else:
+
+            def add(_, args, given):
+                states = given["cross_attention_states"]
+                return args, given | {"cross_attention_states": states + values.view_as(states)}
+
+            handle = text_model.register_forward_pre_hook(add, with_kwargs=True)
+        try:
+            return module(**inputs).logits[0, -1]
+        finally:
+            handle.remove()
+
+    every = patches("cross_attention", vlm.n_layers, vlm.n_heads, [Cell("", "", (len(prompt.ids) - 1,))])
+    (measured,) = sweep(vlm, captured, [every])
+    layers = attrgetter(LAYERS["mllama"])(module)
+    path, side = site("mllama", "cross_attention")
+    for patch, row in zip(every, measured, strict=True):
+        if "cross_attention" in vlm.components_of(patch.layers[0]):
+            columns = slice(patch.head * vlm.head_dim, (patch.head + 1) * vlm.head_dim)
+            logits = patched(run, {0: attrgetter(path)(layers[patch.layers[0]])}, side, patch.positions, columns)
+            torch.testing.assert_close(row, torch.stack([logits[5], logits[6], logits.logsumexp(-1)]), atol=5e-5, rtol=0)
+    plain, noisy = (run(row)[5] - run(row)[6] for row in (0, 1))
+    assert abs(plain - noisy) > 0.01
 
 
 def test_it_passes_the_causal_checks_and_answers(made):

@@ -1,9 +1,12 @@
 """Gaussian noise as a corruption, and the noising direction: definitions, raw hooks, files."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from corruptions.pair import LeftOut
 from interventions import effects
 from interventions.capture import capture, example
 from interventions.head_patching import patch_heads
@@ -12,6 +15,7 @@ from interventions.module_patching import patch_modules
 from interventions.noise import draw_noise, embedding_deviation
 from interventions.plain import run_plain
 from interventions.plan import patches
+from interventions.results import read_manifest
 from interventions.roles import Cell
 from interventions.study import Options, prepare
 from interventions.sweep import sweep
@@ -87,6 +91,27 @@ def test_patching_under_noise_agrees_with_raw_hooks(vlm, make_pair, kind, direct
                 oracle = torch.stack([logits[5], logits[6], logits.logsumexp(-1)])
                 torch.testing.assert_close(row, oracle, atol=2e-5, rtol=0)
                 torch.testing.assert_close(run_plain(vlm, ours, patch), oracle, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_noise_does_not_reach_tokens_of_the_answer_that_are_given(llava, make_pair, kind):
+    pair = make_pair(llava, kind)
+    noise = draw_noise(llava, pair, pair.noise, sigma=1.0, seed=0, draw=0)
+    ours = example(llava, pair, Scored(5, 6, (7,)), noise)
+    assert ours.ids.shape[1] == len(noise.values) + 1
+    measured = capture(llava, [ours], ("block",)).measured[0, 1]
+    longer = replace(noise, values=torch.cat([noise.values, torch.zeros(1, llava.width)]))
+    with hooked_noise(llava.module, longer):
+        logits = answer_logits(llava.module, ours.ids[1:], ours.pixels["pixel_values"].flatten(0, 1)[1:])[0]
+    torch.testing.assert_close(measured, torch.stack([logits[5], logits[6], logits.logsumexp(-1)]), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("part", "kind"), [("vision", "gaussian_noise"), ("vision", "zero_ablation_text")])
+def test_embeddings_that_come_after_a_part_are_refused(tmp_path, data, blip, part, kind):
+    study = study_of(blip, data, tmp_path, part=part)
+    with pytest.raises(LeftOut, match=rf"{kind} changes .* come after the layers of blip-shapes-{part}"):
+        patch_heads(study, kind)
+    assert "come after" in next(iter(read_manifest(tmp_path)["runs"].values()))["status"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from interventions import effects
 from interventions.ablating import run_ablated, verify_ablated
+from interventions.attention_patterns import capture_attention
 from interventions.capture import Example, capture, example
 from interventions.gradients import attribution, of_cells
 from interventions.head_patching import patch_heads
@@ -23,6 +24,7 @@ from interventions.plan import patches
 from interventions.roles import Cell
 from interventions.study import Options, prepare
 from interventions.sweep import sweep
+from interventions.verify import verify
 from tests import zoo
 from tests.hooks import answer_logits, patched
 
@@ -95,6 +97,12 @@ def test_heads_of_a_qformer_agree_with_raw_hooks(name):
     captured = capture(part, [ours], ("cross_attention",))
     every = patches("cross_attention", part.n_layers, part.n_heads, [Cell("", "", (0, 2)), Cell("", "", tuple(range(6)))])
     (measured,) = sweep(part, captured, [every])
+    verify(part, ours, every, measured, cells=len(every))  # also where a layer has no cross-attention
+    with part.showing_attention():
+        maps = capture_attention(part, ours.ids[:1], {name: values[:1] for name, values in ours.pixels.items()}, "cross_attention")
+    there = ["cross_attention" in part.components_of(number) for number in range(part.n_layers)]
+    assert not all(there)
+    assert (~maps.isnan()).flatten(1).all(1).tolist() == there
     compared = 0
     for patch, row in zip(every, measured, strict=True):
         layer = module.qformer.encoder.layer[patch.layers[0]]

@@ -9,12 +9,12 @@ from nnsight import save
 from nnsight.intervention.backends.remote import RemoteBackend
 from nnsight.schema.config import CONFIG
 
-from interventions.backends import BackendError
 from interventions.backends.host import Host
 from interventions.backends.remote import DryRun, RemoteServer
-from interventions.capture import example
+from interventions.capture import Example, example
 from interventions.measuring import measure_pairs
-from interventions.models.loading import load, wrap
+from interventions.models.loading import load
+from interventions.models.parts import part_of
 from interventions.models.vlm import Scored, generated
 from interventions.models.wrappers import NoWeightsError
 from interventions.plan import patches
@@ -26,8 +26,18 @@ NAMES = {"blip": "blip-shapes", "llava": "llava-shapes"}
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("server") / "served", "--keys", KEY, "--bfloat16", LLAVA.replace("null", '"half"')) as running:
+def instructblip(tmp_path_factory):
+    """The folder of a checkpoint with random weights, whose Q-Former reads the question."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny-instructblip"
+    for part in zoo.make("instructblip"):
+        part.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, instructblip):
+    arguments = ("--keys", KEY, "--bfloat16", LLAVA.replace("null", '"half"'))
+    with serving(tmp_path_factory.mktemp("server") / "served", *arguments, checkpoints=(instructblip,)) as running:
         yield running
 
 
@@ -97,11 +107,20 @@ def test_what_is_sent_takes_the_dtype_of_the_model_there(server, make_pair):
     assert_same(expected, there.run(measure_pairs, wide, *asked(there, make_pair)[1:]))
 
 
-def test_a_model_that_cannot_be_sent_is_refused():
-    model = wrap(*zoo.make("instructblip"), "instructblip")
-    for server in (DryRun(), RemoteServer(Host("http://127.0.0.1:9"))):
-        with pytest.raises(BackendError, match="its Q-Former reads the question"):
-            server.meet(model)
+@pytest.mark.parametrize("part", ["", "qformer"])
+def test_a_question_that_a_qformer_reads_goes_along(instructblip, server, shapes, part):
+    """Of prompts of unequal length, with a token of the answers given."""
+    found = []
+    for whole in (load(str(instructblip), "cpu"), load(str(instructblip), server=RemoteServer(Host(server.url)))):
+        vlm = part_of(whole, part) if part else whole
+        prompts = [vlm.read_after(vlm.prompt(shapes[number]["question"]), (7,)) for number in (0, 4)]
+        pixels = vlm.pixels([shapes[0]["clean_image"], shapes[0]["corrupt_image"]])
+        pairs = [Example(vlm.ids([prompt, prompt]), pixels, (5, 6), (7,)) for prompt in prompts]
+        component = vlm.architecture.head_component
+        every = [[patches(component, vlm.n_layers, vlm.n_heads, [Cell("", "", (0, 2))])] * len(pairs)]
+        found.append(vlm.run(measure_pairs, pairs, (component,), every, 256, True, (0, 1)))
+    assert_same(*found)
+    assert float(np.ptp(found[0][1][0][0][:, 0])) > 1e-3
 
 
 def test_answers_are_generated_there(both, shapes):

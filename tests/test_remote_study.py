@@ -174,13 +174,23 @@ def test_a_model_that_is_not_deployed(options, tmp_path):
         prepare(options(str(tmp_path / "another-model")))
 
 
-def test_what_is_not_sent_yet_is_refused(options, study):
+@pytest.mark.parametrize("part", ["decoder", "vision"])
+def test_parts_are_measured_there_too(options, part):
+    made = []
+    for where in ("local", "remote", "remote-dry-run"):
+        there = prepare(options("blip-shapes", where, where, part=part, verify=1, batch=2))
+        made.append([*patch_modules(there, "str" if part == "decoder" else "sip", ("mlp",)), patch_heads(there)])
+        made[-1].append(ablate_heads(there, replacements=("zero",), sizes=(1,), random_sets=1))
+    for ours, *theirs in zip(*made, strict=True):
+        for path in theirs:
+            assert_same_file(ours, path)
+
+
+def test_means_over_samples_are_not_made_there(study):
     ranked = study()
     patch_heads(ranked)
     with pytest.raises(ValueError, match="choose zero, resample or corrupt"):
         ablate_heads(ranked)
-    with pytest.raises(BackendError, match="--part decoder cannot run on a remote host yet"):
-        prepare(options("blip-shapes", part="decoder"))
 
 
 def test_what_passes_is_tried_again(study, expected, server, caplog):

@@ -65,7 +65,6 @@ class RemoteServer:
         BackendError
             See `run`.
         """
-        _check(vlm)
         vlm.server = self
         there = self.run(vlm, describe)
         self.dtype = getattr(torch, there["dtype"])
@@ -159,11 +158,6 @@ def describe(vlm: Vlm) -> dict[str, str]:
     }
 
 
-def _check(vlm: Vlm) -> None:
-    if vlm.stays_here:
-        raise BackendError(f"{vlm.name} cannot run on a remote host yet: {vlm.stays_here}. Use --backend local or ray")
-
-
 class DryRun:
     """Runs functions here, by nnsight's simulation of a server: what does not travel is found out without one."""
 
@@ -171,8 +165,7 @@ class DryRun:
         self.dtype, self.device_type, self.number_format = torch.float32, "", ""
 
     def meet(self, vlm: Vlm) -> None:
-        """Become the server of a model that was loaded here; BackendError where its runs cannot be sent."""
-        _check(vlm)
+        """Become the server of a model that was loaded here."""
         self.dtype, self.device_type, self.number_format = vlm.dtype, vlm.device_type, vlm.number_format
         vlm.server = self
 

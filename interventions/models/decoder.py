@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from corruptions.pair import Prompt
@@ -36,16 +37,17 @@ class Decoder(Vlm):
         if not forced:
             return prompt
         added = tuple(forced)
-        ids = prompt.ids + added
-        self.texts[ids] = self.texts[prompt.ids]
         words = tuple(self.processor.tokenizer.convert_ids_to_tokens(added))
         return Prompt(
             prompt.text + self.processor.tokenizer.decode(added),
-            ids,
+            self.ids_after(prompt.ids, added),
             prompt.spans + (None,) * len(added),
             prompt.words + words,
             prompt.kinds + ("answer",) * len(added),
         )
+
+    def ids_after(self, ids: tuple[int, ...], forced: Sequence[int]) -> tuple[int, ...]:
+        return (*ids, *forced)
 
     def reference_answer_ids(self, generated: str, correct: str, incorrect: str) -> tuple[int, int]:
         """The last sub-token of the text that the model generated, and of the incorrect answer as it stands in the question."""
@@ -109,8 +111,6 @@ class Decoder(Vlm):
         return {name: value for name, value in self.text_model.inputs[1].items() if name not in known}
 
     def read_embeddings(self, modality: str) -> Any:
-        if "inputs_embeds" not in self.text_model.inputs[1]:
-            raise ValueError(f"{self.name} reads its image by cross-attention: noise on its embeddings is not described")
         return self.text_model.inputs[1]["inputs_embeds"]
 
     def write_embeddings(self, modality: str, states: torch.Tensor) -> None:
@@ -171,26 +171,67 @@ class Decoder(Vlm):
         return self.model.output.logits[:, 0]
 
 
+class CrossAttentionDecoder(Decoder):
+    """Llama 3.2 Vision: some of its layers read the image's tiles by cross-attention, and one token of the prompt stands for the image."""
+
+    def read_embeddings(self, modality: str) -> Any:
+        given = self.text_model.inputs[1]
+        if modality == "image":
+            return given["cross_attention_states"].unflatten(0, (len(given["input_ids"]), -1)).flatten(1, 2)
+        return self.module.get_input_embeddings()(given["input_ids"])
+
+    def write_embeddings(self, modality: str, states: torch.Tensor) -> None:
+        arguments, given = self.text_model.inputs
+        if modality == "image":
+            changed: Inputs = {"cross_attention_states": states.view_as(given["cross_attention_states"])}
+        else:
+            changed = {"input_ids": None, "inputs_embeds": states}
+        self.text_model.inputs = (arguments, given | changed)
+
+    def embedded_positions(self, modality: str, prompt: Prompt) -> np.ndarray:
+        if modality == "text":
+            return super().embedded_positions(modality, prompt)
+        tiles = self._made["cross_attention_mask"][0, -1].flatten().bool().numpy()  # those that an image of this size fills
+        return tiles.repeat(self.module.model.vision_model.num_patches)
+
+
 class QFormerDecoder(Decoder):
     """BLIP-2 and InstructBLIP: a Q-Former reads the image (InstructBLIP's with the question) into tokens at the start of the prompt."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._asked: dict[tuple[int, ...], tuple[int, ...]] = {}  # what InstructBLIP's Q-Former reads with a prompt, by the prompt's tokens
+
+    def _tokenized(self, question: str) -> Prompt:
+        prompt = super()._tokenized(question)
+        if self._reads_questions:
+            self._asked[prompt.ids] = tuple(self.processor.qformer_tokenizer(prompt.text)["input_ids"])
+        return prompt
+
+    def ids_after(self, ids: tuple[int, ...], forced: Sequence[int]) -> tuple[int, ...]:
+        after = super().ids_after(ids, forced)
+        if self._reads_questions:
+            self._asked[after] = self._asked[ids]
+        return after
+
     @property
-    def stays_here(self) -> str:
-        return "its Q-Former reads the question, which is tokenized run by run" if "qformer_input_ids" in self._made else ""
+    def _reads_questions(self) -> bool:
+        """Whether the Q-Former reads the question too."""
+        return "qformer_input_ids" in self._made
 
     def _prompts(self, ids: torch.Tensor, pixels: Pixels, real: torch.Tensor | None) -> Inputs:
         inputs = super()._prompts(ids, pixels, real)
-        if "qformer_input_ids" not in self._made:
+        if not self._reads_questions:
             return inputs
         kept = torch.ones_like(ids, dtype=torch.bool) if real is None else real
-        texts = [self.texts[tuple(row[mask].tolist())] for row, mask in zip(ids.cpu(), kept.cpu(), strict=True)]
-        asked = self.processor.qformer_tokenizer(texts, padding=True, return_tensors="pt").to(self.device)
-        return inputs | {"qformer_input_ids": asked.input_ids, "qformer_attention_mask": asked.attention_mask}
+        asked = [torch.tensor(self._asked[tuple(row[mask].tolist())]) for row, mask in zip(ids.cpu(), kept.cpu(), strict=True)]
+        own = pad_sequence([torch.ones_like(tokens) for tokens in asked], batch_first=True).to(self.device)
+        return inputs | {"qformer_input_ids": pad_sequence(asked, batch_first=True).to(self.device), "qformer_attention_mask": own}
 
     def generated_from(self, length: int) -> int:
         return 0
 
     def packed(self, packing: Packing, known: Known) -> Inputs:
         nothing = SimpleNamespace(pooler_output=known.embedded.new_zeros(0), qformer_outputs=None, vision_outputs=None)
-        unused = {"pixel_values": None, "input_ids": None} | ({"qformer_input_ids": None} if "qformer_input_ids" in self._made else {})
+        unused = {"pixel_values": None, "input_ids": None} | ({"qformer_input_ids": None} if self._reads_questions else {})
         return super().packed(packing, known) | unused | {"mm_encoder_outputs": {"image": nothing}}  # the image's tokens are in `embedded`

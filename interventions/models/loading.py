@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 from interventions.models.architecture import ARCHITECTURES, Architecture, is_described, of_model_type
 from interventions.models.blip import Blip
 from interventions.models.checks import SiteError, check_sites
-from interventions.models.decoder import Decoder, QFormerDecoder
+from interventions.models.decoder import CrossAttentionDecoder, Decoder, QFormerDecoder
 from interventions.models.vlm import Server, Vlm
 from interventions.models.wrappers import BlipModel, DecoderModel
 
@@ -162,6 +162,8 @@ def _wrapper(architecture: Architecture) -> tuple[type[Vlm], Any]:
     """Our class of a model, and the nnsight wrapper it stands on."""
     if not architecture.causal:
         return Blip, BlipModel
+    if "cross_attention" in architecture.attention:
+        return CrossAttentionDecoder, DecoderModel
     return (QFormerDecoder if architecture.text_model.startswith("language_model.") else Decoder), DecoderModel
 
 

@@ -26,13 +26,13 @@ class Part(Vlm):
     """
 
     kind = ""
-    stays_here = "it is a part of a model, whose runs need the whole one's prompts"
 
     def __init__(self, whole: Vlm, architecture: Architecture) -> None:
         name = f"{whole.name}-{architecture.name}"
         super().__init__(whole.model, whole.processor, architecture, name, whole.revision, whole.longest_prompt)
-        self.whole = whole
-        self.questions: list[str] = []
+        self.whole, self.server = whole, whole.server
+        self._questions: list[str] = []
+        self._asked: list[tuple[int, ...]] = []  # the whole model's tokens of each
         self._inputs: Inputs = {}  # of the pass that is traced, and where its prompts end, if not all at their last token
         self._ends: torch.Tensor | None = None
 
@@ -40,11 +40,16 @@ class Part(Vlm):
         """How many positions the part has."""
         raise NotImplementedError
 
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_questions": [], "_inputs": {}, "_ends": None}
+
     def _tokenized(self, question: str) -> Prompt:
-        self.questions.append(question)
-        count, number = self.count(), len(self.questions) - 1
+        prompt = self.whole.prompt(question)
+        self._questions.append(question)
+        self._asked.append(prompt.ids)
+        count, number = self.count(), len(self._asked) - 1
         words = tuple(f"{self.kind} {i}" for i in range(count))
-        return Prompt(self.whole.prompt(question).text, (number,) * count, (None,) * count, words, (self.kind,) * count)
+        return Prompt(prompt.text, (number,) * count, (None,) * count, words, (self.kind,) * count)
 
     @property
     def tokenize(self) -> Callable[[str], Prompt]:
@@ -66,7 +71,7 @@ class Part(Vlm):
         return self.whole.embedding_width(modality)
 
     def embedded_positions(self, modality: str, prompt: Prompt) -> np.ndarray:
-        return self.whole.embedded_positions(modality, self.whole.prompt(self.questions[prompt.ids[0]]))
+        return self.whole.embedded_positions(modality, self.whole.prompt(self._questions[prompt.ids[0]]))
 
     def read_embeddings(self, modality: str) -> Any:
         return self.whole.read_embeddings(modality)
@@ -86,10 +91,9 @@ class Part(Vlm):
         forced: Sequence[Sequence[int]] = (),
     ) -> Inputs:
         given = forced or [()] * len(ids)
-        asked = [self.whole.prompt(self.questions[number]) for number in ids[:, 0].tolist()]
-        prompts = [self.whole.read_after(prompt, tokens) for prompt, tokens in zip(asked, given, strict=True)]
-        lengths = [len(prompt.ids) for prompt in prompts]
-        rows = [list(prompt.ids) + [0] * (max(lengths) - len(prompt.ids)) for prompt in prompts]
+        asked = [self.whole.ids_after(self._asked[row[0]], tokens) for row, tokens in zip(ids.tolist(), given, strict=True)]
+        lengths = [len(prompt) for prompt in asked]
+        rows = [[*prompt, *[0] * (max(lengths) - len(prompt))] for prompt in asked]
         own = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
         self._ends = None if own.all() else torch.tensor(lengths, device=self.device) - 1
         self._inputs = self.whole.inputs(torch.tensor(rows, device=self.device), pixels, own.to(self.device), False, forced)
@@ -133,6 +137,7 @@ class VisionTower(Part):
     """BLIP's vision tower, at its class token (patch 0) and its patches."""
 
     kind = "patch"
+    late_embeddings = ("image", "text")
 
     def count(self) -> int:
         return self.whole.image_states_per_image
@@ -145,6 +150,7 @@ class QFormer(Part):
     """The heads of BLIP-2's or InstructBLIP's Q-Former that read the image, at its query tokens."""
 
     kind = "query"
+    late_embeddings = ("text",)
 
     def count(self) -> int:
         return self.module.query_tokens.shape[1]
@@ -154,6 +160,18 @@ class QFormer(Part):
 
     def enter_packed(self, packing: Packing, known: Known) -> None:
         self.model.vision_model.skip(BaseModelOutputWithPooling(last_hidden_state=known.image))
+
+    def read_embeddings(self, modality: str) -> Any:
+        return self.image_states()
+
+    def write_embeddings(self, modality: str, states: torch.Tensor) -> None:
+        self.model.vision_model.output = BaseModelOutputWithPooling(last_hidden_state=states)
+
+    def embedding_width(self, modality: str) -> int:
+        return self.module.config.vision_config.hidden_size
+
+    def embedded_positions(self, modality: str, prompt: Prompt) -> np.ndarray:
+        return np.ones(self.image_states_per_image, bool)
 
 
 _QFORMER = replace(

@@ -18,6 +18,7 @@ from nnsight import save
 from nnsight.modeling.huggingface import HuggingFaceModel
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import pad
 
 from corruptions.pair import Prompt, Span
 from interventions.models.architecture import ONE_WORD, Architecture, Port
@@ -104,6 +105,7 @@ class Vlm:
     """
 
     max_answer_tokens = 8
+    late_embeddings: tuple[str, ...] = ()  # modalities whose embeddings come after the layers, none of whose states they change
     server: "Server | None" = None
 
     def __init__(
@@ -118,7 +120,6 @@ class Vlm:
         self.model, self.processor, self.architecture = model, processor, architecture
         self.name, self.revision = name, revision
         self._made_prompts: dict[str, Prompt] = {}
-        self.texts: dict[tuple[int, ...], str] = {}  # of the prompts made so far, by their token ids
         sizes = getattr(self.module.config, architecture.text_config)
         self.n_layers, self.n_heads = int(sizes.num_hidden_layers), int(sizes.num_attention_heads)
         self.width = int(sizes.hidden_size)
@@ -144,13 +145,8 @@ class Vlm:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a session on a server needs."""
-        left_here = ("processor", "server", "texts", "_made_prompts")
+        left_here = ("processor", "server", "_made_prompts")
         return {name: value for name, value in (self.__dict__ | {"pad_token_id": self.pad_token_id}).items() if name not in left_here}
-
-    @property
-    def stays_here(self) -> str:
-        """Why its runs cannot be sent to a server yet; "" where they can."""
-        return ""
 
     @cached_property
     def pad_token_id(self) -> int:
@@ -258,7 +254,6 @@ class Vlm:
         begin = asked[0] + shift - _shared(ids[: asked[0] + shift][::-1], plain[: asked[0]][::-1])
         end = asked[0] + shift + _shared(ids[asked[0] + shift :], plain[asked[0] :])
         text += self.processor.tokenizer.decode(ids[end:]) if end - shift == len(plain) else ""  # what the processor adds
-        self.texts[tuple(ids)] = text
         special = set(self.processor.tokenizer.all_special_ids) - {self.image_token_id}
         spans: list[Span | None] = []
         words: list[str] = []
@@ -324,6 +319,10 @@ class Vlm:
     def read_after(self, prompt: Prompt, forced: Sequence[int]) -> Prompt:
         """A prompt that goes on with the tokens after which the answers are told apart, where they follow it in one text."""
         return prompt
+
+    def ids_after(self, ids: tuple[int, ...], forced: Sequence[int]) -> tuple[int, ...]:
+        """The tokens of such a prompt, by those of the prompt."""
+        return ids
 
     def reference_answer_ids(self, generated: str, correct: str, incorrect: str) -> tuple[int, int]:
         """The tokens by which NOTICE's code scores the two answers."""
@@ -439,6 +438,12 @@ class Vlm:
     def write_embeddings(self, modality: str, states: Tensor) -> None:
         """Inside a trace, after `read_embeddings`: put others in their place."""
         raise NotImplementedError
+
+    def change_embeddings(self, modality: str, values: Float[Tensor, "row position width"], kept: Float[Tensor, "row position"]) -> None:
+        """Inside a trace, first: add values to the embeddings, or put them in their place where `kept` is 0; what follows stays."""
+        states = self.read_embeddings(modality)
+        after = states.shape[1] - values.shape[1]  # tokens of the answer that are given
+        self.write_embeddings(modality, states * pad(kept, (0, after), value=1)[..., None] + pad(values, (0, 0, 0, after)))
 
     def embedding_width(self, modality: str) -> int:
         """The width of these embeddings."""

@@ -22,14 +22,16 @@ START = 60  # seconds
 class LoopbackServer:
     """A server in its own process, in a folder that has the checkpoints, and of the project `wrappers.py` alone."""
 
-    def __init__(self, folder: Path, models: tuple[str, ...] = (BLIP, LLAVA), arguments: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, folder: Path, models: tuple[str, ...] = (BLIP, LLAVA), arguments: tuple[str, ...] = (), checkpoints: tuple[Path, ...] = ()
+    ) -> None:
         self.folder, self.models, self.arguments = folder, models, arguments
         package = folder / "interventions" / "models"
         package.mkdir(parents=True)
         for parent in (package, package.parent):
             (parent / "__init__.py").touch()
         shutil.copy(ROOT / "interventions" / "models" / "wrappers.py", package)
-        for checkpoint in (ROOT / "checkpoints").glob("*-shapes"):
+        for checkpoint in (*(ROOT / "checkpoints").glob("*-shapes"), *checkpoints):
             (folder / checkpoint.name).symlink_to(checkpoint)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -72,8 +74,10 @@ class LoopbackServer:
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str, models: tuple[str, ...] = (BLIP, LLAVA)) -> Iterator[LoopbackServer]:
-    server = LoopbackServer(folder, models, arguments)
+def serving(folder: Path, *arguments: str, checkpoints: tuple[Path, ...] = ()) -> Iterator[LoopbackServer]:
+    """A server of the shipped models, and of other checkpoints that answer with text."""
+    models = (BLIP, LLAVA, *(LLAVA.replace("llava-shapes", path.name) for path in checkpoints))
+    server = LoopbackServer(folder, models, arguments, checkpoints)
     server.start()
     try:
         yield server
