@@ -28,7 +28,7 @@ def family_wise_p(absolute: Sequence[xr.DataArray], permutations: int = PERMUTAT
 
     Returns
     -------
-    p-values [layer, head] in (0, 1].
+    p-values [layer, head] in (0, 1]; NaN where a layer has no such heads.
 
     >>> x = np.random.default_rng(0).random((20, 2, 3))
     >>> x[:, 1, 2] += 2
@@ -38,7 +38,9 @@ def family_wise_p(absolute: Sequence[xr.DataArray], permutations: int = PERMUTAT
            [1.  , 1.  , 0.01]])
     """
     generator = np.random.default_rng(seed)
-    values = [_complete(task) for task in absolute]
+    flat = [task.transpose("sample", "layer", "head").values.reshape(task.sizes["sample"], -1) for task in absolute]
+    heads = np.logical_or.reduce([np.isfinite(task).any(axis=0) for task in flat])
+    values = [_complete(task[:, heads]) for task in flat]
 
     def statistic(means: list[np.ndarray]) -> np.ndarray:
         return np.sort([_standardized(task) for task in means], axis=0)[-at_least if at_least else 0]
@@ -46,14 +48,15 @@ def family_wise_p(absolute: Sequence[xr.DataArray], permutations: int = PERMUTAT
     observed = statistic([task.mean(axis=0) for task in values])
     shuffled = [statistic([generator.permuted(task, axis=1).mean(axis=0) for task in values]).max() for _ in range(permutations)]
     larger = (np.array(shuffled)[:, None] >= observed - 1e-12).sum(axis=0)
-    template = absolute[0].isel(sample=0, drop=True)
-    return template.copy(data=((1 + larger) / (1 + permutations)).reshape(template.shape))
+    template = absolute[0].isel(sample=0, drop=True).transpose("layer", "head")
+    p = np.full(len(heads), np.nan)
+    p[heads] = (1 + larger) / (1 + permutations)
+    return template.copy(data=p.reshape(template.shape))
 
 
-def _complete(task: xr.DataArray) -> np.ndarray:
-    flat = task.transpose("sample", "layer", "head").values.reshape(task.sizes["sample"], -1)
-    complete = flat[np.isfinite(flat).all(axis=1)]
-    return complete if len(complete) else np.zeros((1, flat.shape[1]))
+def _complete(task: np.ndarray) -> np.ndarray:
+    complete = task[np.isfinite(task).all(axis=1)]
+    return complete if len(complete) else np.zeros((1, task.shape[1]))
 
 
 def _standardized(means: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ A task is "<dataset>/<category>". What is judged (metric, token, component, corr
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import xarray as xr
 
 from analysis.results import EffectsFile, ResultsError, effects_files, read_effects
@@ -144,7 +145,7 @@ def _effect(file: EffectsFile, measure: Measure) -> xr.DataArray:
         raise ResultsError(f"{file.path} has no effects of heads at token {token!r}; it has {there}: choose one with --token")
     keep = ["sample", "layer", "head", "token", "category"]
     values = getattr(effects.sel(token=token).effects, measure.metric)()
-    values = values.drop_vars([str(name) for name in values.coords if name not in keep], errors="ignore")
+    values = values.where(np.isfinite(values)).drop_vars([str(name) for name in values.coords if name not in keep], errors="ignore")
     return values.assign_coords(category=("sample", effects["category"].values.astype(str)))
 
 

@@ -86,6 +86,7 @@ def judge(effects: Measured, rule: RobustRule) -> xr.Dataset:
     >>> bool((of["low"] < of["mean_effect"]).all() and (of["mean_effect"] < of["high"]).all() and (of["q"] < 0.05).all())
     True
     """
+    layers = next(iter(effects.effects.values()))["layer"].values
     effects = complete(effects)
     check_tasks(effects, rule)
     rule = replace(rule, flips=rule.flips or enough_flips(effects, rule))
@@ -115,11 +116,23 @@ def judge(effects: Measured, rule: RobustRule) -> xr.Dataset:
             found[name].attrs["units"] = METRICS[rule.metric]
     options = {name: value for name, value in asdict(rule).items() if name in RobustRule.__dataclass_fields__ and value is not None}
     found.attrs = options | {"model": effects.model, "component": effects.component, "token": effects.tokens}
-    return found
+    return with_layers(found, layers)
+
+
+def with_layers(found: xr.Dataset, layers: np.ndarray) -> xr.Dataset:
+    """What was found, with rows for layers that have no heads too: NaN, 0, false or "none".
+
+    >>> found = xr.Dataset({"p": ("layer", [0.5]), "universal": ("layer", [True])}, coords={"layer": [1]})
+    >>> with_layers(found, np.array([0, 1]))["universal"].values
+    array([False,  True])
+    """
+    empty = {"f": np.nan, "b": False, "i": 0, "O": "none"}
+    return found.reindex(layer=layers, fill_value={name: empty[values.dtype.kind] for name, values in found.data_vars.items()})
 
 
 def complete(effects: Measured) -> Measured:
-    """Without the samples in which any head lacks a finite value, which are counted in `left_out`.
+    """Without the samples in which any head lacks a finite value, which are counted in `left_out`; and without the layers that have no such
+    heads: in some models layers are of two kinds.
 
     Raises
     ------
@@ -135,7 +148,9 @@ def complete(effects: Measured) -> Measured:
     (11, 1)
     """
     kept, left_out = {}, dict(effects.left_out)
-    for key, values in effects.effects.items():
+    layers = np.logical_or.reduce([np.isfinite(values).any(("sample", "head")).values for values in effects.effects.values()])
+    for key, every in effects.effects.items():
+        values = every if layers.all() else every.isel(layer=layers)
         finite = np.isfinite(flat(values)).all(axis=1)
         left_out[key] += int((~finite).sum())
         if finite.any():

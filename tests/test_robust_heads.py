@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 from scipy import stats
 
+from analysis.chance import family_wise_p
 from analysis.power import power, power_text, simulate
 from analysis.report_page import robust as report_robust
 from analysis.results import ResultsError, read_tree
@@ -134,6 +135,29 @@ def test_samples_without_a_finite_effect_of_every_head_are_left_out_and_counted(
     assert (list(found["samples"].values), list(found["left_out"].values)) == ([7, 6], [1, 2])
     kept = [7, 9, 11, 13, 15, 1]
     np.testing.assert_allclose(found["mean_effect"].sel(task="d/shape").values, logits[kept].mean(axis=(0, 3)), rtol=1e-6)
+
+
+def test_layers_without_such_heads_change_nothing(generator):
+    """In some models layers are of two kinds."""
+    x, y = (noise(generator, 40, spreads(generator, 2, 5)) for _ in range(2))
+    x[:, 1, 2] += 12
+    y[:, 1, 2] += 12
+    dense = judge(study({("sip", "d/a"): x, ("sip", "d/b"): y}), RobustRule(resamples=100))
+    sparse = {("sip", f"d/{task}"): np.full((40, 4, 5), np.nan) for task in "ab"}
+    for values, of_task in zip(sparse.values(), (x, y), strict=True):
+        values[:, 1::2] = of_task
+    found = judge(study(sparse), RobustRule(resamples=100))
+    xr.testing.assert_identical(found.isel(layer=[1, 3]).assign_coords(layer=[0, 1]), dense)
+    assert found["kind"].values[3, 2] == "vision"
+    absent = found.isel(layer=[0, 2])
+    assert bool(absent["p"].isnull().all())
+    assert not absent["important"].any()
+    assert set(absent["kind"].values.ravel()) == {"none"}
+    p, dense_p = (
+        family_wise_p([abs(task) for task in of.effects.values()], 99) for of in (study(sparse), study({("sip", "a"): x, ("sip", "b"): y}))
+    )
+    np.testing.assert_array_equal(p.values[1::2], dense_p.values)
+    assert np.isnan(p.values[::2]).all()
 
 
 def test_no_complete_sample_is_an_error(tmp_path):

@@ -125,11 +125,13 @@ def test_only_the_named_corruptions_and_one_component_are_judged(tmp_path):
 def test_a_sample_without_an_effect_is_left_out(tmp_path):
     logits = np.random.default_rng(0).normal(size=(8, 3, 4, 1))
     logits[3] = np.nan
+    logits[5, 0, 0] = np.inf  # one head: the others' values count
     save(effects(logits, ["correct"], ["correct"]), tmp_path / "m" / "d" / "sip" / "cross_attention-heads.nc")
     found = find(tmp_path, FAST)["m"]
     assert list(found["samples"].sel(corruption="sip").values) == [4, 3]
     assert list(found["left_out"].sel(corruption="sip").values) == [0, 1]
     assert np.isfinite(found["mean_effect"].values).all()
+    assert np.isfinite(found["threshold"].values).all()
 
 
 def test_a_task_in_which_no_sample_has_an_effect_did_not_run(tmp_path):

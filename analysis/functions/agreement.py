@@ -88,6 +88,8 @@ def _effects(results: Path, files: list[EffectsFile], metric: str) -> Measured:
 def _under(effects: Measured, functions: xr.Dataset, corruption: str, t: Thresholds) -> Iterator[dict[str, object]]:
     """The rows of one model and corruption."""
     tasks = effects.of(corruption)
+    there = next(iter(tasks.values()))["layer"].values
+    functions = functions.isel(layer=np.isin(functions["layer"].values, there))
     shape = (functions.sizes["layer"], functions.sizes["head"])
     if any(values.shape[1:] != shape for values in tasks.values()):
         sizes = next(iter(tasks.values())).shape[1:]
