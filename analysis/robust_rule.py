@@ -148,8 +148,8 @@ def complete(effects: Measured) -> Measured:
     (11, 1)
     """
     kept, left_out = {}, dict(effects.left_out)
-    finite = [np.isfinite(values.transpose("sample", "layer", "head").values) for values in effects.effects.values()]
-    layers = np.logical_or.reduce([there.any(axis=(0, 2)) for there in finite])
+    arrays = [values.transpose("sample", "layer", "head").values for values in effects.effects.values()]
+    layers = np.logical_or.reduce([np.isfinite(array).any(axis=(0, 2)) for array in arrays])
     for key, every in effects.effects.items():
         values = every if layers.all() else every.isel(layer=layers)
         finite = np.isfinite(flat(values)).all(axis=1)
