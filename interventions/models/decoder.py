@@ -89,7 +89,7 @@ class Decoder(Vlm):
     @cached_property
     def _made(self) -> Inputs:
         """What the processor makes of a prompt and an image."""
-        return self._processed(self.template("?")[0], self._square(self._blank))
+        return self.processed(self.template("?")[0], self.square(self.blank))
 
     def packs_from(self, ids: torch.Tensor) -> tuple[int, str]:
         config = self.module.config.get_text_config()

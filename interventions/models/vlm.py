@@ -3,7 +3,6 @@
 `Vlm` holds what all models share; `blip.py` and `decoder.py` say how theirs differ.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 
-from corruptions.pair import Prompt, Span
+from corruptions.pair import Prompt
 from interventions.models.architecture import ONE_WORD, Architecture, Port
+from interventions.models.prompts import shared_start, tokenized
 from interventions.packing import Packing
 
 Inputs = dict[str, Any]
@@ -232,46 +232,7 @@ class Vlm:
         return self._made_prompts[question]
 
     def _tokenized(self, question: str) -> Prompt:
-        """Tokenize a question as the model reads it, and say what each token is.
-
-        The ids are those that the processor itself makes of the prompt and an image. Where each stands in the question is read off
-        the text, which is the same but for the image's tokens: all of the question comes after them.
-
-        Raises
-        ------
-        ValueError
-            When the processor makes something else of the question than the tokenizer.
-        """
-        text, start = self.template(question)
-        encoded = self.processor.tokenizer(text, return_offsets_mapping=True)
-        plain, offsets = encoded["input_ids"], encoded["offset_mapping"]
-        ids = self._processed(text, self._square(self._blank))["input_ids"][0].tolist()
-        asked = [i for i, (left, right) in enumerate(offsets) if start < right and left < start + len(question)]
-        shift = _last_place(ids, plain[asked[0] : asked[-1] + 1]) - asked[0]
-        if shift + asked[0] < 0:
-            raise ValueError(f"{self.name}: the processor and its tokenizer disagree on {text!r}: {ids} and {plain}")
-        head = _shared(ids, plain)
-        begin = asked[0] + shift - _shared(ids[: asked[0] + shift][::-1], plain[: asked[0]][::-1])
-        end = asked[0] + shift + _shared(ids[asked[0] + shift :], plain[asked[0] :])
-        text += self.processor.tokenizer.decode(ids[end:]) if end - shift == len(plain) else ""  # what the processor adds
-        special = set(self.processor.tokenizer.all_special_ids) - {self.image_token_id}
-        spans: list[Span | None] = []
-        words: list[str] = []
-        kinds: list[str] = []
-        for i, token in enumerate(ids):
-            at = i if i < head else i - shift if begin <= i < end else None  # its place in the plain text
-            left, right = offsets[at] if at is not None else (0, 0)
-            left += len(text[left:right]) - len(text[left:right].lstrip())  # the blank before a word is not the word
-            inside = start <= left < right <= start + len(question)
-            words.append(text[left:right] or self.processor.tokenizer.convert_ids_to_tokens(token))
-            if token == self.image_token_id:
-                kinds.append("image")
-            elif token in special or at is None:
-                kinds.append("special" if token in special and at is not None else "template")
-            else:
-                kinds.append("question" if inside else self._template_kind(text, start + len(question), left))
-            spans.append((left - start, right - start) if kinds[-1] == "question" else None)
-        return Prompt(text, tuple(ids), tuple(spans), tuple(words), tuple(kinds))
+        return tokenized(self, question)
 
     @property
     def tokenize(self) -> Callable[[str], Prompt]:
@@ -286,11 +247,6 @@ class Vlm:
         else:
             text = self.architecture.template.format(image=getattr(self.processor, "image_token", ""), question=question)
         return text, text.rindex(question)
-
-    def _template_kind(self, text: str, after: int, at: int) -> str:
-        """What a token of the template at character `at` is: "assistant", from the answering side's name on, or "template"."""
-        named = re.search("assistant|model", text[after:], re.IGNORECASE)
-        return "assistant" if named and at >= after + named.start() else "template"
 
     @cached_property
     def image_token_id(self) -> int | None:
@@ -311,7 +267,7 @@ class Vlm:
             When one is the beginning of the other.
         """
         first, second = (self.answer_ids(question, answer) for answer in (correct, incorrect))
-        shared = _shared(first, second)
+        shared = shared_start(first, second)
         if shared == min(len(first), len(second)):
             raise ValueError(f"the tokens of one of the answers {correct!r} and {incorrect!r} are the beginning of the other's")
         return Scored(first[shared], second[shared], first[:shared])
@@ -338,19 +294,19 @@ class Vlm:
     def pixels(self, images: Sequence[Image.Image]) -> Pixels:
         """What the processor makes of each image."""
         text, _ = self.template("?")
-        made = [self._processed(text, self._square(image.convert("RGB"))) for image in images]
+        made = [self.processed(text, self.square(image.convert("RGB"))) for image in images]
         return {
             name: torch.stack([one[name] for one in made]).to(self.device, self.dtype if made[0][name].is_floating_point() else None)
             for name in made[0]
             if name not in TEXT_INPUTS
         }
 
-    def _processed(self, text: str, image: Image.Image) -> Any:
+    def processed(self, text: str, image: Image.Image) -> Any:
         return self.processor(images=[image], text=[text], return_tensors="pt")
 
-    _blank = Image.new("RGB", (64, 64))  # prompts have as many image tokens whatever the image shows
+    blank = Image.new("RGB", (64, 64))  # prompts have as many image tokens whatever the image shows
 
-    def _square(self, image: Image.Image) -> Image.Image:
+    def square(self, image: Image.Image) -> Image.Image:
         side = self.architecture.square
         return image.resize((side, side), Image.Resampling.BICUBIC) if side else image
 
@@ -494,17 +450,6 @@ def generated(vlm: Vlm, asked: Sequence[tuple[Tensor, Pixels]]) -> list[Int[Tens
 def moved(pixels: Pixels, vlm: Vlm) -> Pixels:
     """To the device and in the dtype of a model."""
     return {name: values.to(vlm.device, vlm.dtype if values.is_floating_point() else None) for name, values in pixels.items()}
-
-
-def _last_place(ids: Sequence[int], part: Sequence[int]) -> int:
-    """Where `part` stands last in some tokens; -1 if nowhere."""
-    places = (i for i in range(len(ids) - len(part), -1, -1) if list(ids[i : i + len(part)]) == list(part))
-    return next(places, -1)
-
-
-def _shared(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two sequences share from their start on."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def measure(
