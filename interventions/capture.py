@@ -125,10 +125,10 @@ def capture(vlm: Vlm, examples: Sequence[Example], components: Sequence[str], di
     modality, *noise = noise_of_runs(examples)
     clean_rows = [pair.clean * len(examples) + i for i, pair in enumerate(examples)]
     with torch.no_grad(), vlm.model.trace(**vlm.inputs(ids, pixels, real.to(vlm.device), cache=True, forced=2 * forced)):
-        if modality == "image":
+        if modality in vlm.embedded_first:
             vlm.change_embeddings(modality, *noise)
         image = save(vlm.image_states())
-        if modality == "text":
+        if modality and modality not in vlm.embedded_first:
             vlm.change_embeddings(modality, *noise)
         text_inputs = save(vlm.text_inputs())
         found: dict[str, list[Tensor]] = save({component: [] for component in components})

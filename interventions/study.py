@@ -168,6 +168,8 @@ class Study:
 
     def _choose(self, corruption: str) -> tuple[list[Pair], list[dict[str, str]]]:
         modality = registry.MODALITIES[corruption]
+        if modality not in self.vlm.reads:
+            raise LeftOut(f"{corruption} changes the {modality}, which {self.vlm.name} does not read: no state would differ")
         if corruption in registry.OF_EMBEDDINGS and modality in self.vlm.late_embeddings:
             raise LeftOut(
                 f"{corruption} changes {modality} embeddings that come after the layers of {self.vlm.name}, where no state would differ: "

@@ -6,19 +6,22 @@ import numpy as np
 import pytest
 import torch
 
+from corruptions import registry
 from corruptions.pair import LeftOut
 from interventions import effects
 from interventions.capture import capture, example
 from interventions.head_patching import patch_heads
+from interventions.models.parts import part_of
 from interventions.models.vlm import Scored
 from interventions.module_patching import patch_modules
-from interventions.noise import draw_noise, embedding_deviation
+from interventions.noise import draw_noise, embedding_deviation, replaced
 from interventions.plain import run_plain
 from interventions.plan import patches
 from interventions.results import read_manifest
 from interventions.roles import Cell
 from interventions.study import Options, prepare
 from interventions.sweep import sweep
+from interventions.verify import verify
 from tests.hooks import answer_logits, layers_and_modules, patched
 
 KINDS = ("gaussian_noise", "gaussian_noise_text")
@@ -106,12 +109,28 @@ def test_noise_does_not_reach_tokens_of_the_answer_that_are_given(llava, make_pa
     torch.testing.assert_close(measured, torch.stack([logits[5], logits[6], logits.logsumexp(-1)]), atol=2e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("part", "kind"), [("vision", "gaussian_noise"), ("vision", "zero_ablation_text")])
-def test_embeddings_that_come_after_a_part_are_refused(tmp_path, data, blip, part, kind):
-    study = study_of(blip, data, tmp_path, part=part)
-    with pytest.raises(LeftOut, match=rf"{kind} changes .* come after the layers of blip-shapes-{part}"):
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [("gaussian_noise", "come after the layers of"), ("zero_ablation_text", "the text, which"), ("str", "the text, which")],
+)
+def test_what_no_state_of_a_part_depends_on_is_refused(tmp_path, data, blip, kind, why):
+    study = study_of(blip, data, tmp_path, part="vision")
+    with pytest.raises(LeftOut, match=rf"{kind} changes .*{why} blip-shapes-vision"):
         patch_heads(study, kind)
-    assert "come after" in next(iter(read_manifest(tmp_path)["runs"].values()))["status"]
+    assert why in next(iter(read_manifest(tmp_path)["runs"].values()))["status"]
+
+
+@pytest.mark.parametrize("kind", registry.OF_EMBEDDINGS)
+def test_embeddings_are_changed_before_the_decoder_as_in_the_whole_model(blip, make_pair, kind):
+    decoder, pair = part_of(blip, "decoder"), make_pair(blip, kind)
+    noisy = draw_noise(blip, pair, pair.noise, sigma=1.0, seed=0, draw=0)
+    noise = noisy if kind in KINDS else replaced(blip, pair, pair.noise, torch.ones(1, 1) if pair.becomes == "mean" else None)
+    ours, whole = (example(vlm, pair, Scored(5, 6), noise) for vlm in (decoder, blip))
+    captured = capture(decoder, [ours], ("mlp",))
+    torch.testing.assert_close(captured.measured, capture(blip, [whole], ("mlp",)).measured, atol=2e-5, rtol=0)
+    assert (captured.measured[0, 0] - captured.measured[0, 1]).abs().max() > 0.01
+    every = patches("mlp", decoder.n_layers, None, [Cell("", "", (0,))])
+    verify(decoder, ours, every, sweep(decoder, captured, [every])[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -204,24 +204,24 @@ class QFormerDecoder(Decoder):
 
     def _tokenized(self, question: str) -> Prompt:
         prompt = super()._tokenized(question)
-        if self._reads_questions:
+        if self.reads_questions:
             self._asked[prompt.ids] = tuple(self.processor.qformer_tokenizer(prompt.text)["input_ids"])
         return prompt
 
     def ids_after(self, ids: tuple[int, ...], forced: Sequence[int]) -> tuple[int, ...]:
         after = super().ids_after(ids, forced)
-        if self._reads_questions:
+        if self.reads_questions:
             self._asked[after] = self._asked[ids]
         return after
 
     @property
-    def _reads_questions(self) -> bool:
+    def reads_questions(self) -> bool:
         """Whether the Q-Former reads the question too."""
         return "qformer_input_ids" in self._made
 
     def _prompts(self, ids: torch.Tensor, pixels: Pixels, real: torch.Tensor | None) -> Inputs:
         inputs = super()._prompts(ids, pixels, real)
-        if not self._reads_questions:
+        if not self.reads_questions:
             return inputs
         kept = torch.ones_like(ids, dtype=torch.bool) if real is None else real
         asked = [torch.tensor(self._asked[tuple(row[mask].tolist())]) for row, mask in zip(ids.cpu(), kept.cpu(), strict=True)]
@@ -233,5 +233,5 @@ class QFormerDecoder(Decoder):
 
     def packed(self, packing: Packing, known: Known) -> Inputs:
         nothing = SimpleNamespace(pooler_output=known.embedded.new_zeros(0), qformer_outputs=None, vision_outputs=None)
-        unused = {"pixel_values": None, "input_ids": None} | ({"qformer_input_ids": None} if self._reads_questions else {})
+        unused = {"pixel_values": None, "input_ids": None} | ({"qformer_input_ids": None} if self.reads_questions else {})
         return super().packed(packing, known) | unused | {"mm_encoder_outputs": {"image": nothing}}  # the image's tokens are in `embedded`

@@ -115,6 +115,7 @@ class AnswerDecoder(Part):
     """BLIP's answer decoder, at its start token."""
 
     kind = "start"
+    embedded_first = ("image", "text")
     batches_pairs = False  # what fills up shorter questions would have to be masked before the decoder's layers
 
     def count(self) -> int:
@@ -137,7 +138,8 @@ class VisionTower(Part):
     """BLIP's vision tower, at its class token (patch 0) and its patches."""
 
     kind = "patch"
-    late_embeddings = ("image", "text")
+    reads = ("image",)
+    late_embeddings = ("image",)
 
     def count(self) -> int:
         return self.whole.image_states_per_image
@@ -151,6 +153,10 @@ class QFormer(Part):
 
     kind = "query"
     late_embeddings = ("text",)
+
+    @property
+    def reads(self) -> tuple[str, ...]:  # type: ignore[override]
+        return ("image", "text") if getattr(self.whole, "reads_questions", False) else ("image",)
 
     def count(self) -> int:
         return self.module.query_tokens.shape[1]

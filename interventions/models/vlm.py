@@ -105,7 +105,9 @@ class Vlm:
     """
 
     max_answer_tokens = 8
-    late_embeddings: tuple[str, ...] = ()  # modalities whose embeddings come after the layers, none of whose states they change
+    reads: tuple[str, ...] = ("image", "text")  # the modalities that states of the layers depend on
+    late_embeddings: tuple[str, ...] = ()  # those whose embeddings come after the layers, none of whose states they change
+    embedded_first: tuple[str, ...] = ("image",)  # those whose embeddings come before `image_states`
     server: "Server | None" = None
 
     def __init__(
