@@ -125,7 +125,7 @@ def test_a_study_of_a_part_has_a_folder_of_its_own(tmp_path, blip, data, part, c
     study = prepare(Options(model="blip-shapes", data=data, samples=1, out=tmp_path, device="cpu", part=part), blip)
     path = patch_heads(study, "sip")
     assert path == tmp_path / f"blip-shapes-{part}" / "shapes" / "sip" / f"{component}-heads.nc"
-    paths = patch_modules(study, "str", study.vlm.architecture.components)
+    paths = patch_modules(study, "str" if part == "decoder" else "sip", study.vlm.architecture.components)
     assert [path.stem for path in paths] == list(study.vlm.architecture.components)
     assert effects.read(paths[-1]).sizes["sample"] == 4
 
