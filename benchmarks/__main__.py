@@ -6,12 +6,12 @@ from pathlib import Path
 
 import tyro
 
-from benchmarks import dtypes, engine, growth, interventions
+from benchmarks import corruptions, dtypes, engine, growth, interventions
 
 
 @dataclass
 class Benchmarks:
-    """Time the engine, how its cost grows, the interventions beside patching, and other number formats; see benchmarks/README.md.
+    """Time the engine, how its cost grows, the interventions beside patching, the corruptions, and other number formats; see benchmarks/README.md.
 
     Example: python -m benchmarks --out benchmarks/latest.json
     """
@@ -29,6 +29,8 @@ def main() -> None:
     rows += growth.run(growth.Growth(repeats=options.repeats))
     print()
     rows += [asdict(row) for row in interventions.run(interventions.Interventions())]
+    print()
+    rows += [asdict(row) for row in corruptions.run(corruptions.Corruptions())]
     print()
     dtypes.run(dtypes.Dtypes(samples=25, repeats=options.repeats))
     if options.out:

@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmarks import engine, gpu, growth, interventions
+from benchmarks import corruptions, engine, gpu, growth, interventions
 from benchmarks.models import llava
 
 
@@ -25,6 +25,13 @@ def test_every_intervention_is_timed(capsys):
     assert [row.intervention for row in rows] == list(interventions.INTERVENTIONS)
     assert [row.runs for row in rows if row.intervention in ("direct effect", "path patching")] == [36, 5 * (5 + 1) + 5]
     assert all(min(row.ours, row.one_run, row.times_over_naive, row.forward_passes) > 0 for row in rows)
+    assert capsys.readouterr().out.count("llava-shapes") == len(rows)
+
+
+def test_every_corruption_is_timed(capsys):
+    rows = corruptions.run(corruptions.Corruptions(models=("llava-shapes",), samples=1))
+    assert [row.corruption for row in rows] == list(corruptions.NAMES)
+    assert all(min(row.making, row.measuring, row.times_sip) > 0 for row in rows)
     assert capsys.readouterr().out.count("llava-shapes") == len(rows)
 
 
