@@ -11,7 +11,9 @@ from benchmarks import corruptions, dtypes, engine, growth, interventions
 
 @dataclass
 class Benchmarks:
-    """Time the engine, how its cost grows, the interventions beside patching, the corruptions, and other number formats; see benchmarks/README.md.
+    """Time the engine, how its cost grows, the interventions beside patching, the corruptions, and other number formats.
+
+    See benchmarks/README.md.
 
     Example: python -m benchmarks --out benchmarks/latest.json
     """
