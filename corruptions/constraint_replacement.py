@@ -17,7 +17,8 @@ from data_prep.samples import Sample, option_spans
 
 
 class ConstraintReplacement:
-    """Replaces the noun by another one of as many tokens of the model's tokenizer, so that positions correspond.
+    """Replaces the noun by another one of as many tokens of the model's tokenizer, so that positions correspond. Words of another length,
+    where Basu et al. fill up the shorter prompt at its start, are not taken.
 
     The other noun is one of the data set's, of a question with the same first word ("Is", "Are"), and if it can be of the same category.
     It is not yet in the question, and names nothing in the image as far as the sample's attributes tell. Nouns too general to be among
