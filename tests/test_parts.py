@@ -11,6 +11,8 @@ from PIL import Image
 from interventions import effects
 from interventions.ablating import run_ablated, verify_ablated
 from interventions.attention_patterns import capture_attention
+from interventions.backends.journal import name_of
+from interventions.backends.shipping import Request, ship
 from interventions.capture import Example, capture, example
 from interventions.gradients import attribution, of_cells
 from interventions.head_patching import patch_heads
@@ -118,6 +120,26 @@ def test_heads_of_a_qformer_agree_with_raw_hooks(name):
         torch.testing.assert_close(run_plain(part, ours, patch), oracle, atol=5e-5, rtol=0)
         compared += not torch.equal(row, captured.measured[0, 1])
     assert compared > 5
+
+
+def test_a_job_of_a_part_is_named_by_its_questions_and_carries_no_others(blip, make_pair):
+    """Whatever was asked before: a job that is taken up again is of the same questions, and jobs do not grow with the data set."""
+    pairs = [make_pair(blip, "sip", number) for number in (0, 4)]
+
+    def job(part, pair):
+        arguments = ([example(part, pair, Scored(5, 6))], ("mlp",))
+        request = Request(compress=False)
+        ship(part, capture, arguments, request)
+        return name_of("a model", capture, arguments), len(request.content)
+
+    one, other = part_of(blip, "decoder"), part_of(blip, "decoder")
+    for number in range(200):
+        other.prompt(f"Is number {number} red or blue?")
+    first, second = ([job(part, pair) for pair in order] for part, order in ((one, pairs), (other, pairs[::-1])))
+    assert [name for name, _ in first] == [name for name, _ in second[::-1]]
+    assert first[0][0] != first[1][0]
+    sizes = [size for _, size in (*first, *second)]
+    assert max(sizes) - min(sizes) < 1000
 
 
 @pytest.mark.parametrize(("part", "component"), [("decoder", "cross_attention"), ("vision", "self_attention")])

@@ -10,7 +10,8 @@ import inspect
 import io
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import fields, is_dataclass
 from types import FunctionType
 from typing import Any
 
@@ -69,8 +70,20 @@ def serialize(tracer: Any, compress: bool) -> bytes:
 
 def ship(vlm: Vlm, function: Callable[..., Any], arguments: tuple[Any, ...], backend: Backend) -> None:
     """Hand one session, in which `function(vlm, *arguments)` is called, to a backend of nnsight. What it gives is called "result"."""
+    vlm = vlm.for_job(set(token_rows(arguments)))
     with vlm.model.session(backend=backend):
         result = nnsight.save(function(vlm, *arguments))  # noqa: F841
+
+
+def token_rows(value: Any) -> Iterator[tuple[int, ...]]:
+    """The rows of the tensors of token ids in some arguments."""
+    if isinstance(value, torch.Tensor):
+        yield from map(tuple, value.tolist()) if value.ndim == 2 and not value.is_floating_point() else ()
+    elif is_dataclass(value):
+        yield from token_rows([getattr(value, field.name) for field in fields(value)])
+    elif isinstance(value, list | tuple | dict):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from token_rows(inner)
 
 
 class Request(Backend):

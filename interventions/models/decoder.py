@@ -1,6 +1,7 @@
 """Causal decoders whose prompt holds the image as tokens: LLaVA and its kin."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from copy import copy
 from functools import cached_property
 from operator import attrgetter
 from types import SimpleNamespace
@@ -213,6 +214,11 @@ class QFormerDecoder(Decoder):
         if self.reads_questions:
             self._asked[after] = self._asked[ids]
         return after
+
+    def for_job(self, rows: Collection[tuple[int, ...]]) -> Vlm:
+        there = copy(self)
+        there._asked = {ids: asked for ids, asked in self._asked.items() if ids in rows}
+        return there
 
     @property
     def reads_questions(self) -> bool:

@@ -4,7 +4,9 @@ A part's positions are not the prompt's tokens. Its runs are batched, one row ea
 comes after it is run whole.
 """
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +24,7 @@ from interventions.packing import Packing
 class Part(Vlm):
     """A part of a model, with the model's own prompts and answers.
 
-    Its prompts have one "token" for each of the part's positions, all with the same id: the number of the question.
+    Its prompts have one "token" for each of the part's positions, all with the same id, which stands for the whole model's prompt.
     """
 
     kind = ""
@@ -31,8 +33,8 @@ class Part(Vlm):
         name = f"{whole.name}-{architecture.name}"
         super().__init__(whole.model, whole.processor, architecture, name, whole.revision, whole.longest_prompt)
         self.whole, self.server = whole, whole.server
-        self._questions: list[str] = []
-        self._asked: list[tuple[int, ...]] = []  # the whole model's tokens of each
+        self._questions: dict[int, str] = {}  # by their ids
+        self._asked: dict[int, tuple[int, ...]] = {}  # the whole model's tokens of each
         self._inputs: Inputs = {}  # of the pass that is traced, and where its prompts end, if not all at their last token
         self._ends: torch.Tensor | None = None
 
@@ -41,13 +43,18 @@ class Part(Vlm):
         raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_questions": [], "_inputs": {}, "_ends": None}
+        return super().__getstate__() | {"_questions": {}, "_inputs": {}, "_ends": None}
+
+    def for_job(self, rows: Collection[tuple[int, ...]]) -> Vlm:
+        there = copy(self)
+        there._asked = {number: self._asked[number] for number in {row[0] for row in rows} & self._asked.keys()}
+        there.whole = self.whole.for_job(set(there._asked.values()))
+        return there
 
     def _tokenized(self, question: str) -> Prompt:
         prompt = self.whole.prompt(question)
-        self._questions.append(question)
-        self._asked.append(prompt.ids)
-        count, number = self.count(), len(self._asked) - 1
+        count, number = self.count(), _number(prompt.ids)
+        self._questions[number], self._asked[number] = question, prompt.ids
         words = tuple(f"{self.kind} {i}" for i in range(count))
         return Prompt(prompt.text, (number,) * count, (None,) * count, words, (self.kind,) * count)
 
@@ -109,6 +116,11 @@ class Part(Vlm):
 
     def packed_logits(self, packing: Packing) -> Any:
         return self.logits()
+
+
+def _number(ids: Sequence[int]) -> int:
+    """One number for some tokens: the same wherever and whenever they are read, so that jobs of the same name are of the same prompts."""
+    return int.from_bytes(hashlib.sha256(repr(tuple(ids)).encode()).digest()[:7])
 
 
 class AnswerDecoder(Part):

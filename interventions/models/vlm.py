@@ -3,7 +3,7 @@
 `Vlm` holds what all models share; `blip.py` and `decoder.py` say how theirs differ.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -149,6 +149,10 @@ class Vlm:
         """What a session on a server needs."""
         left_here = ("processor", "server", "_made_prompts")
         return {name: value for name, value in (self.__dict__ | {"pad_token_id": self.pad_token_id}).items() if name not in left_here}
+
+    def for_job(self, rows: Collection[tuple[int, ...]]) -> "Vlm":
+        """What a server needs of it to run these rows of token ids."""
+        return self
 
     @cached_property
     def pad_token_id(self) -> int:
