@@ -28,7 +28,7 @@ from analysis.results import ResultsError, unfinished_runs, write_whole
 from analysis.universal_heads import METRICS, Rule
 
 PAGE = Path(__file__).with_name("report_page")
-SCRIPTS = ("basics.js", "theme.js", "tables.js", "plots.js", "maps.js", "heads.js", "samples.js", "routes.js")
+SCRIPTS = ("basics.js", "theme.js", "tables.js", "plots.js", "maps.js", "curves.js", "heads.js", "samples.js", "routes.js")
 FILE = "report.html"
 
 

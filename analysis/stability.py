@@ -50,6 +50,10 @@ class Subsampling(Measure):
             raise ResultsError(f"repeats is {self.repeats}; at least one subsample of each size is needed")
 
 
+class NothingToTakeApart(ResultsError):
+    """Every task has one sample."""
+
+
 def stability(effects: Measured, options: Subsampling) -> pd.DataFrame:
     """How subsamples of each task of a model agree with the rest of its samples.
 
@@ -138,7 +142,9 @@ def find_and_write(results: Path, options: Subsampling | None = None) -> pd.Data
     Raises
     ------
     ResultsError
-        As `universal_heads.find`, and when every task has one sample.
+        As `universal_heads.find`.
+    NothingToTakeApart
+        When every task has one sample.
 
     >>> rows = find_and_write(Path("results"), Subsampling(repeats=5))
     >>> rows["task"].unique().tolist(), sorted(path.name for path in Path("results").glob("stability*"))
@@ -148,7 +154,7 @@ def find_and_write(results: Path, options: Subsampling | None = None) -> pd.Data
     by_model = {model: stability(effects, options) for model, effects in measured(results, options).items()}
     rows = pd.concat(by_model.values(), ignore_index=True)
     if rows.empty:
-        raise ResultsError(
+        raise NothingToTakeApart(
             f"every task below {Path(results).absolute()} has one sample, which cannot be taken apart; run more with --samples"
         )
     groups = {model: of_model.drop(columns="model").set_index(PLACE).to_xarray() for model, of_model in by_model.items() if len(of_model)}

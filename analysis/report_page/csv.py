@@ -4,6 +4,7 @@ A value and the ends of its interval become one column; columns without any valu
 said once. Of a table that is not in `COLUMNS` every column is shown.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,20 @@ def paper_claims(path: Path) -> list[dict[str, str]] | None:
         return None
     rows = [{str(name): _text(value) for name, value in row.items()} for row in _read(path).to_dict("records")]
     return sorted(rows, key=lambda row: row.get("result") == "not run")
+
+
+def read_frame(path: Path, columns: Collection[str]) -> pd.DataFrame:
+    """A CSV that must have some columns; without rows where there is no such file.
+
+    Raises
+    ------
+    ResultsError
+        When it is not a CSV, or lacks a column.
+    """
+    frame = _read(path) if Path(path).is_file() else pd.DataFrame(columns=list(columns))
+    if missing := [name for name in columns if name not in frame]:
+        raise ResultsError(f"{path} lacks {', '.join(missing)}: delete it and make it again")
+    return frame
 
 
 def _read(path: Path) -> pd.DataFrame:
