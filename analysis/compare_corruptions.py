@@ -21,6 +21,7 @@ import xarray as xr
 from scipy import stats
 
 from analysis import corruption_views as views
+from analysis.command import reporting
 from analysis.drawing import MODALITY, save, styled
 from analysis.figures import FOLDER
 from analysis.measured import METRICS
@@ -444,13 +445,11 @@ def main() -> None:
     """Command line."""
     import tyro
 
-    try:
+    with reporting("compare_corruptions"):
         options = tyro.cli(CompareCorruptions)
         _, words = find_and_write(options.results, options)
-    except (ResultsError, OSError) as error:
-        raise SystemExit(f"compare_corruptions: {error}") from None
-    print(words)
-    print(f"wrote {options.results / FILE}.nc and .csv, {FILE}_ranks.csv and figures into {options.results / FOLDER}")
+        print(words)
+        print(f"wrote {options.results / FILE}.nc and .csv, {FILE}_ranks.csv and figures into {options.results / FOLDER}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import pandas as pd
 import xarray as xr
 
 from analysis import module_tables as tables
+from analysis.command import reporting
 from analysis.compare_corruptions import Like, compare
 from analysis.drawing import MODALITY, save, styled
 from analysis.figures import FOLDER
@@ -155,17 +156,15 @@ def main() -> None:
     """Command line."""
     import tyro
 
-    try:
+    with reporting("modules"):
         options = tyro.cli(Modules)
         found, words = find_and_write(options.results, rule=options)
-    except (ResultsError, OSError) as error:
-        raise SystemExit(f"modules: {error}") from None
-    if not found:
-        raise SystemExit(
-            f"modules: no effects of whole modules below {options.results.absolute()}: run interventions/module_patching.py first"
-        )
-    print(words)
-    print(f"wrote {options.results / FILE}.nc and .csv, {FILE}_text_image.csv and figures into {options.results / FOLDER}")
+        if not found:
+            raise ResultsError(
+                f"no effects of whole modules below {options.results.absolute()}: run interventions/module_patching.py first"
+            )
+        print(words)
+        print(f"wrote {options.results / FILE}.nc and .csv, {FILE}_text_image.csv and figures into {options.results / FOLDER}")
 
 
 if __name__ == "__main__":

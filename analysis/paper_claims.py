@@ -18,7 +18,8 @@ from analysis.claims import basu, best_practices, notice_functions, notice_heads
 from analysis.claims.claim import NOT_RUN, RESULTS, UNDECIDED, Claim, Finding, NotRun, Undecidable
 from analysis.claims.folder import Folder, Resampling
 from analysis.claims.place import Place, places
-from analysis.results import ResultsError, effects_files, write_whole
+from analysis.command import reporting
+from analysis.results import effects_files, write_whole
 
 FILE = "paper_claims"
 CLAIMS: tuple[Claim, ...] = tuple(
@@ -176,13 +177,11 @@ def main() -> None:
     """Command line."""
     import tyro
 
-    try:
+    with reporting("paper_claims"):
         options = tyro.cli(PaperClaims)
         _, words = find_and_write(options.results, options)
-    except (ResultsError, OSError) as error:
-        raise SystemExit(f"paper_claims: {error}") from None
-    print(words)
-    print(f"wrote {options.results / FILE}.csv and .md")
+        print(words)
+        print(f"wrote {options.results / FILE}.csv and .md")
 
 
 if __name__ == "__main__":

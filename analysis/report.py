@@ -18,6 +18,7 @@ import jinja2
 import xarray as xr
 from plotly.offline import get_plotlyjs
 
+from analysis.command import reporting
 from analysis.head_functions import FUNCTIONS, Thresholds
 from analysis.report_page import robust as report_robust
 from analysis.report_page import summary as report_summary
@@ -150,14 +151,10 @@ def main() -> None:
     """Command line."""
     import tyro
 
-    try:
+    with reporting("report"):
         options = tyro.cli(Report)
         path = write_report(options.results, options)
-    except (ResultsError, OSError) as error:
-        raise SystemExit(f"report: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("report: interrupted; no file is half written") from None
-    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+        print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

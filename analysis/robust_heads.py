@@ -14,9 +14,10 @@ import pandas as pd
 import xarray as xr
 
 from analysis import robust_tables as tables
+from analysis.command import reporting
 from analysis.measured import measured
 from analysis.power import power, power_text
-from analysis.results import ResultsError, write_tree, write_whole
+from analysis.results import write_tree, write_whole
 from analysis.robust_rule import RobustRule, judge
 
 FILE = "robust_heads"
@@ -116,17 +117,13 @@ def main() -> None:
     """Command line."""
     import tyro
 
-    try:
+    with reporting("robust_heads"):
         options = tyro.cli(RobustHeads)
         _, words = find_and_write(options.results, options)
         print(words)
         print(f"wrote {options.results / FILE}.nc and .csv, robust_universal.csv and robust_overlap.csv")
         if options.power:
             print(power_text(power_and_write(options.results, options, options.runs)))
-    except (ResultsError, OSError) as error:
-        raise SystemExit(f"robust_heads: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("robust_heads: interrupted; no file is half written") from None
 
 
 if __name__ == "__main__":

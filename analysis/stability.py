@@ -17,6 +17,7 @@ import pandas as pd
 import xarray as xr
 from scipy import stats
 
+from analysis.command import reporting
 from analysis.measured import Measure, Measured, measured
 from analysis.overlap import jaccard
 from analysis.resampling import stream, student_p
@@ -193,14 +194,10 @@ def main() -> None:
     """Command line."""
     import tyro
 
-    try:
+    with reporting("stability"):
         options = tyro.cli(Stability)
         print(summary(find_and_write(options.results, options)))
-    except (ResultsError, OSError) as error:
-        raise SystemExit(f"stability: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("stability: interrupted; no file is half written") from None
-    print(f"wrote {options.results / FILE}.nc and .csv")
+        print(f"wrote {options.results / FILE}.nc and .csv")
 
 
 if __name__ == "__main__":

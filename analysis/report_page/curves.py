@@ -5,8 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.report_page.csv import read_frame
+from analysis.power import COLUMNS
 from analysis.report_page.encoding import rounded
+from analysis.written_tables import read_written
 
 RULES = {"notice": "NOTICE’s rule", "robust": "robust rule"}
 AGREEMENT = {
@@ -30,7 +31,9 @@ def stability(path: Path) -> list[dict[str, Any]]:
     ResultsError
         When it is not a CSV, or lacks a column.
     """
-    rows = read_frame(path, ("model", "rule", "corruption", "samples", *AGREEMENT))
+    if not Path(path).is_file():
+        return []
+    rows = read_written(path, ("model", "rule", "corruption", "samples", *AGREEMENT))
     return [
         {
             "model": model,
@@ -59,7 +62,9 @@ def power(path: Path) -> list[dict[str, Any]]:
     ResultsError
         When it is not a CSV, or lacks a column.
     """
-    rows = read_frame(path, ("model", "samples", "size", "runs", *POWER))
+    if not Path(path).is_file():
+        return []
+    rows = read_written(path, COLUMNS)
     planted = rows[rows["size"] > 0]
     return [
         {
