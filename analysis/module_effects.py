@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analysis.compare_corruptions import THIRDS, Comparing, shares_of_layers, thirds, weighted_means
+from analysis.corruption_statistics import THIRDS, Comparing, shares_of_layers, thirds, weighted_means
 from analysis.module_maps import place_of_roles
 from analysis.module_statistics import PAIRS, paired, pairwise, peak, size_by_third
 from analysis.resampling import bootstrap_weights, stream
@@ -32,7 +32,7 @@ class MapRule:
 
     @property
     def comparing(self) -> Comparing:
-        """The same settings, for `compare_corruptions.compare`; raises `ResultsError` where one is wrong."""
+        """The same settings, for `corruption_statistics.compare`; raises `ResultsError` where one is wrong."""
         return Comparing(metric=self.metric, resamples=self.resamples, confidence=self.confidence, seed=self.seed)
 
 
@@ -62,7 +62,7 @@ def describe(effects: xr.Dataset, rule: MapRule | None = None) -> xr.Dataset:
     (order, role): place, the mean number of the role's tokens in the prompts
     (order): samples; peak_layer (-1 where there is none), peak_role, peak_effect, peak_low, peak_high, peak_frequency,
     peak_layer_frequency (see `module_statistics.Peak`)
-    (order, third): share of the sum of mean |effect|, share_low, share_high (see `compare_corruptions.compare`)
+    (order, third): share of the sum of mean |effect|, share_low, share_high (see `corruption_statistics.compare`)
     (third): even, the third's share of the layers
     (order, pair): difference between thirds of mean |effect| a layer, paired over samples; difference_low, difference_high, p (sign flips).
     Shares and differences are NaN with fewer than 3 layers or 2 samples.

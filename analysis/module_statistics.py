@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.compare_corruptions import THIRDS, thirds
+from analysis.corruption_statistics import THIRDS, thirds
 from analysis.resampling import bootstrap_weights, percentile_interval, sign_flip_p
 
 PAIRS = (("early", "middle"), ("early", "late"), ("middle", "late"))

@@ -50,7 +50,7 @@ def text_beside_image(maps: xr.Dataset, compared: xr.Dataset, image: str, text: 
     Parameters
     ----------
     maps : as `modules.find` gives, for the peaks
-    compared : as `compare_corruptions.compare` gives, of these two corruptions
+    compared : as `corruption_statistics.compare` gives, of these two corruptions
     """
     pair = compared.sel(corruption=image, other=text)
     row: dict[str, Any] = {name: maps.attrs[name] for name in LIKE} | {"image": image, "text": text, "cut": cut(maps)}

@@ -19,7 +19,8 @@ import xarray as xr
 
 from analysis import module_tables as tables
 from analysis.command import reporting
-from analysis.compare_corruptions import Like, compare
+from analysis.comparable_effects import Like
+from analysis.corruption_statistics import compare
 from analysis.drawing import MODALITY, save, styled
 from analysis.figures import FOLDER
 from analysis.module_effects import MapRule, by_order, describe
