@@ -57,7 +57,12 @@ class Like:
 
 
 def places(results: Path, options: Comparing) -> Iterator[list[EffectsFile]]:
-    """The files of each model, data set and component, of heads and of modules."""
+    """The files of each model, data set and component, of heads and of modules.
+
+    >>> files = next(places(Path("results"), Comparing(component="mlp")))
+    >>> [file.corruption for file in files]
+    ['sip', 'str']
+    """
     files = effects_files(results)
     if not files:
         raise ResultsError(f"no effects below {results.absolute()}: run `python run_all.py --corruptions sip str gaussian_noise` first")
@@ -74,7 +79,12 @@ def places(results: Path, options: Comparing) -> Iterator[list[EffectsFile]]:
 
 
 def alike_effects(files: list[EffectsFile]) -> dict[Like, dict[str, xr.Dataset]]:
-    """The effects by what they have in common, and by corruption: image corruptions first, noise last."""
+    """The effects by what they have in common, and by corruption: image corruptions first, noise last.
+
+    >>> files = next(places(Path("results"), Comparing(component="mlp")))
+    >>> {like.place: list(of_like) for like, of_like in alike_effects(files).items()}
+    {'blip-small/shapes/mlp': ['sip', 'str']}
+    """
     alike: dict[Like, dict[str, xr.Dataset]] = {}
     for file in sorted(files, key=lambda file: (file.corruption.startswith(NOISE), not file.corruption.startswith("sip"), file)):
         effects = read_effects(file)
@@ -85,7 +95,14 @@ def alike_effects(files: list[EffectsFile]) -> dict[Like, dict[str, xr.Dataset]]
 
 
 def side_by_side(of_like: dict[str, xr.Dataset], like: Like, results: Path, options: Comparing) -> tuple[xr.DataArray | None, list[str]]:
-    """The metric [corruption, sample, layer, head or role], or None where it cannot be compared; and what is left out, with reasons."""
+    """The metric [corruption, sample, layer, head or role], or None where it cannot be compared; and what is left out, with reasons.
+
+    >>> files = next(places(Path("results"), Comparing(component="mlp")))
+    >>> (like, of_like), *_ = alike_effects(files).items()
+    >>> effects, left_out = side_by_side(of_like, like, Path("results"), Comparing())
+    >>> effects.dims, left_out
+    (('corruption', 'sample', 'layer', 'role'), [])
+    """
     try:
         _check_origin(of_like)
         values, reasons = {}, []

@@ -66,6 +66,12 @@ def draw_all(results: Path, metric: str = "logit_difference", samples: int = 4, 
     ------
     ResultsError
         When there is no results folder, nothing in it to draw, no such metric, or a damaged file.
+
+    >>> drawn = draw_all(Path("results"))
+    >>> sorted(path.relative_to("results/figures").as_posix() for path in drawn)[:2]
+    ['blip-small/shapes/sip-cross_attention-heads.png', 'blip-small/shapes/sip-modules.png']
+    >>> Path("results/figures/not_drawn.txt").read_text().splitlines()[-1]
+    'comparison of corruptions: python -m analysis.compare_corruptions --results results'
     """
     results = Path(results)
     if metric not in METRICS:

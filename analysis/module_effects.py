@@ -40,6 +40,12 @@ def by_order(effects: xr.Dataset, metric: str) -> dict[str, xr.DataArray]:
     """Effects by role [sample, layer, role], of all samples and of those with either order of the options; no order without any.
 
     Roles are in the order of their mean place in the prompts; samples without an effect are left out.
+
+    >>> from pathlib import Path
+    >>> from analysis.results import effects_files, read_effects
+    >>> effects = read_effects(next(file for file in effects_files(Path("results")) if file.component == "mlp"))
+    >>> {order: values.sizes["sample"] for order, values in by_order(effects, "logit_difference").items()}
+    {'all': 24, 'correct_first': 12, 'correct_second': 12}
     """
     values = effects.effects.by_role(metric).transpose("sample", "layer", "role").sel(role=list(place_of_roles(effects)))
     values = values.drop_vars([str(name) for name in values.coords if name not in (*values.dims, "correct_first")])
@@ -71,6 +77,15 @@ def describe(effects: xr.Dataset, rule: MapRule | None = None) -> xr.Dataset:
     ------
     ResultsError
         When no sample has an effect, or a setting is wrong.
+
+    >>> from pathlib import Path
+    >>> from analysis.results import effects_files, read_effects
+    >>> effects = read_effects(next(file for file in effects_files(Path("results")) if file.component == "mlp"))
+    >>> maps = describe(effects, MapRule(resamples=100))
+    >>> dict(maps["mean_effect"].sizes), int(maps["peak_layer"].sel(order="all"))
+    ({'order': 3, 'layer': 4, 'role': 8}, 3)
+    >>> maps["share"].sel(order="all").values.round(2)  # early, middle, late
+    array([0.11, 0.48, 0.41])
     """
     rule = rule or MapRule()
     rule.comparing  # noqa: B018 (raises where a setting is wrong)

@@ -55,6 +55,12 @@ def find(results: Path, rule: MapRule | None = None) -> tuple[dict[str, xr.Datas
     ------
     ResultsError
         When there are no effects of whole modules, or a file is damaged; names the file.
+
+    >>> found, beside = find(Path("results"), MapRule(resamples=20))
+    >>> list(found)[:2], found["blip-small/shapes/mlp"]["corruption"].values.tolist()
+    (['blip-small/shapes/block', 'blip-small/shapes/cross_attention'], ['sip', 'str'])
+    >>> beside[["component", "image", "text"]].values.tolist()[0]
+    ['block', 'sip', 'str']
     """
     rule, results = rule or MapRule(), Path(results)
     files = [file for file in effects_files(results) if not file.heads]
@@ -137,6 +143,10 @@ def find_and_write(results: Path, metric: str = "logit_difference", rule: MapRul
     Returns
     -------
     The maps, and a summary in words.
+
+    >>> found, words = find_and_write(Path("results"), rule=MapRule(resamples=20))
+    >>> sorted(path.name for path in Path("results").glob("modules*"))
+    ['modules.csv', 'modules.nc', 'modules_text_image.csv']
     """
     results = Path(results)
     if not any(not file.heads for file in effects_files(results)):

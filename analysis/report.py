@@ -42,6 +42,10 @@ def write_report(results: Path, limits: Limits | None = None) -> Path:
     ------
     ResultsError
         When there is no results folder, nothing in it, or a damaged file.
+
+    >>> path = write_report(Path("results"))
+    >>> path, path.stat().st_size > 1e6  # with plotly.js in it
+    (PosixPath('results/report.html'), True)
     """
     results = Path(results)
     gathering = Gathering(results, limits or Limits())
