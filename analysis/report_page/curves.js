@@ -13,5 +13,5 @@ function curvesOf(place, curves, { caption, label, xTitle, log }) {
 function showCurves() {
   const stability = document.getElementById("stability-curves"), power = document.getElementById("power-curves");
   if (stability) curvesOf(stability, DATA.stability, { caption: (one) => one.measure, label: "Stability as samples grow", xTitle: "samples of the subsample", log: true });
-  if (power) curvesOf(power, DATA.power, { caption: (one) => `${one.rule}, ${one.runs} studies a point`, label: "Power", xTitle: "planted effect (SD of an average head)", log: false });
+  if (power) curvesOf(power, DATA.power, { caption: (one) => `${one.rule}, ${one.runs} studies a point`, label: "Power", xTitle: "planted effect, SD of a head", log: false });
 }
