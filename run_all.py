@@ -47,6 +47,9 @@ class RunAll:
     """Components whose whole modules are patched, where a model has them."""
     metric: Literal["logit_difference", "restoration_probability", "log_odds", "normalized_effect"] = "logit_difference"
     """Metric by which heads are judged."""
+    power_runs: int = 10
+    """Simulated studies behind each point of the power curves: 10 take some 15 s for both shipped models, more make smoother curves;
+    0 leaves them out."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<number>."""
     dtype: Literal["float32", "bfloat16", "float16", "nf4"] = "float32"
@@ -101,6 +104,8 @@ def run(options: RunAll) -> None:
 
     for name in options.models:
         resolve(name)
+    if options.power_runs < 0:
+        raise ValueError(f"--power-runs is {options.power_runs}; it cannot be negative")
     check_writable(options.out)
     for corruption in options.corruptions:
         if corruption not in registry.NAMES:
@@ -142,13 +147,28 @@ def noting_what_is_left_out() -> Iterator[None]:
 
 def analyse(options: RunAll) -> None:
     """Everything that is read off the files alone; prints where it is, and which heads are universal."""
-    from analysis import compare_corruptions, figures, head_functions, modules, paper_claims, report, robust_heads, universal_heads
+    from analysis import (
+        compare_corruptions,
+        figures,
+        head_functions,
+        modules,
+        paper_claims,
+        report,
+        robust_heads,
+        stability,
+        universal_heads,
+    )
 
     image, text = judged_corruptions(options.corruptions, options.direction)
     found = universal_heads.find_and_write(options.out, universal_heads.Rule(options.metric, image_corruption=image, text_corruption=text))
-    _, beyond_chance = robust_heads.find_and_write(
-        options.out, robust_heads.RobustRule(options.metric, image_corruption=image, text_corruption=text)
-    )
+    rule = robust_heads.RobustRule(options.metric, image_corruption=image, text_corruption=text)
+    _, beyond_chance = robust_heads.find_and_write(options.out, rule)
+    if options.power_runs:
+        robust_heads.power_and_write(options.out, rule, options.power_runs)
+    try:
+        stability.find_and_write(options.out, stability.Subsampling(options.metric, image_corruption=image, text_corruption=text))
+    except stability.NothingToTakeApart as reason:
+        print(f"stability was not judged: {reason}", file=sys.stderr)
     head_functions.find_and_write(options.out, metric=options.metric)
     modules.find_and_write(options.out, metric=options.metric)
     if len(options.corruptions) > 1:

@@ -3,6 +3,7 @@
 In: matplotlib figures and arrays [row, column]. Out: files, the same bytes for the same numbers.
 """
 
+import re
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -122,5 +123,23 @@ def fit(figure: Figure) -> None:
     figure.set_size_inches(wide, min(height * min(wide / width, 1) ** 0.5, PAGE))  # letters stay as large, so height shrinks less
     title = figure.get_suptitle()
     if title:
-        lines = [part for line in title.split("\n") for part in textwrap.wrap(line, int(wide * LETTERS), break_long_words=False)]
-        figure.suptitle("\n".join(lines))
+        figure.suptitle("\n".join(part for line in title.split("\n") for part in broken(line, int(wide * LETTERS))))
+
+
+def broken(line: str, letters: int) -> list[str]:
+    """A line of a title in lines of at most so many letters: broken after commas and colons where that leaves no stub, else between words.
+
+    >>> broken("llava-shapes, shapes, self-attention heads at 'last'", 48)
+    ['llava-shapes, shapes,', "self-attention heads at 'last'"]
+    >>> broken("llava: a subsample of each task beside the rest of its samples", 48)
+    ['llava: a subsample of each task beside the rest', 'of its samples']
+    """
+    lines = [""]
+    for part in re.findall(r".+?(?:[,:;]\s+|$)", line):
+        if len((lines[-1] + part).rstrip()) <= letters:
+            lines[-1] += part
+        else:
+            before = lines.pop() if len(lines[-1]) < letters / 3 else ""
+            lines += textwrap.wrap(before + part, letters, break_long_words=False, break_on_hyphens=False)
+            lines[-1] += " "
+    return [text.rstrip() for text in lines if text.strip()]

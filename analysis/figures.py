@@ -5,7 +5,7 @@ is not drawn; `figures/not_drawn.txt` says so, with the command that would make 
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from analysis import corruption_views, head_maps, module_maps, overlays
+from analysis.command import reporting
 from analysis.drawing import UNITS, save, styled
 from analysis.figure_kinds import ablation as figure_ablation
 from analysis.figure_kinds import attention as figure_attention
@@ -27,6 +28,7 @@ from analysis.figure_kinds import gradients as figure_gradients
 from analysis.figure_kinds import overlap as figure_overlap
 from analysis.figure_kinds import tasks as figure_tasks
 from analysis.not_drawn import not_drawn
+from analysis.power import COLUMNS as POWER_COLUMNS
 from analysis.results import (
     COMPONENTS,
     DAMAGED,
@@ -40,6 +42,8 @@ from analysis.results import (
     read_tree,
     write_whole,
 )
+from analysis.robust_tables import OVERLAP
+from analysis.written_tables import read_written
 
 FOLDER = "figures"
 NOT_DRAWN = "not_drawn.txt"
@@ -62,6 +66,12 @@ def draw_all(results: Path, metric: str = "logit_difference", samples: int = 4, 
     ------
     ResultsError
         When there is no results folder, nothing in it to draw, no such metric, or a damaged file.
+
+    >>> drawn = draw_all(Path("results"))
+    >>> sorted(path.relative_to("results/figures").as_posix() for path in drawn)[:2]
+    ['blip-small/shapes/sip-cross_attention-heads.png', 'blip-small/shapes/sip-modules.png']
+    >>> Path("results/figures/not_drawn.txt").read_text().splitlines()[-1]
+    'comparison of corruptions: python -m analysis.compare_corruptions --results results'
     """
     results = Path(results)
     if metric not in METRICS:
@@ -126,7 +136,7 @@ def _over_tasks(results: Path, universal: dict[str, xr.Dataset]) -> Drawn:
         yield f"{model}/heads-by-task", figure_tasks.draw_thresholds(of_model)
     for model, functions in read_tree(results / "head_functions.nc").items():
         yield f"{model}/head-functions", figure_functions.draw(functions, universal.get(model))
-    overlap = _table(results / "robust_overlap.csv")
+    overlap = _table(results / "robust_overlap.csv", OVERLAP)
     for model, robust in read_tree(results / "robust_heads.nc").items():
         yield f"{model}/head-intervals", figure_tasks.draw_intervals(robust)
         if overlap is not None and (of_model := overlap[overlap["model"] == model]).size:
@@ -134,9 +144,13 @@ def _over_tasks(results: Path, universal: dict[str, xr.Dataset]) -> Drawn:
             yield f"{model}/overlap-matrix", figure_overlap.draw_matrix(robust, of_model)
     for model, stability in read_tree(results / "stability.nc").items():
         yield f"{model}/stability", figure_curves.draw_stability(stability, model)
-    power = _table(results / "robust_power.csv")
+    power = _table(results / "robust_power.csv", POWER_COLUMNS)
     for model, rows in power.groupby("model") if power is not None else []:
         yield f"{model}/power", figure_curves.draw_power(rows)
+
+
+def _table(path: Path, columns: Collection[str]) -> pd.DataFrame | None:
+    return read_written(path, columns) if path.is_file() else None
 
 
 def _side_by_side(results: Path) -> Iterator[tuple[str, Figure | None]]:
@@ -176,10 +190,6 @@ def _other_interventions(results: Path) -> Drawn:
                 raise damaged(path) from error
             if figure is not None:
                 yield f"{model}/{dataset}/{'-'.join(more)}", figure
-
-
-def _table(path: Path) -> pd.DataFrame | None:
-    return pd.read_csv(path) if path.is_file() else None
 
 
 def telling_heads(universal: xr.Dataset, most: int) -> list[tuple[int, int]]:
@@ -241,14 +251,12 @@ def main() -> None:
     """Command line."""
     import tyro
 
-    try:
+    with reporting("figures"):
         options = tyro.cli(Figures)
         drawn = draw_all(options.results, options.metric, options.samples, options.heads)
-    except (ResultsError, OSError) as error:
-        raise SystemExit(f"figures: {error}") from None
-    print(f"drew {len(drawn)} figures into {options.results / FOLDER}")
-    for figure, command in not_drawn(options.results):
-        print(f"not drawn: {figure}; make them with `{command}`")
+        print(f"drew {len(drawn)} figures into {options.results / FOLDER}")
+        for figure, command in not_drawn(options.results):
+            print(f"not drawn: {figure}; make them with `{command}`")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ if __package__ in (None, ""):
 import numpy as np
 import xarray as xr
 
+from analysis.command import reporting
 from analysis.functions import tables
 from analysis.functions.agreement import agreement
 from analysis.functions.rule import FUNCTIONS, OBJECT_RULES, OVERALL, Thresholds, functions, judge
@@ -156,19 +157,13 @@ def main() -> None:
     """Command line."""
     import tyro
 
-    try:
+    with reporting("head_functions"):
         options = tyro.cli(HeadFunctions)
         found, words = _find_and_write(options.results, options, options.metric)
-    except (ResultsError, OSError) as error:
-        raise SystemExit(f"head_functions: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("head_functions: interrupted; no file is half written") from None
-    if not found:
-        raise SystemExit(
-            f"head_functions: no <model>/<dataset>/attention.nc below {options.results.absolute()}: collect attention maps first"
-        )
-    print(words)
-    print(f"wrote {options.results / FILE}.nc and .csv, and as .csv {', '.join(FILE + end for end in TABLES[1:])}")
+        if not found:
+            raise ResultsError(f"no <model>/<dataset>/attention.nc below {options.results.absolute()}: collect attention maps first")
+        print(words)
+        print(f"wrote {options.results / FILE}.nc and .csv, and as .csv {', '.join(FILE + end for end in TABLES[1:])}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analysis.compare_corruptions import THIRDS, Comparing, shares_of_layers, thirds, weighted_means
+from analysis.corruption_statistics import THIRDS, Comparing, shares_of_layers, thirds, weighted_means
 from analysis.module_maps import place_of_roles
 from analysis.module_statistics import PAIRS, paired, pairwise, peak, size_by_third
 from analysis.resampling import bootstrap_weights, stream
@@ -32,7 +32,7 @@ class MapRule:
 
     @property
     def comparing(self) -> Comparing:
-        """The same settings, for `compare_corruptions.compare`; raises `ResultsError` where one is wrong."""
+        """The same settings, for `corruption_statistics.compare`; raises `ResultsError` where one is wrong."""
         return Comparing(metric=self.metric, resamples=self.resamples, confidence=self.confidence, seed=self.seed)
 
 
@@ -40,6 +40,12 @@ def by_order(effects: xr.Dataset, metric: str) -> dict[str, xr.DataArray]:
     """Effects by role [sample, layer, role], of all samples and of those with either order of the options; no order without any.
 
     Roles are in the order of their mean place in the prompts; samples without an effect are left out.
+
+    >>> from pathlib import Path
+    >>> from analysis.results import effects_files, read_effects
+    >>> effects = read_effects(next(file for file in effects_files(Path("results")) if file.component == "mlp"))
+    >>> {order: values.sizes["sample"] for order, values in by_order(effects, "logit_difference").items()}
+    {'all': 24, 'correct_first': 12, 'correct_second': 12}
     """
     values = effects.effects.by_role(metric).transpose("sample", "layer", "role").sel(role=list(place_of_roles(effects)))
     values = values.drop_vars([str(name) for name in values.coords if name not in (*values.dims, "correct_first")])
@@ -62,7 +68,7 @@ def describe(effects: xr.Dataset, rule: MapRule | None = None) -> xr.Dataset:
     (order, role): place, the mean number of the role's tokens in the prompts
     (order): samples; peak_layer (-1 where there is none), peak_role, peak_effect, peak_low, peak_high, peak_frequency,
     peak_layer_frequency (see `module_statistics.Peak`)
-    (order, third): share of the sum of mean |effect|, share_low, share_high (see `compare_corruptions.compare`)
+    (order, third): share of the sum of mean |effect|, share_low, share_high (see `corruption_statistics.compare`)
     (third): even, the third's share of the layers
     (order, pair): difference between thirds of mean |effect| a layer, paired over samples; difference_low, difference_high, p (sign flips).
     Shares and differences are NaN with fewer than 3 layers or 2 samples.
@@ -71,6 +77,15 @@ def describe(effects: xr.Dataset, rule: MapRule | None = None) -> xr.Dataset:
     ------
     ResultsError
         When no sample has an effect, or a setting is wrong.
+
+    >>> from pathlib import Path
+    >>> from analysis.results import effects_files, read_effects
+    >>> effects = read_effects(next(file for file in effects_files(Path("results")) if file.component == "mlp"))
+    >>> maps = describe(effects, MapRule(resamples=100))
+    >>> dict(maps["mean_effect"].sizes), int(maps["peak_layer"].sel(order="all"))
+    ({'order': 3, 'layer': 4, 'role': 8}, 3)
+    >>> maps["share"].sel(order="all").values.round(2)  # early, middle, late
+    array([0.11, 0.48, 0.41])
     """
     rule = rule or MapRule()
     rule.comparing  # noqa: B018 (raises where a setting is wrong)

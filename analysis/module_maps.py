@@ -26,6 +26,12 @@ def draw(components: dict[str, xr.Dataset], metric: str = "logit_difference") ->
     ----------
     components : by component, effects (sample, layer, token) of the same model, data set and corruption.
     metric : a metric of the effects accessor.
+
+    >>> from pathlib import Path
+    >>> from analysis.results import effects_files, read_effects
+    >>> effects = read_effects(next(file for file in effects_files(Path("results")) if file.component == "mlp"))
+    >>> draw({"mlp": effects}).axes[0].get_title()
+    'MLP'
     """
     maps = {name: mean_by_role(effects, metric) for name, effects in components.items()}
     any_effects = next(iter(components.values()))
@@ -59,6 +65,13 @@ def draw_side_by_side(maps: xr.Dataset) -> Figure:
     Parameters
     ----------
     maps : (corruption, order, layer, role), as in `modules.nc`.
+
+    >>> from pathlib import Path
+    >>> from analysis.modules import MapRule, find
+    >>> maps = find(Path("results"), MapRule(resamples=20))[0]["blip-small/shapes/mlp"]
+    >>> titles = [axes.get_title().split("\\n")[:2] for axes in draw_side_by_side(maps).axes[:2]]
+    >>> titles
+    [['sip (image)', 'correct option first'], ['str (text)', 'correct option first']]
     """
     corruptions = [str(name) for name in maps["corruption"].values]
     orders = [order for order in ORDER_NAMES if (maps["samples"].sel(order=order) > 0).any()] or ["all"]
@@ -111,13 +124,27 @@ def _label_roles(axes: Axes, roles: np.ndarray) -> None:
 
 
 def place_of_roles(effects: xr.Dataset) -> dict[str, float]:
-    """The mean number, over samples, of the tokens that have each role; roles in the order of their places."""
+    """The mean number, over samples, of the tokens that have each role; roles in the order of their places.
+
+    >>> from pathlib import Path
+    >>> from analysis.results import effects_files, read_effects
+    >>> effects = read_effects(next(file for file in effects_files(Path("results")) if file.component == "mlp"))
+    >>> list(place_of_roles(effects).items())[:3]
+    [('[CLS]', 0.0), ('question', 1.0), ('noun', 2.0)]
+    """
     names = effects["token_role"].values
     place = {str(role): float(np.nonzero(names == role)[1].mean()) for role in dict.fromkeys(names.ravel()) if role}
     return dict(sorted(place.items(), key=lambda of_role: of_role[1]))
 
 
 def mean_by_role(effects: xr.Dataset, metric: str = "logit_difference") -> xr.DataArray:
-    """The mean effect over samples (layer, role), roles in the order of their mean place in the prompts."""
+    """The mean effect over samples (layer, role), roles in the order of their mean place in the prompts.
+
+    >>> from pathlib import Path
+    >>> from analysis.results import effects_files, read_effects
+    >>> effects = read_effects(next(file for file in effects_files(Path("results")) if file.component == "mlp"))
+    >>> dict(mean_by_role(effects).sizes)
+    {'layer': 4, 'role': 8}
+    """
     values = effects.effects.by_role(metric).mean("sample")
     return values.transpose("layer", "role").sel(role=list(place_of_roles(effects)))

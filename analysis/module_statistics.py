@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.compare_corruptions import THIRDS, thirds
+from analysis.corruption_statistics import THIRDS, thirds
 from analysis.resampling import bootstrap_weights, percentile_interval, sign_flip_p
 
 PAIRS = (("early", "middle"), ("early", "late"), ("middle", "late"))
@@ -80,7 +80,11 @@ def size_by_third(effects: np.ndarray) -> np.ndarray:
 
 
 def pairwise(by_third: np.ndarray) -> np.ndarray:
-    """The differences of `PAIRS` of thirds: [sample, third] -> [sample, pair]."""
+    """The differences of `PAIRS` of thirds: [sample, third] -> [sample, pair].
+
+    >>> pairwise(np.array([[3.0, 1.0, 0.5]]))  # of one sample; columns as in PAIRS
+    array([[2. , 2.5, 0.5]])
+    """
     return np.stack([by_third[:, THIRDS.index(one)] - by_third[:, THIRDS.index(other)] for one, other in PAIRS], axis=1)
 
 

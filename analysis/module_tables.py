@@ -21,6 +21,13 @@ def table(found: dict[str, xr.Dataset]) -> pd.DataFrame:
     layers), early, middle, late (shares of the sum of mean |effect|), each with _low and _high; then for each pair of thirds, such as
     early-late, the difference of mean |effect| a layer with _low and _high, its _p (sign flips) and _p_holm (corrected over all tests of
     the model).
+
+    >>> from pathlib import Path
+    >>> from analysis.modules import MapRule, find
+    >>> found, beside = find(Path("results"), MapRule(resamples=20))
+    >>> rows = table(found)
+    >>> rows[(rows["component"] == "mlp") & (rows["order"] == "all")][["corruption", "samples", "peak_layer", "cut"]].values.tolist()
+    [['sip', 24, 3, '0 | 1-2 | 3'], ['str', 24, 3, '0 | 1-2 | 3']]
     """
     rows = []
     for maps in found.values():
@@ -50,7 +57,17 @@ def text_beside_image(maps: xr.Dataset, compared: xr.Dataset, image: str, text: 
     Parameters
     ----------
     maps : as `modules.find` gives, for the peaks
-    compared : as `compare_corruptions.compare` gives, of these two corruptions
+    compared : as `corruption_statistics.compare` gives, of these two corruptions
+
+    >>> from pathlib import Path
+    >>> from analysis import compare_corruptions
+    >>> from analysis.modules import MapRule, find
+    >>> maps = find(Path("results"), MapRule(resamples=20))[0]["blip-small/shapes/mlp"]
+    >>> options = compare_corruptions.Comparing(component="mlp", resamples=20)
+    >>> compared = compare_corruptions.find(Path("results"), options)[0]["blip-small/shapes/mlp"]
+    >>> row = text_beside_image(maps, compared, "sip", "str")
+    >>> row["image"], row["text"], round(row["rank_correlation"], 2)
+    ('sip', 'str', 0.66)
     """
     pair = compared.sel(corruption=image, other=text)
     row: dict[str, Any] = {name: maps.attrs[name] for name in LIKE} | {"image": image, "text": text, "cut": cut(maps)}
@@ -70,12 +87,22 @@ def text_image_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     Columns: `LIKE`, image, text (the corruptions), cut; the peak of each; <side>_early, _middle, _late, shares of the sum of mean |effect|;
     difference_<third>, image less text, paired over samples, and absolute_rank_correlation and rank_correlation (Spearman's, of the mean
     |effect| and of the mean effect of the cells that both have), each with _low and _high.
+
+    >>> text_image_table([]).columns.tolist()[-2:]
+    ['image', 'text']
     """
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*LIKE, "image", "text"])
 
 
 def summary(found: dict[str, xr.Dataset], beside: pd.DataFrame) -> str:
-    """Peaks and shares in words, a line a file; then text beside image, a line a module."""
+    """Peaks and shares in words, a line a file; then text beside image, a line a module.
+
+    >>> from pathlib import Path
+    >>> from analysis.modules import MapRule, find
+    >>> found, beside = find(Path("results"), MapRule(resamples=20))
+    >>> summary(found, beside).splitlines()[0]
+    'peak of the mean effect (how often it is there under resampling); shares of mean |effect| in early | middle | late layers:'
+    """
     lines = ["peak of the mean effect (how often it is there under resampling); shares of mean |effect| in early | middle | late layers:"]
     for row in table(found).query("order == 'all'").itertuples():
         name = f"{row.model}/{row.dataset}/{row.corruption} {row.component}" + (f", window {row.window}" if row.window > 1 else "")

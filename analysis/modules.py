@@ -18,7 +18,9 @@ import pandas as pd
 import xarray as xr
 
 from analysis import module_tables as tables
-from analysis.compare_corruptions import Like, compare
+from analysis.command import reporting
+from analysis.comparable_effects import Like
+from analysis.corruption_statistics import compare
 from analysis.drawing import MODALITY, save, styled
 from analysis.figures import FOLDER
 from analysis.module_effects import MapRule, by_order, describe
@@ -53,6 +55,12 @@ def find(results: Path, rule: MapRule | None = None) -> tuple[dict[str, xr.Datas
     ------
     ResultsError
         When there are no effects of whole modules, or a file is damaged; names the file.
+
+    >>> found, beside = find(Path("results"), MapRule(resamples=20))
+    >>> list(found)[:2], found["blip-small/shapes/mlp"]["corruption"].values.tolist()
+    (['blip-small/shapes/block', 'blip-small/shapes/cross_attention'], ['sip', 'str'])
+    >>> beside[["component", "image", "text"]].values.tolist()[0]
+    ['block', 'sip', 'str']
     """
     rule, results = rule or MapRule(), Path(results)
     files = [file for file in effects_files(results) if not file.heads]
@@ -135,6 +143,10 @@ def find_and_write(results: Path, metric: str = "logit_difference", rule: MapRul
     Returns
     -------
     The maps, and a summary in words.
+
+    >>> found, words = find_and_write(Path("results"), rule=MapRule(resamples=20))
+    >>> sorted(path.name for path in Path("results").glob("modules*"))
+    ['modules.csv', 'modules.nc', 'modules_text_image.csv']
     """
     results = Path(results)
     if not any(not file.heads for file in effects_files(results)):
@@ -155,17 +167,15 @@ def main() -> None:
     """Command line."""
     import tyro
 
-    try:
+    with reporting("modules"):
         options = tyro.cli(Modules)
         found, words = find_and_write(options.results, rule=options)
-    except (ResultsError, OSError) as error:
-        raise SystemExit(f"modules: {error}") from None
-    if not found:
-        raise SystemExit(
-            f"modules: no effects of whole modules below {options.results.absolute()}: run interventions/module_patching.py first"
-        )
-    print(words)
-    print(f"wrote {options.results / FILE}.nc and .csv, {FILE}_text_image.csv and figures into {options.results / FOLDER}")
+        if not found:
+            raise ResultsError(
+                f"no effects of whole modules below {options.results.absolute()}: run interventions/module_patching.py first"
+            )
+        print(words)
+        print(f"wrote {options.results / FILE}.nc and .csv, {FILE}_text_image.csv and figures into {options.results / FOLDER}")
 
 
 if __name__ == "__main__":

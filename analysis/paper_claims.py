@@ -18,7 +18,8 @@ from analysis.claims import basu, best_practices, notice_functions, notice_heads
 from analysis.claims.claim import NOT_RUN, RESULTS, UNDECIDED, Claim, Finding, NotRun, Undecidable
 from analysis.claims.folder import Folder, Resampling
 from analysis.claims.place import Place, places
-from analysis.results import ResultsError, effects_files, write_whole
+from analysis.command import reporting
+from analysis.results import effects_files, write_whole
 
 FILE = "paper_claims"
 CLAIMS: tuple[Claim, ...] = tuple(
@@ -60,6 +61,10 @@ def judge(results: Path, resampling: Resampling | None = None, claims: Sequence[
     ------
     ResultsError
         When there is no results folder, or a file in it is damaged; names the file.
+
+    >>> rows = judge(Path("results"), Resampling(resamples=20), CLAIMS[:2])
+    >>> rows[["id", "model", "result"]].values.tolist()  # no claim about BLIP's heads can be tested on this folder
+    [['notice-blip-vision', 'blip-vqa-base', 'not run'], ['notice-blip-multimodal', 'blip-vqa-base', 'not run']]
     """
     results, resampling = Path(results), resampling or Resampling()
     resampling.comparing  # noqa: B018 (raises where a setting is wrong)
@@ -107,7 +112,12 @@ def _row(claim: Claim, place: Place, setting: str, finding: Finding, command: st
 
 
 def markdown(rows: pd.DataFrame, confidence: float = 0.95) -> str:
-    """The rows as a page: a table of what these results show, then how each claim is tested, and what to run for the rest."""
+    """The rows as a page: a table of what these results show, then how each claim is tested, and what to run for the rest.
+
+    >>> rows = judge(Path("results"), Resampling(resamples=20), CLAIMS[:2])
+    >>> markdown(rows).splitlines()[0]
+    "# The papers' claims against these results"
+    """
     judged = rows[rows["result"] != NOT_RUN]
     lines = ["# The papers' claims against these results", "", counts(rows), ""]
     lines += [
@@ -143,13 +153,23 @@ def _words(row: Any) -> str:
 
 
 def counts(rows: pd.DataFrame) -> str:
-    """How many rows come out which way, in words."""
+    """How many rows come out which way, in words.
+
+    >>> rows = judge(Path("results"), Resampling(resamples=20), CLAIMS[:2])
+    >>> counts(rows)
+    '2 rows of 2 claims: 0 holds, 0 does not hold, 0 undecided, 2 not run'
+    """
     number = rows["result"].value_counts()
     return f"{len(rows)} rows of {rows['id'].nunique()} claims: " + ", ".join(f"{number.get(name, 0)} {name}" for name in RESULTS)
 
 
 def summary(rows: pd.DataFrame) -> str:
-    """The rows in words, a line each, those that were not run in one line."""
+    """The rows in words, a line each, those that were not run in one line.
+
+    >>> rows = judge(Path("results"), Resampling(resamples=20), CLAIMS[:2])
+    >>> summary(rows).splitlines()[1]
+    '  not run: notice-blip-vision, notice-blip-multimodal; paper_claims.md has the commands'
+    """
     lines = [counts(rows)]
     for row in rows[rows["result"] != NOT_RUN].itertuples():
         lines.append(f"  {row.result:13} {row.id}, {row.model}, {row.dataset} ({row.setting}): {row.figure or row.note}")
@@ -163,6 +183,12 @@ def find_and_write(results: Path, resampling: Resampling | None = None) -> tuple
     Returns
     -------
     The rows, and a summary in words.
+
+    >>> rows, words = find_and_write(Path("results"), Resampling(resamples=20))
+    >>> sorted(path.name for path in Path("results").glob("paper_claims*"))
+    ['paper_claims.csv', 'paper_claims.md']
+    >>> words.splitlines()[0] == counts(rows)
+    True
     """
     results, resampling = Path(results), resampling or Resampling()
     rows = judge(results, resampling)
@@ -176,13 +202,11 @@ def main() -> None:
     """Command line."""
     import tyro
 
-    try:
+    with reporting("paper_claims"):
         options = tyro.cli(PaperClaims)
         _, words = find_and_write(options.results, options)
-    except (ResultsError, OSError) as error:
-        raise SystemExit(f"paper_claims: {error}") from None
-    print(words)
-    print(f"wrote {options.results / FILE}.csv and .md")
+        print(words)
+        print(f"wrote {options.results / FILE}.csv and .md")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from analysis.robust_rule import RobustRule, complete, judge
 
 SIZES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.5)
 SAMPLES = (25, 50, 100, 200, 500)
+COLUMNS = ("model", "samples", "size", "noise", "runs", "power", "notice_power", "false_runs", "notice_false_runs")
 SYMMETRIC, SKEWED = "symmetric", "as measured"
 
 

@@ -18,6 +18,7 @@ import jinja2
 import xarray as xr
 from plotly.offline import get_plotlyjs
 
+from analysis.command import reporting
 from analysis.head_functions import FUNCTIONS, Thresholds
 from analysis.report_page import robust as report_robust
 from analysis.report_page import summary as report_summary
@@ -28,7 +29,7 @@ from analysis.results import ResultsError, unfinished_runs, write_whole
 from analysis.universal_heads import METRICS, Rule
 
 PAGE = Path(__file__).with_name("report_page")
-SCRIPTS = ("basics.js", "theme.js", "tables.js", "plots.js", "maps.js", "heads.js", "samples.js", "routes.js")
+SCRIPTS = ("basics.js", "theme.js", "tables.js", "plots.js", "maps.js", "curves.js", "heads.js", "samples.js", "routes.js")
 FILE = "report.html"
 
 
@@ -41,6 +42,10 @@ def write_report(results: Path, limits: Limits | None = None) -> Path:
     ------
     ResultsError
         When there is no results folder, nothing in it, or a damaged file.
+
+    >>> path = write_report(Path("results"))
+    >>> path, path.stat().st_size > 1e6  # with plotly.js in it
+    (PosixPath('results/report.html'), True)
     """
     results = Path(results)
     gathering = Gathering(results, limits or Limits())
@@ -150,14 +155,10 @@ def main() -> None:
     """Command line."""
     import tyro
 
-    try:
+    with reporting("report"):
         options = tyro.cli(Report)
         path = write_report(options.results, options)
-    except (ResultsError, OSError) as error:
-        raise SystemExit(f"report: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("report: interrupted; no file is half written") from None
-    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+        print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,10 @@ from analysis.universal_heads import KINDS
 
 RULES = {"notice": ("selected", "notice_universal"), "robust": ("important", "universal")}  # rule: which heads it names in a task, in all
 OF_TASK = ("mean_effect", "low", "high", "p", "q", "selection_frequency", "significant", "sign", "stands_out", "important", "selected")
+OVERLAP = (  # columns of `overlap_table`
+    *("model", "rule", "compared", "a", "b", "at_least", "heads_a", "heads_b", "jaccard"),
+    *(field.name for field in fields(Overlap)),
+)
 OF_HEAD = ("overall_effect", "overall_low", "overall_high", "universal_p", "universal_q", "universal_frequency")
 
 
@@ -104,9 +108,8 @@ def overlap_table(found: dict[str, xr.Dataset]) -> pd.DataFrame:
           a    b  heads_a  heads_b  shared
     13  sip  str        2        2       1
     """
-    columns = ["model", "rule", "compared", "a", "b", "at_least", "heads_a", "heads_b", "jaccard"]
     rows = [row for dataset in found.values() for rule in RULES for row in (*_tasks_together(dataset, rule), *_pairs(dataset, rule))]
-    frame = pd.DataFrame(rows, columns=columns + [field.name for field in fields(Overlap)])
+    frame = pd.DataFrame(rows, columns=OVERLAP)
     return frame.astype(dict.fromkeys(("heads_a", "heads_b"), "Int64"))
 
 

@@ -17,6 +17,7 @@ import pandas as pd
 import xarray as xr
 from scipy import stats
 
+from analysis.command import reporting
 from analysis.measured import Measure, Measured, measured
 from analysis.overlap import jaccard
 from analysis.resampling import stream, student_p
@@ -48,6 +49,10 @@ class Subsampling(Measure):
         super().__post_init__()
         if self.repeats < 1:
             raise ResultsError(f"repeats is {self.repeats}; at least one subsample of each size is needed")
+
+
+class NothingToTakeApart(ResultsError):
+    """Every task has one sample."""
 
 
 def stability(effects: Measured, options: Subsampling) -> pd.DataFrame:
@@ -138,7 +143,9 @@ def find_and_write(results: Path, options: Subsampling | None = None) -> pd.Data
     Raises
     ------
     ResultsError
-        As `universal_heads.find`, and when every task has one sample.
+        As `universal_heads.find`.
+    NothingToTakeApart
+        When every task has one sample.
 
     >>> rows = find_and_write(Path("results"), Subsampling(repeats=5))
     >>> rows["task"].unique().tolist(), sorted(path.name for path in Path("results").glob("stability*"))
@@ -148,7 +155,7 @@ def find_and_write(results: Path, options: Subsampling | None = None) -> pd.Data
     by_model = {model: stability(effects, options) for model, effects in measured(results, options).items()}
     rows = pd.concat(by_model.values(), ignore_index=True)
     if rows.empty:
-        raise ResultsError(
+        raise NothingToTakeApart(
             f"every task below {Path(results).absolute()} has one sample, which cannot be taken apart; run more with --samples"
         )
     groups = {model: of_model.drop(columns="model").set_index(PLACE).to_xarray() for model, of_model in by_model.items() if len(of_model)}
@@ -187,14 +194,10 @@ def main() -> None:
     """Command line."""
     import tyro
 
-    try:
+    with reporting("stability"):
         options = tyro.cli(Stability)
         print(summary(find_and_write(options.results, options)))
-    except (ResultsError, OSError) as error:
-        raise SystemExit(f"stability: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("stability: interrupted; no file is half written") from None
-    print(f"wrote {options.results / FILE}.nc and .csv")
+        print(f"wrote {options.results / FILE}.nc and .csv")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import pandas as pd
 import xarray as xr
 
 from analysis.chance import family_wise_p
+from analysis.command import reporting
 from analysis.measured import METRICS, Measure, Measured, measured
 from analysis.results import MODALITIES, ResultsError, head_name, write_tree, write_whole
 
@@ -306,15 +307,11 @@ def main() -> None:
     """Command line."""
     import tyro
 
-    try:
+    with reporting("universal_heads"):
         options = tyro.cli(UniversalHeads)
         found = find_and_write(options.results, options)
-    except (ResultsError, OSError) as error:
-        raise SystemExit(f"universal_heads: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit("universal_heads: interrupted; no file is half written") from None
-    print(summary(found))
-    print(f"wrote {options.results / FILE}.nc and .csv")
+        print(summary(found))
+        print(f"wrote {options.results / FILE}.nc and .csv")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,9 @@ WHOLE = (  # modules all of whose public functions have an example
         "results",
         "chance",
     ),
-    *("measured", "compare_corruptions"),
+    *("measured", "compare_corruptions", "corruption_statistics", "comparable_effects"),
+    *("modules", "module_effects", "module_maps", "module_statistics", "module_tables"),
+    *("paper_claims", "report", "figures", "command", "written_tables"),
     *(
         "head_functions",
         "head_scores",

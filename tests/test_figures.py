@@ -167,7 +167,9 @@ def test_titles_are_broken_to_the_width_and_figures_to_columns():
     assert figure.get_size_inches().tolist() == pytest.approx([TWO_COLUMNS, 6 * (TWO_COLUMNS / 12) ** 0.5])
     assert max(map(len, figure.get_suptitle().split("\n"))) <= TWO_COLUMNS * 15
     narrow = Figure(figsize=(2, 20))
+    narrow.suptitle("llava-shapes, shapes, self-attention heads at 'last'\nwhere the effect is")
     fit(narrow)
+    assert narrow.get_suptitle().split("\n") == ["llava-shapes, shapes,", "self-attention heads at 'last'", "where the effect is"]
     assert narrow.get_size_inches().tolist() == [ONE_COLUMN, PAGE]
 
 

@@ -8,8 +8,10 @@ import pytest
 import xarray as xr
 
 from analysis import head_functions
+from analysis.functions import tables
 from analysis.functions.rule import OBJECT_RULES, RULES
 from analysis.head_functions import OVERALL, Thresholds, find, find_and_write
+from analysis.report_page.tables import _function, function_rows
 from analysis.results import ResultsError, read_tree
 from analysis.universal_heads import Rule
 from analysis.universal_heads import find_and_write as find_universal
@@ -171,6 +173,26 @@ def test_without_masks_the_words_say_what_is_undecidable(tmp_path, monkeypatch, 
     assert set(pd.read_csv(tmp_path / "head_functions.csv").object_detection_verdict) == {"undecidable"}
     assert pd.read_csv(tmp_path / "head_functions_validation.csv").empty
     assert pd.read_csv(tmp_path / "head_functions_agreement.csv").empty
+
+
+def test_the_words_say_which_function_is_undecidable_and_the_corrected_p(results):
+    found = read_tree(results / "head_functions.nc")["blip-small"]
+    found = found.assign({name: found[name].astype(object) for name in ("function", "verdict")})
+    found["verdict"].loc[{"rule": "outlier_suppression", "task": OVERALL, "layer": [1, 2], "head": 0}] = "undecidable"
+    found["verdict"].loc[{"rule": "object_detection", "task": OVERALL, "layer": 2, "head": 0}] = "undecidable"
+    found["function"].loc[{"task": OVERALL, "layer": [1, 2], "head": 0}] = "undecidable"
+    agreed = pd.read_csv(results / "head_functions_agreement.csv").assign(p_in_layers=0.01, q_in_layers=0.25)
+    said = tables.summary({"blip-small": found}, agreed)
+    assert "none: 19; undecidable (object detection, outlier suppression): 1; undecidable (outlier suppression): 1 heads" in said
+    assert "(q = 0.25)" in said
+    assert "0.01)" not in said
+    rows = tables.by_task({"blip-small": found}).set_index("name")
+    assert rows.overall_undecidable[["L1.H0", "L2.H0", "L0.H0"]].tolist() == [
+        *("outlier suppression", "object detection, outlier suppression", "")
+    ]
+    shown = {row["name"]: row["function"] for row in function_rows(found, read_tree(results / "universal_heads.nc").get("blip-small"))}
+    assert shown["L3.H0"] == "object detection"
+    assert _function(found, 1, 0) == "undecidable (outlier suppression)"
 
 
 def test_rules_are_the_functions():

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import head_functions, report, robust_heads, universal_heads
+from analysis import head_functions, report, robust_heads, stability, universal_heads
 from analysis.report_page import csv as report_csv
 from analysis.report_page.tables import left_out, number, runs
 from analysis.results import ResultsError
@@ -28,6 +29,8 @@ def results(tmp_path_factory) -> Path:
     universal_heads.find_and_write(folder, universal_heads.Rule(permutations=50))
     head_functions.find_and_write(folder)
     robust_heads.find_and_write(folder, RobustRule(permutations=50))
+    robust_heads.power_and_write(folder, runs=1)
+    stability.find_and_write(folder, stability.Subsampling(repeats=5))
     return folder
 
 
@@ -88,6 +91,49 @@ def test_the_report_says_what_was_found(page):
     for part in (*parts, "answered &lt;wrongly&gt;", "Attention is not causation", "Heads of blip-small that are universal by either rule"):
         assert part in text, part
     assert not re.search(r"\bnan\b|NaN|\binf\b|<td[^>]*>None<", text)
+
+
+def test_the_rules_are_said_as_they_were_chosen(results, page, tmp_path):
+    rules = ("when it is important in {}.", "with one sign in {}", "stands out as much in {},")
+    for rule in rules:
+        assert rule.format("every task") in prose(page)
+    shutil.copytree(results, tmp_path / "results")
+    universal_heads.find_and_write(tmp_path / "results", universal_heads.Rule(at_least=2, permutations=0))
+    robust_heads.find_and_write(tmp_path / "results", RobustRule(at_least=1, permutations=0, resamples=0))
+    text = prose(report.write_report(tmp_path / "results").read_text(encoding="utf-8"))
+    for rule, tasks in zip(rules, ("at least 2 tasks", "at least 1 task", "at least 2 tasks"), strict=True):
+        assert rule.format(tasks) in text
+        assert rule.format("every task") not in text
+
+
+def test_what_is_of_all_models_has_its_own_heading(page):
+    """The last heading before a table of all models is not a model's."""
+    for table in (
+        *("Heads important in some task by either rule", "Stability of each task as a table", "Power and false alarms as a table"),
+        *("Do functions and causal effects agree?", "The function of every head in each task"),
+    ):
+        before = page[: page.index(f"<summary>{table}")]
+        assert re.findall(r"<h3[^>]*>(.*?)</h3>", before)[-1].startswith("All models"), table
+
+
+def test_curves_are_means_over_tasks_and_those_of_the_power(results, page):
+    data = embedded(page)
+    rows = pd.read_csv(results / "stability.csv").query("model == 'blip-small' and corruption == 'sip' and rule == 'notice'")
+    found = next(one for one in data["stability"] if one["model"] == "blip-small" and one["measure"].startswith("rank correlation"))
+    assert found["x"] == sorted(set(rows["samples"]))
+    y = next(line["y"] for line in found["lines"] if line["name"] == "sip, NOTICE’s rule")
+    np.testing.assert_allclose(y, rows.groupby("samples")["rank_correlation"].mean(), rtol=1e-3)
+    rows = pd.read_csv(results / "robust_power.csv").query("model == 'llava-small' and samples == 50 and size > 0")
+    robust = next(one for one in data["power"] if one["model"] == "llava-small" and one["rule"] == "robust rule")
+    assert robust["x"] == rows["size"].tolist()
+    assert next(line["y"] for line in robust["lines"] if line["name"] == "50 samples") == rows["power"].tolist()
+
+
+def test_a_damaged_table_is_named(tmp_path):
+    folder = write_results(tmp_path / "results", models=["blip-small"], corruptions=["str"])
+    (folder / "stability.csv").write_text("model,rule\nblip-small,notice\n")
+    with pytest.raises(ResultsError, match=r"stability\.csv lacks corruption"):
+        report.write_report(folder)
 
 
 def test_the_report_says_what_was_not_run_and_what_makes_it(tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import head_functions, report, robust_heads, universal_heads
+from analysis import head_functions, report, robust_heads, stability, universal_heads
 from analysis.report_page.csv import THIRDS
 from analysis.robust_rule import RobustRule
 from tests.synthetic_results import write_results
@@ -41,6 +41,8 @@ def page(tmp_path_factory) -> str:
     universal_heads.find_and_write(folder, universal_heads.Rule(permutations=10))
     head_functions.find_and_write(folder)
     robust_heads.find_and_write(folder, RobustRule(permutations=10))
+    robust_heads.power_and_write(folder, runs=1)
+    stability.find_and_write(folder, stability.Subsampling(repeats=5))
     shares = {f"{third}{end}": [0.2, 0.5] for third in THIRDS for end in ("", "_low", "_high")}
     place = {"model": "blip-small", "dataset": "shapes", "component": "mlp", "heads": 0, "direction": "denoising", "window": 1}
     rows = shares | place | {"definition": "ours", "row": "share", "corruption": ["sip", "str"], "samples": 24}
@@ -194,6 +196,28 @@ def test_maps_follow_their_choices(browser):
     assert browser.execute_script("return document.querySelector('#thirds .plot').data.map((one) => one.x)") == [[0.2] * 3, [0.5] * 3]
     find(browser, "#head-maps details summary").send_keys(Keys.ENTER)
     assert len(column(browser, "Mean over tasks of each head", 0)) == 24
+
+
+def test_curves_are_drawn(browser):
+    for place, curves in (("#stability", "#stability-curves"), ("#power", "#power-curves")):
+        go(browser, place)
+        until(lambda curves=curves: drawn(browser, curves))
+        lines = browser.execute_script("return document.querySelector(arguments[0] + ' .plot').data.map((one) => one.x.length)", curves)
+        assert len(lines) >= 4
+        assert min(lines) >= 2
+
+
+@pytest.mark.parametrize(("width", "address"), [(1300, "#functions"), (390, "#modules"), (1300, "#claims")])
+def test_an_address_shows_its_section_also_after_the_plots_are_drawn(browser, page, width, address):
+    resize(browser, width)
+    browser.get("about:blank")
+    browser.get(page + address)
+    near = "return [...document.querySelectorAll('.plot')].map((one) => [one, one.getBoundingClientRect()])"
+    near += ".filter(([_, { top, bottom }]) => bottom > -250 && top < innerHeight + 250)"
+    until(lambda: browser.execute_script(near + ".every(([one]) => one.dataset.drawn)"))
+    top = "return document.querySelector(arguments[0]).getBoundingClientRect().top"
+    bar = browser.execute_script("return document.querySelector('.bar').getBoundingClientRect().bottom")
+    assert bar - 2 < browser.execute_script(top, address) < bar + 40
 
 
 def test_samples_are_searched_filtered_and_opened(browser):

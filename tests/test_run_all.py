@@ -12,7 +12,7 @@ from interventions import effects
 from run_all import judged_corruptions
 from tests.conftest import ROOT
 
-TINY = ["--samples", "2", "--modules", "mlp", "block", "--models"]
+TINY = ["--samples", "2", "--modules", "mlp", "block", "--power-runs", "1", "--models"]
 
 
 def start(folder, *options):
@@ -60,8 +60,11 @@ def test_it_ends_with_where_the_results_are_and_the_universal_heads(finished):
               for corruption in ("sip", "str") for component in ("mlp", "block")}  # fmt: skip
     wanted |= {f"blip-shapes/shapes/{corruption}/cross_attention-heads.nc" for corruption in ("sip", "str")}
     wanted |= {f"llava-shapes/shapes/{corruption}/self_attention-heads.nc" for corruption in ("sip", "str")}
-    wanted |= {f"{name}.{end}" for name in ("universal_heads", "robust_heads", "head_functions", "modules") for end in ("nc", "csv")}
-    wanted |= {"compare_corruptions.csv", "paper_claims.csv", "paper_claims.md", "report.html", "manifest.json"}
+    wanted |= {
+        f"{name}.{end}" for name in ("universal_heads", "robust_heads", "stability", "head_functions", "modules") for end in ("nc", "csv")
+    }
+    wanted |= {"compare_corruptions.csv", "paper_claims.csv", "paper_claims.md", "report.html", "manifest.json", "robust_power.csv"}
+    wanted |= {f"figures/{model}/{curves}.pdf" for model in ("blip-shapes", "llava-shapes") for curves in ("stability", "power")}
     assert wanted <= made
     with xr.open_datatree(results / "universal_heads.nc") as tree:
         assert set(tree.children) == {"blip-shapes", "llava-shapes"}
@@ -110,10 +113,12 @@ def test_heads_are_judged_by_the_corruptions_that_ran():
 
 
 def test_another_corruption_in_the_other_direction_runs_to_the_end(tmp_path):
-    other = ["--corruptions", "mean_ablation", "--direction", "noising", "--models", "blip-shapes", "--samples", "2", "--modules", "none"]
-    code, out, errors = run(tmp_path, *other)
+    other = ["--corruptions", "mean_ablation", "--direction", "noising", "--models", "blip-shapes", "--samples", "1", "--modules", "none"]
+    code, out, errors = run(tmp_path, *other, "--power-runs", "0")
     assert code == 0, errors
     assert "nearest under mean_ablation-noising" in out
+    assert "stability was not judged: every task" in errors
+    assert not (tmp_path / "results" / "robust_power.csv").exists()
 
 
 @pytest.mark.parametrize(
@@ -126,6 +131,7 @@ def test_another_corruption_in_the_other_direction_runs_to_the_end(tmp_path):
         (["--metric", "beauty"], "beauty"),
         (["--modules", "nose"], "nose"),
         (["--samples", "0"], "--samples must be at least 1"),
+        (["--power-runs", "-1"], "--power-runs is -1"),
     ],
 )
 def test_a_wrong_option_stops_it_before_any_work(tmp_path, options, message):

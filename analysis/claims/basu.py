@@ -7,7 +7,7 @@ import xarray as xr
 
 from analysis.claims.claim import DECODER, LLAVA, Claim, Finding, Undecidable, beyond, every
 from analysis.claims.place import Place, at_largest, by_role, enough_layers
-from analysis.compare_corruptions import thirds
+from analysis.corruption_statistics import thirds
 
 CONSTRAINT = "noun"  # the role of the words that the corruption `constraint` replaces
 WINDOW = 3

@@ -7,7 +7,7 @@ import xarray as xr
 
 from analysis.claims.claim import ANY, BLIP, FAILS, HOLDS, LLAVA, UNDECIDED, Claim, Estimate, Finding, Undecidable, beyond
 from analysis.claims.place import Place, by_role, enough_layers
-from analysis.compare_corruptions import compare
+from analysis.corruption_statistics import compare
 
 WINDOW = 3
 ROUNDING = 1e-9

@@ -8,7 +8,7 @@ from typing import Any
 import xarray as xr
 
 from analysis.claims.claim import DECODER, ENCODER
-from analysis.compare_corruptions import Comparing
+from analysis.corruption_statistics import Comparing
 from analysis.measured import Measure, Measured, measured
 from analysis.results import DAMAGED, ResultsError, damaged, effects_files, read_manifest, read_tree
 
@@ -28,7 +28,7 @@ class Resampling:
 
     @property
     def comparing(self) -> Comparing:
-        """The same settings, for `compare_corruptions.compare`; raises `ResultsError` where one is wrong."""
+        """The same settings, for `corruption_statistics.compare`; raises `ResultsError` where one is wrong."""
         return Comparing(resamples=self.resamples, confidence=self.confidence, seed=self.seed)
 
 

@@ -15,7 +15,7 @@ from analysis.claims.claim import (
     every,
 )
 from analysis.claims.place import Place, at_largest, enough_layers
-from analysis.compare_corruptions import thirds
+from analysis.corruption_statistics import thirds
 from interventions import faithfulness
 
 

@@ -22,7 +22,7 @@ from analysis.claims.claim import (
     Undecidable,
 )
 from analysis.claims.place import Place, by_role, enough_layers
-from analysis.compare_corruptions import NOISE, SEMANTIC, TEST, claim, compare
+from analysis.corruption_statistics import NOISE, SEMANTIC, TEST, claim, compare
 
 CONFINED = 0.5
 MARGIN = 0.05

@@ -22,7 +22,7 @@ from analysis.claims.claim import (
     beyond,
 )
 from analysis.claims.place import Place, enough_layers
-from analysis.compare_corruptions import thirds
+from analysis.corruption_statistics import thirds
 from analysis.measured import Measure, Measured
 from analysis.results import ResultsError, head_name
 from analysis.robust_rule import complete, flat

@@ -9,7 +9,8 @@ import xarray as xr
 
 from analysis.claims.claim import ANY, BLIP, ENCODER, NOTICE_DATA, Claim, Estimate, NotRun, Undecidable, estimate
 from analysis.claims.folder import Folder, attributes, read
-from analysis.compare_corruptions import THIRDS, Like, weighted_means
+from analysis.comparable_effects import Like
+from analysis.corruption_statistics import THIRDS, weighted_means
 from analysis.module_effects import by_order
 from analysis.resampling import bootstrap_weights, stream
 from analysis.results import EffectsFile, read_effects

@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis.claims.claim import DECODER, LLAVA, Claim, Estimate, Finding, NotRun, Undecidable, beyond, every
 from analysis.claims.place import Place, at_largest, enough_layers
-from analysis.compare_corruptions import THIRDS, thirds
+from analysis.corruption_statistics import THIRDS, thirds
 from interventions.effects import MEASUREMENTS
 
 VARIABLES = (*MEASUREMENTS, *(f"clean_{name}" for name in MEASUREMENTS))

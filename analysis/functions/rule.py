@@ -119,7 +119,8 @@ def judge(tasks: Mapping[str, xr.Dataset], thresholds: Thresholds | None = None)
         <name>_low, <name>_high of all but `BASELINES` (percentile bootstrap over samples, stratified)
         object_gain_z (standard errors from 0), outlier_ratio_z (from 1)
         samples_with_object, samples_with_outliers
-        function : the first of the three that holds, else "undecidable" where one of them is, else "none"
+        function : the first of the three that holds, else "undecidable" where one of them is (verdict says which, and "no" of the others),
+            else "none"
     (rule, task, layer, head), where a rule is one of the three functions:
         p, q : see the head of this module; NaN where undecidable
         large : whether all means pass their floors

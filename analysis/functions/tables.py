@@ -46,7 +46,7 @@ def by_task(found: dict[str, xr.Dataset], universal: dict[str, xr.Dataset] | Non
     """One row a model and head: which functions it has in which tasks.
 
     Columns: model, layer, head, name, kind, overall (its function over all samples), polysemantic, <function>_tasks (in how many tasks it
-    has each of the three), undecidable_tasks, then a column for each task.
+    has each of the three), undecidable_tasks, then a column for each task; overall_undecidable (see `which_undecidable`).
 
     >>> from pathlib import Path
     >>> from analysis.head_functions import Thresholds, find
@@ -60,10 +60,29 @@ def by_task(found: dict[str, xr.Dataset], universal: dict[str, xr.Dataset] | Non
         columns = {"overall": dataset["function"].sel(task=OVERALL, drop=True), "polysemantic": dataset["polysemantic"]}
         columns |= {f"{name}_tasks": (of_tasks == name).sum("task") for name in (*RULES, "undecidable")}
         columns |= {str(task): of_tasks.sel(task=task, drop=True) for task in of_tasks["task"].values}
+        columns["overall_undecidable"] = which_undecidable(dataset.sel(task=OVERALL, drop=True))
         frame = xr.Dataset(columns).to_dataframe(dim_order=["layer", "head"]).reset_index()
         frame.insert(0, "model", model)
         frames.append(_named(frame, dataset, (universal or {}).get(model), 3))
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["model", "layer", "head", "name", "kind", "overall"])
+
+
+def which_undecidable(dataset: xr.Dataset) -> xr.DataArray:
+    """Of heads whose function is "undecidable", which of the three functions are so, as text (the others are decided: no); else "".
+
+    Parameters
+    ----------
+    dataset : function [...] and verdict [rule, ...], as `functions.rule.judge` gives them
+
+    >>> verdict = xr.DataArray([["no", "no"], ["no", "no"], ["undecidable", "no"]], dims=("rule", "head"), coords={"rule": list(RULES)})
+    >>> which_undecidable(xr.Dataset({"function": ("head", ["undecidable", "none"]), "verdict": verdict})).values.tolist()
+    ['outlier suppression', '']
+    """
+    text = xr.full_like(dataset["function"], "", dtype=object)
+    for rule in RULES:
+        so = (dataset["function"] == "undecidable") & (dataset["verdict"].sel(rule=rule, drop=True) == "undecidable")
+        text = text.where(~so, text.where(text == "", text + ", ") + _words(rule))
+    return text
 
 
 def validation(found: dict[str, xr.Dataset]) -> pd.DataFrame:
@@ -123,14 +142,15 @@ def summary(found: dict[str, xr.Dataset], agreement: pd.DataFrame) -> str:
     lines = []
     for model, dataset in found.items():
         overall = dataset["function"].sel(task=OVERALL).values
-        lines.append(f"{model}: " + "; ".join(f"{_words(name)}: {int((overall == name).sum())}" for name in FUNCTIONS) + " heads")
+        counts = [*((_words(name), int((overall == name).sum())) for name in FUNCTIONS[:-1]), *_undecidable(dataset, OVERALL)]
+        lines.append(f"{model}: " + "; ".join(f"{name}: {count}" for name, count in counts) + " heads")
         lines += [f"  {_words(rule)}: {_heads(overall == rule)}" for rule in RULES if (overall == rule).any()]
         lines += [f"  {line}" for line in (*_by_task(dataset), *_doubts(dataset), *_chance(dataset))]
         of_model = agreement[(agreement["model"] == model) & (agreement["task"] == OVERALL) & agreement["function"].isin(RULES)]
         for row in of_model.itertuples():
             says = {"yes": "as expected", "no": "against what is expected", "undecided": "undecided"}.get(str(row.agrees), "")
             interval = f"{row.mean_effect:+.3g} [{row.low:+.3g}, {row.high:+.3g}]"
-            beside = f"random heads of these layers {row.expected_in_layers:+.3g} (p = {row.p_in_layers:.2g})"
+            beside = f"random heads of these layers {row.expected_in_layers:+.3g} (q = {row.q_in_layers:.2g})"
             lines.append(
                 f"  {row.corruption}, {_words(str(row.function))} ({row.heads}): mean effect {interval}, {beside}"
                 + (f": {says}" if says else "")
@@ -143,12 +163,20 @@ def _by_task(dataset: xr.Dataset) -> list[str]:
     lines = []
     for task in tasks:
         function = dataset["function"].sel(task=task).values
-        parts = [f"{_words(name)} {int((function == name).sum())}" for name in (*RULES, "undecidable") if (function == name).any()]
+        parts = [f"{_words(name)} {int((function == name).sum())}" for name in RULES if (function == name).any()]
+        parts += [f"{name} {count}" for name, count in _undecidable(dataset, task) if count]
         lines.append(f"{task}: {', '.join(parts) or 'no head has a function'}")
     several = dataset["polysemantic"].values
     if several.any() and len(tasks) > 1:
         lines.append(f"different functions in different tasks: {_heads(several)}")
     return lines
+
+
+def _undecidable(dataset: xr.Dataset, task: str) -> list[tuple[str, int]]:
+    """How many heads are undecidable, by the functions that are so: "undecidable (outlier suppression)"."""
+    text = which_undecidable(dataset.sel(task=task)).values
+    names, counts = np.unique(text[text != ""].astype(str), return_counts=True)
+    return [(f"undecidable ({name})", int(count)) for name, count in zip(names, counts, strict=True)] or [("undecidable", 0)]
 
 
 def _doubts(dataset: xr.Dataset) -> list[str]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.report_page.encoding import rounded
 from analysis.report_page.tables import MISSING, number
-from analysis.results import ResultsError
+from analysis.written_tables import read_written
 
 ROWS = 400
 OF_COMPONENT = ("model", "dataset", "component", "direction", "window", "definition")
@@ -48,7 +48,7 @@ def read_table(path: Path, rows: int = ROWS, without: tuple[str, str] | None = N
     path = Path(path)
     if not path.is_file():
         return None
-    frame = _read(path)
+    frame = read_written(path)
     if "heads" in frame and set(frame["heads"]) <= {0, 1}:
         frame["heads"] = frame["heads"].map({0: "whole modules", 1: "heads"})
     if without and without[0] in frame:
@@ -73,7 +73,7 @@ def read_table(path: Path, rows: int = ROWS, without: tuple[str, str] | None = N
 
 def noise_claims(path: Path) -> list[dict[str, str]]:
     """Of each comparison in `compare_corruptions.csv`: what is compared, and whether NOTICE's claim about noise holds there."""
-    frame = _read(path) if Path(path).is_file() else pd.DataFrame()
+    frame = read_written(path) if Path(path).is_file() else pd.DataFrame()
     rows = frame[frame["row"] == "claim"].to_dict("records") if {"row", "claim"} <= set(frame.columns) else []
     of = [(row, f"{row['model']}, {row['dataset']}, {_words(row['component'])}" + (" heads" if row.get("heads") else "")) for row in rows]
     return [{"of": name, "claim": _text(row["claim"])} for row, name in of]
@@ -81,7 +81,7 @@ def noise_claims(path: Path) -> list[dict[str, str]]:
 
 def thirds(path: Path) -> list[dict[str, Any]]:
     """The shares of `compare_corruptions.csv` for the page's plots: of each corruption the share of each third with its interval."""
-    frame = _read(path) if Path(path).is_file() else pd.DataFrame()
+    frame = read_written(path) if Path(path).is_file() else pd.DataFrame()
     columns = [column for third in THIRDS for column in (third, f"{third}_low", f"{third}_high")]
     if not {"row", *columns} <= set(frame.columns):
         return []
@@ -101,15 +101,8 @@ def paper_claims(path: Path) -> list[dict[str, str]] | None:
     """The rows of `paper_claims.csv` as text, those that were tested first; None where there is no such file."""
     if not Path(path).is_file():
         return None
-    rows = [{str(name): _text(value) for name, value in row.items()} for row in _read(path).to_dict("records")]
+    rows = [{str(name): _text(value) for name, value in row.items()} for row in read_written(path).to_dict("records")]
     return sorted(rows, key=lambda row: row.get("result") == "not run")
-
-
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ResultsError(f"{path} is not a CSV that can be read ({error}): delete it and make it again") from error
 
 
 def _ends(name: str, columns: set[Any]) -> tuple[str, str] | None:

@@ -11,6 +11,7 @@ import xarray as xr
 
 from analysis.measured import METRICS
 from analysis.report_page import csv as report_csv
+from analysis.report_page import curves as report_curves
 from analysis.report_page import heads as report_heads
 from analysis.report_page import modules as report_modules
 from analysis.report_page import overlays as report_overlays
@@ -87,6 +88,8 @@ class Gathering:
             "modules": modules,
             "places": [browser.content() for browser in browsers.values()],
             "pictures": pictures.uris,
+            "stability": report_curves.stability(self.results / "stability.csv"),
+            "power": report_curves.power(self.results / "robust_power.csv"),
             "thirds": report_csv.thirds(self.results / "compare_corruptions.csv"),
         }
 

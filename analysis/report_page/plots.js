@@ -8,6 +8,7 @@ const DIVERGING = {
 
 const RUN_COLOURS = { light: ["#0072b2", "#c4501b", "#7a3a7f", "#00775a", "#6b6b6b"], dark: ["#6db8ec", "#f09a5e", "#d9a6de", "#5fcfa8", "#b5b5b5"] };
 const RUN_SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross"];
+const RUN_DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
 
 /** Plots by their element: each is drawn when it comes into view, and again when its choice or the colours change. */
 const plots = new Map();
@@ -26,15 +27,17 @@ function drawPlot(place) {
     margin: { l: 40, r: 10, t: 34, b: 34 }, modebar: { bgcolor: "rgba(0,0,0,0)", color: theme.colour("soft"), activecolor: ink }, hoverlabel: { font: { family: getComputedStyle(document.body).fontFamily } },
     ...layout, xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis },
   }, SETTINGS);
+  place.style.minHeight = `${layout.height}px`;
   place.removeAllListeners("plotly_click");
   place.classList.toggle("links", Boolean(click));
   if (click) place.on("plotly_click", (event) => click(event.points[0]));
   place.dataset.drawn = "yes";
 }
 
-/** A plot that `make` describes as {data, layout, click}; `label` says what it shows to those who do not see it. */
+/** A plot that `make` describes as {data, layout, click}; `label` says what it shows to those who do not see it.
+ * It takes its height at once, so that what is below it stays where it is when it is drawn. */
 function plot(label, make) {
-  const place = element("div", { class: "plot", role: "img", "aria-label": label });
+  const place = element("div", { class: "plot", role: "img", "aria-label": label, style: `min-height: ${make().layout.height}px` });
   plots.set(place, make);
   seen.observe(place);
   return place;
@@ -116,5 +119,23 @@ function dotPlot({ rows, series, xTitle, range }) {
     legend: { orientation: "h", x: 0, y: 1, yanchor: "bottom" },
     xaxis: { title: { text: plain(xTitle) }, zeroline: true, zerolinewidth: 1.5, rangemode: "tozero", ...(range && { range, dtick: 0.25 }) },
     yaxis: { tickvals: rows.map((_, i) => i), ticktext: rows.map(plain), range: [rows.length - 0.5, -0.5], zeroline: false, showgrid: false },
+  } };
+}
+
+/** Lines over the same x, one for each of `lines`: {name, y}. With `log`, x is drawn on a logarithmic scale and its values are the ticks. */
+function linePlot({ x, lines, xTitle, log = false }) {
+  const colours = RUN_COLOURS[theme.isDark() ? "dark" : "light"];
+  const data = lines.map(({ name, y }, i) => ({
+    type: "scatter", mode: "lines+markers", name: plain(name), x, y, connectgaps: true,
+    line: { color: colours[i % colours.length], dash: RUN_DASHES[i % RUN_DASHES.length], width: 2 },
+    marker: { size: 7, symbol: RUN_SYMBOLS[i % RUN_SYMBOLS.length] },
+    text: y.map((value, at) => `${plain(name)}<br>${plain(xTitle)}: ${x[at]}<br>${number(value)}`), hovertemplate: "%{text}<extra></extra>",
+  }));
+  const least = Math.min(0, ...lines.flatMap(({ y }) => y.filter((value) => value !== null)));
+  return { data, layout: {
+    height: 236 + 19 * lines.length, margin: { l: 44, r: 12, t: 8, b: 40 }, showlegend: true,
+    legend: { orientation: "h", x: 0, y: -0.24, yanchor: "top", entrywidth: 1, entrywidthmode: "fraction" },
+    xaxis: { title: { text: plain(xTitle), standoff: 4 }, zeroline: false, ...(log ? { type: "log", tickvals: x, ticktext: x.map(String), range: [Math.log10(x[0]) - 0.05, Math.log10(x.at(-1)) + 0.05] } : { rangemode: "tozero" }) },
+    yaxis: { range: [least - 0.04, 1.04], zeroline: true, zerolinewidth: 1 },
   } };
 }

@@ -9,7 +9,9 @@ import xarray as xr
 
 from analysis.report_page.tables import MISSING, number
 from analysis.results import head_name, read_tree
+from analysis.robust_tables import OVERLAP
 from analysis.universal_heads import KINDS
+from analysis.written_tables import read_written
 
 
 def content(results: Path, robust: dict[str, xr.Dataset] | None = None) -> list[dict[str, Any]]:
@@ -20,7 +22,7 @@ def content(results: Path, robust: dict[str, xr.Dataset] | None = None) -> list[
     robust : what `robust_heads.nc` holds, where it has been read.
     """
     path = Path(results) / "robust_overlap.csv"
-    overlap = pd.read_csv(path) if path.is_file() else None
+    overlap = read_written(path, OVERLAP) if path.is_file() else None
     robust = read_tree(Path(results) / "robust_heads.nc") if robust is None else robust
     return [_of_model(model, dataset, overlap) for model, dataset in robust.items()]
 

@@ -45,6 +45,7 @@ function start() {
   wide.addEventListener("change", fit);
   fit();
   showMaps();
+  showCurves();
   sampleBrowser();
   addEventListener("hashchange", follow);
   follow();

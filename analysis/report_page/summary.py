@@ -17,12 +17,13 @@ MADE_BY = {
     "robust_heads.nc": ("Heads that hold up", "python -m analysis.robust_heads"),
     "head_functions.nc": ("Head functions", "python -m analysis.head_functions"),
     "stability.csv": ("Stability as samples grow", "python -m analysis.stability"),
+    "robust_power.csv": ("Power of the rules", "python -m analysis.robust_heads --power"),
     "compare_corruptions.csv": ("Corruptions side by side", "python -m analysis.compare_corruptions"),
     "modules.csv": ("Modules by depth and role", "python -m analysis.modules"),
     "paper_claims.csv": ("The paper’s claims", "python -m analysis.paper_claims"),
 }
 TABLES = (
-    *("robust_universal", "stability", "compare_corruptions", "compare_corruptions_ranks", "modules", "modules_text_image"),
+    *("robust_universal", "stability", "robust_power", "compare_corruptions", "compare_corruptions_ranks", "modules", "modules_text_image"),
     *("head_functions_by_task", "head_functions_agreement", "head_functions_validation"),
 )
 

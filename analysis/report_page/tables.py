@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from analysis.functions.tables import which_undecidable
 from analysis.head_functions import FUNCTIONS, OVERALL
 from analysis.results import COMPONENTS, EffectsFile, head_name
 from analysis.universal_heads import KINDS
@@ -161,7 +162,11 @@ def _under(one: xr.Dataset) -> dict[str, str]:
 
 
 def _function(functions: xr.Dataset | None, layer: int, head: int) -> str:
-    return str(functions["function"].sel(task=OVERALL).values[layer, head]).replace("_", " ") if functions is not None else MISSING
+    if functions is None:
+        return MISSING
+    one = functions.sel(task=OVERALL).isel(layer=layer, head=head)
+    name = str(one["function"].item()).replace("_", " ")
+    return f"{name} ({which_undecidable(one).item()})" if name == "undecidable" and "verdict" in one else name
 
 
 def thresholds(universal: xr.Dataset) -> list[dict[str, str]]:
@@ -208,7 +213,7 @@ def function_rows(functions: xr.Dataset, universal: xr.Dataset | None) -> list[d
         row["tasks"] = [str(functions["function"].sel(task=task).values[layer, head]).replace("_", " ") for task in tasks]
         rows.append(row)
     order = {name.replace("_", " "): i for i, name in enumerate(FUNCTIONS)}
-    return sorted(rows, key=lambda row: (row["kind"] in ("none", MISSING), order[row["function"]]))
+    return sorted(rows, key=lambda row: (row["kind"] in ("none", MISSING), order[row["function"].split(" (")[0]]))
 
 
 def _with_interval(one: xr.Dataset, name: str, form: str) -> str:
