@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -95,7 +96,8 @@ def alike_effects(files: list[EffectsFile]) -> dict[Like, dict[str, xr.Dataset]]
 
 
 def side_by_side(of_like: dict[str, xr.Dataset], like: Like, results: Path, options: Comparing) -> tuple[xr.DataArray | None, list[str]]:
-    """The metric [corruption, sample, layer, head or role], or None where it cannot be compared; and what is left out, with reasons.
+    """The metric [corruption, sample, layer, head or role] of the samples that have an effect under every corruption, or None where it
+    cannot be compared; and what is left out, with reasons.
 
     >>> files = next(places(Path("results"), Comparing(component="mlp")))
     >>> (like, of_like), *_ = alike_effects(files).items()
@@ -121,6 +123,17 @@ def side_by_side(of_like: dict[str, xr.Dataset], like: Like, results: Path, opti
         _check_layers(values)
     except ResultsError as error:
         return None, [str(error)]
+    shared = set.intersection(*(set(of["sample"].values) for of in values.values()))
+    if len(shared) < 2:
+        sizes = ", ".join(f"{corruption} {of.sizes['sample']}" for corruption, of in values.items())
+        return None, [
+            *reasons,
+            f"{len(shared)} sample(s) have an effect under every corruption ({sizes}); run them again with more --samples",
+        ]
+    for corruption, of in values.items():
+        if without := of.sizes["sample"] - len(shared):
+            reasons.append(f"{without} of the {of.sizes['sample']} samples under {corruption}: not all of the other corruptions have them")
+        values[corruption] = of.isel(sample=np.isin(of["sample"].values.astype(str), sorted(map(str, shared))))
     joined = xr.concat(values.values(), pd.Index(values, name="corruption"), join="outer", coords="minimal", compat="override")
     modality = [str(of_like[c].attrs.get("modality") or MODALITY.get(c, "")) for c in values]
     joined = joined.assign_coords(modality=("corruption", modality))
@@ -132,7 +145,7 @@ def side_by_side(of_like: dict[str, xr.Dataset], like: Like, results: Path, opti
 
 
 def _check_origin(of_like: dict[str, xr.Dataset]) -> None:
-    for name, what in {"model_revision": "another model", "dataset_fingerprint": "other data"}.items():
+    for name, what in {"model_revision": "another model", "dataset_fingerprint": "other data", "dtype": "another number format"}.items():
         by = {corruption: str(effects.attrs[name]) for corruption, effects in of_like.items() if name in effects.attrs}
         if len(set(by.values())) > 1:
             said = ", ".join(f"{corruption} {value[:12]}" for corruption, value in by.items())

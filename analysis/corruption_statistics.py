@@ -77,8 +77,10 @@ def compare(effects: xr.DataArray, options: Comparing) -> xr.Dataset:
     A resample is of samples, the same ones under every corruption, so that differences are paired. Shares and rank correlations are of the
     cells that have an effect under every corruption; a resample in which one of them has none is left out of the intervals.
 
-    Few samples rank heads by chance in part: that draws a rank correlation towards 0, and no interval makes up for it. What it could be is
-    shown by the rank correlation of a corruption with itself, between random halves of its samples.
+    Few samples rank heads by chance in part: that draws a rank correlation towards 0, and its interval, which is of the correlation in as
+    many samples, does not make up for it. How far is shown by the rank correlation of a corruption with itself, between random halves of
+    its samples, and by the largest correlation that these allow: sqrt(r_a r_b), with r = 2 h / (1 + h) for halves that correlate by h
+    (Spearman 1904; Spearman and Brown 1910).
 
     Parameters
     ----------
@@ -89,7 +91,7 @@ def compare(effects: xr.DataArray, options: Comparing) -> xr.Dataset:
     mean_effect, mean_absolute_effect (of |effect|) [corruption, layer, head or role], NaN where there is none; samples [corruption];
     cells, cells_left_out; and, each with _low and _high: share [corruption, third] and layer_share [corruption, layer] of the sum of mean
     |effect| over all cells, share_difference [corruption, other, third], rank_correlation [score, corruption, other] (Spearman's),
-    halves_correlation [score, corruption] (the mean over random halves).
+    halves_correlation [score, corruption] (the mean over random halves); ceiling [score, corruption, other].
 
     >>> x = np.zeros((2, 10, 3, 1)) + 0.1
     >>> x[0, :, 2] = x[1, :, 0] = 1.0  # the effect is late under one corruption and early under the other
@@ -121,6 +123,9 @@ def compare(effects: xr.DataArray, options: Comparing) -> xr.Dataset:
     variables |= _with_interval("share_difference", ("corruption", "other", "third"), share[:, None] - share[None], options)
     variables |= _with_interval("rank_correlation", ("score", "corruption", "other"), alike, options)
     variables |= _with_interval("halves_correlation", ("score", "corruption"), halves, options)
+    positive = np.maximum(halves[..., 0], 0)
+    reliability = 2 * positive / (1 + positive)
+    variables["ceiling"] = ("score", "corruption", "other"), np.sqrt(reliability[:, :, None] * reliability[:, None])
     coords = {str(dim): effects[dim].values for dim in of_cells.dims} | {"other": effects["corruption"].values, "score": list(SCORES)}
     coords |= {"third": list(THIRDS), "third_of_layer": ("layer", np.array(THIRDS)[thirds(layers)])}
     return xr.Dataset(variables, coords)
@@ -181,11 +186,12 @@ def _ranks(scores: np.ndarray) -> np.ndarray:
 
 
 def _with_interval(name: str, dims: tuple[str, ...], values: np.ndarray, options: Comparing) -> dict[str, Any]:
-    """The first of the resamples, which are the last axis, and the percentile interval of the others."""
+    """The first of the resamples, which are the last axis, and the percentile interval of the others, widened to hold it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice")
         low, high = np.nanquantile(values[..., 1:], [(1 - options.confidence) / 2, (1 + options.confidence) / 2], axis=-1)
-    return {name: (dims, values[..., 0]), f"{name}_low": (dims, low), f"{name}_high": (dims, high)}
+    first = values[..., 0]
+    return {name: (dims, first), f"{name}_low": (dims, np.minimum(low, first)), f"{name}_high": (dims, np.maximum(high, first))}
 
 
 def claim(compared: xr.Dataset, noise: str, others: list[str], confined: float) -> str:

@@ -175,14 +175,17 @@ def rank_table(found: dict[str, xr.Dataset]) -> pd.DataFrame:
     """How alike two corruptions rank the heads (or the cells of layer and role): a row a pair, and one for each with itself.
 
     Columns: `LIKE`, a, b (the same where random halves of its samples are compared), cells, then mean_absolute_effect and mean_effect
-    (Spearman's rank correlations of those), each with _low and _high.
+    (Spearman's rank correlations of those), each with _low, _high and, for two corruptions, _ceiling, the largest that the samples allow.
     """
     rows = []
     for compared in found.values():
         for a, b in combinations_with_replacement(compared["corruption"].values, 2):
             name, pair = "halves_correlation" if a == b else "rank_correlation", compared.sel(corruption=a, other=b)
             row = {name: compared.attrs[name] for name in LIKE} | {"a": a, "b": b, "cells": int(compared["cells"])}
-            rows.append(row | {f"{s}{bound}": float(pair[name + bound].sel(score=s)) for s in pair["score"].values for bound in BOUNDS})
+            for score in pair["score"].values:
+                row |= {f"{score}{bound}": float(pair[name + bound].sel(score=score)) for bound in BOUNDS}
+                row[f"{score}_ceiling"] = float(pair["ceiling"].sel(score=score)) if a != b else np.nan
+            rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -201,13 +204,20 @@ def summary(found: dict[str, xr.Dataset]) -> str:
                 lines.append(f"  {row.corruption}: {row.early:.2f} | {row.middle:.2f} | {_number(row, 'late')}")
         for row in rank_table({place: compared}).itertuples():
             pair = f"{row.a}, halves of its samples" if row.a == row.b else f"{row.a}, {row.b}"
-            numbers = f"of mean |effect| {_number(row, 'mean_absolute_effect')}, of mean effect {_number(row, 'mean_effect')}"
+            numbers = f"of mean |effect| {_correlation(row, 'mean_absolute_effect')}, of mean effect {_correlation(row, 'mean_effect')}"
             lines.append(f"  rank correlation, {pair}: {numbers}")
         if compared["cells_left_out"]:
             lines.append(f"  not counted: {int(compared['cells_left_out'])} cells that have no effect under some corruption")
         lines += claims
     some = next(iter(found.values())).attrs
-    return "\n".join([*lines, f"The claim {some['test']}. In brackets: {some['confidence']:.0%} intervals over samples."])
+    brackets = f"In brackets: {some['confidence']:.0%} intervals over samples; rank correlations are drawn towards 0 by few samples"
+    return "\n".join([*lines, f"The claim {some['test']}. {brackets}, which allow at most what is named."])
+
+
+def _correlation(row: Any, name: str) -> str:
+    """With its interval and, of two corruptions, the largest that the samples allow."""
+    ceiling = getattr(row, f"{name}_ceiling")
+    return _number(row, name) + (f" (at most {ceiling:.2f})" if np.isfinite(ceiling) else "")
 
 
 def _number(row: Any, name: str) -> str:

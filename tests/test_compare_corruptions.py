@@ -83,6 +83,39 @@ def test_halves_show_that_heads_are_ranked_by_chance():
     assert (abs(found["halves_correlation"]) < 0.2).all()
 
 
+def test_the_largest_rank_correlation_that_the_samples_allow():
+    """Two corruptions with the same true effects of heads: what is seen is about the ceiling, and far from 1."""
+    generator = np.random.default_rng(3)
+    true = generator.normal(size=(1, LAYERS, 40)) * 0.3
+    noisy = {name: true + generator.normal(size=(SAMPLES, *true.shape[1:])) for name in ("sip", "str")}
+    found = compare(arrays(noisy), QUICK).sel(score="mean_effect")
+    halves = found["halves_correlation"].values
+    pair = found.sel(corruption="sip", other="str")
+    assert float(pair["ceiling"]) == pytest.approx(np.sqrt((2 * halves / (1 + halves)).prod()))
+    assert 0.4 < float(pair["ceiling"]) < 0.9
+    assert float(pair["rank_correlation"]) == pytest.approx(float(pair["ceiling"]), abs=0.1)
+    assert float(pair["rank_correlation_low"]) <= float(pair["rank_correlation"]) <= float(pair["rank_correlation_high"])
+
+
+def test_only_samples_that_every_corruption_has_are_compared(tmp_path):
+    one, other = by_layer(EVEN, 1), by_layer(EVEN, 2)
+    one[20:], other[:5] = np.nan, np.nan
+    write_heads(tmp_path, "sip", one)
+    write_heads(tmp_path, "str", other)
+    found, left_out = find(tmp_path, QUICK)
+    (compared,) = found.values()
+    assert list(compared["samples"].values) == [15, 15]
+    np.testing.assert_allclose(compared["mean_effect"].sel(corruption="sip"), one[5:20].mean(axis=0), atol=1e-6)
+    assert left_out == [
+        f"m/d/cross_attention-heads: {without} of the {there} samples under {corruption}: not all of the other corruptions have them"
+        for corruption, without, there in (("sip", 5, 20), ("str", 10, 25))
+    ]
+    other[:20] = np.nan
+    write_heads(tmp_path, "str", other)
+    with pytest.raises(ResultsError, match=r"0 sample\(s\) have an effect under every corruption \(sip 20, str 10\)"):
+        find(tmp_path, QUICK)
+
+
 @pytest.mark.parametrize(
     ("noise", "sip", "verdict"),
     [
