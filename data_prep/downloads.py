@@ -27,7 +27,7 @@ from data_prep.samples import SampleError
 DEAD_LINKS = "dead_links.csv"
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses that may be better at another time
 PER_HOST = 4  # requests to one host at once
-GIVE_UP = 40  # so many addresses in a row without an answer: the network is down
+GIVE_UP = 40  # so many addresses in a row without an answer, and those under way have none either: the network is down
 LONGEST_WAIT = 30.0  # seconds, whatever a server asks for
 HEADERS = {"User-Agent": "Mozilla/5.0 (compatible; vlm-notice)", "Accept": "image/*, */*;q=0.5", "Accept-Encoding": "identity"}
 
@@ -82,13 +82,16 @@ class Downloads:
     Parameters
     ----------
     folder : made when something is fetched. Addresses that an earlier run found dead for good are not tried again; delete
-        `dead_links.csv` there to try them all.
+        `dead_links.csv` there to try them all. Those that failed otherwise are tried last, and say nothing of the network.
     """
 
     def __init__(self, folder: Path, limits: Limits | None = None) -> None:
         self.folder, self.limits = folder, limits or Limits()
         self._dead = self._read_dead()
+        self._failed_before: set[str] = set()
         self._silent: list[str] = []  # the reasons of the latest addresses, while none has answered
+        self._under_way: set[str] = set()
+        self._awaited: set[str] | None = None  # of those under way when GIVE_UP was reached, the ones that have not ended
 
     def path(self, url: str) -> Path:
         """Where the image of an address is.
@@ -110,12 +113,14 @@ class Downloads:
         Raises
         ------
         DownloadError
-            When many addresses in a row fail to answer; what was fetched is kept.
+            When many new addresses in a row fail to answer, and no other answers meanwhile; what was fetched is kept.
         """
         missing = [url for url in dict.fromkeys(urls) if not self._path(url).is_file()]
         missing = [url for url in missing if url not in self._dead or not self._dead[url].final]
         if not missing:
             return
+        self._failed_before = set(missing) & set(self._dead)
+        missing.sort(key=self._failed_before.__contains__)
         self.folder.mkdir(parents=True, exist_ok=True)
         with tqdm(total=len(missing), desc="downloading", unit="image", leave=False, disable=not progress) as bar:
             try:
@@ -125,9 +130,9 @@ class Downloads:
                 raise group.exceptions[0] from group
             finally:
                 self._write_dead()
-        if len(self._silent) >= GIVE_UP:
+        if self._is_down():
             count, reason = len(self._silent), self._silent[-1]
-            self._silent.clear()
+            self._answered()
             raise DownloadError(f"{count} addresses in a row did not answer ({reason}); is the network up? Run it again to go on")
 
     async def _fetch_all(self, urls: list[str], advance: Callable[[], object]) -> None:
@@ -142,9 +147,15 @@ class Downloads:
 
             async def fetch(url: str) -> None:
                 async with hosts["".join(url.split("/")[2:3])], workers:
-                    await self._fetch_one(client, url)
+                    self._under_way.add(url)
+                    try:
+                        await self._fetch_one(client, url)
+                    finally:
+                        self._under_way.remove(url)
                 advance()
-                if len(self._silent) >= GIVE_UP:
+                if self._awaited is not None:
+                    self._awaited.discard(url)
+                if self._is_down():
                     tasks.cancel_scope.cancel()
 
             for url in urls:
@@ -158,15 +169,31 @@ class Downloads:
             except _Failure as failure:
                 self._dead[url] = failure.dead
                 if failure.dead.final or attempt + 1 == self.limits.attempts:
-                    self._silent = [*self._silent, failure.dead.reason] if failure.silent else []
+                    if not failure.silent:
+                        self._answered()
+                    elif url not in self._failed_before:
+                        self._count(failure.dead.reason)
                     break
                 await anyio.sleep(max(wait, min(failure.wait, LONGEST_WAIT)))
                 wait *= 2
             else:
                 self._keep(url, data)
                 self._dead.pop(url, None)
-                self._silent.clear()
+                self._answered()
                 break
+
+    def _count(self, reason: str) -> None:
+        """Count an address that gave no answer."""
+        self._silent.append(reason)
+        if len(self._silent) == GIVE_UP:
+            self._awaited = set(self._under_way)
+
+    def _answered(self) -> None:
+        self._silent.clear()
+        self._awaited = None
+
+    def _is_down(self) -> bool:
+        return self._awaited is not None and not self._awaited
 
     async def _attempt(self, client: httpx.AsyncClient, url: str) -> bytes:
         """The bytes of an image; raises _Failure."""

@@ -280,6 +280,45 @@ def test_no_network_is_said_soon(server, tmp_path):
     assert found.path(server.url("ok")).is_file()
 
 
+def closed_port():
+    closed = Server()
+    closed.shutdown()
+    closed.server_close()
+    return closed
+
+
+def dead_hosts(count):
+    closed = closed_port()
+    return [closed.url(f"{i}.jpg", f"127.0.3.{i + 1}") for i in range(count)]
+
+
+def test_dead_hosts_do_not_stop_a_second_run(server, tmp_path):
+    good, dead = [server.url(f"ok/{i}") for i in range(60)], dead_hosts(60)
+    mixed = [url for both in zip(good, dead, strict=True) for url in both]
+    Downloads(tmp_path, limits(attempts=1)).fetch(mixed, progress=False)
+    new = [server.url(f"new/{i}") for i in range(3)]
+    for _ in range(2):
+        Downloads(tmp_path, limits(attempts=1)).fetch([*dead, *new, *good], progress=False)
+    assert set(dead_links(tmp_path)) == set(dead)
+    assert len(list(tmp_path.iterdir())) == 64
+
+
+def test_links_that_failed_before_are_tried_last(server, tmp_path):
+    broken, new = server.url("broken"), [server.url(f"ok/{i}") for i in range(3)]
+    chosen = limits(attempts=1, workers=1)
+    Downloads(tmp_path, chosen).fetch([broken], progress=False)
+    server.seen.clear()
+    Downloads(tmp_path, chosen).fetch([broken, *new], progress=False)
+    assert list(server.seen) == ["ok/0", "ok/1", "ok/2", "broken"]
+
+
+def test_dead_hosts_beside_a_slow_one_do_not_stop_a_run(server, tmp_path):
+    slow = [server.url(f"slow/{i}") for i in range(4)]
+    dead = dead_hosts(100)
+    Downloads(tmp_path, limits(attempts=1, seconds=5)).fetch([*slow, *dead], progress=False)
+    assert set(dead_links(tmp_path)) == set(dead)
+
+
 def test_a_full_disk_is_no_dead_link(server, tmp_path, monkeypatch):
     def keep(*_):
         raise OSError(28, "No space left on device")
