@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 SMALLEST_SIDE = 4  # pixels; image processors take a side of 1 or 3 for the colour channels
 MOST_PIXELS = 89_478_485  # Pillow's own limit against decompression bombs
-
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP", "AVIF")  # of Pillow's others, EPS would run Ghostscript
 
 DECODING_ERRORS = (  # what Pillow's decoders raise on damaged bytes
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, AttributeError, OverflowError),
@@ -61,7 +61,7 @@ def open_image(
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: too large ({error})") from error
     except Image.UnidentifiedImageError as error:
-        raise ImageError(f"{name}: not an image in any known format") from error
+        raise ImageError(f"{name}: not an image in any format that is read ({', '.join(FORMATS)})") from error
     except DECODING_ERRORS as error:
         raise ImageError(f"{name}: the image is damaged or truncated ({error})") from error
 
@@ -95,7 +95,7 @@ def _not_an_image(data: bytes) -> str:
 
 
 def _decode(data: bytes, name: str, smallest_side: int, most_pixels: int) -> Image.Image:
-    image: Image.Image = Image.open(io.BytesIO(data))
+    image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     width, height = image.size
     if min(width, height) < smallest_side:
         raise ImageError(f"{name}: is {width} x {height} pixels; each side must have at least {smallest_side}")

@@ -20,7 +20,7 @@ import datasets
 from datasets import Dataset, Features, Value, load_from_disk
 from PIL import Image
 
-from data_prep.images import DECODING_ERRORS
+from data_prep.images import DECODING_ERRORS, FORMATS
 
 FEATURES = Features(
     {
@@ -59,6 +59,10 @@ class SampleError(ValueError):
         super().__init__("\n  ".join([message, *self.problems]))
 
 
+class Excluded(SampleError):
+    """A sample that is left out by design: its data has no fault, but a data set's reader does not ask about it."""
+
+
 class Row(Mapping[str, Any]):
     """One sample of a table: texts at hand, images read from the table each time they are asked for."""
 
@@ -95,8 +99,10 @@ def option_spans(question: str, correct: str, incorrect: str) -> tuple[tuple[int
     Raises
     ------
     SampleError
-        When an option is not in the question, or only inside the other one.
+        When the two are the same, or one is not in the question, or only inside the other one.
     """
+    if correct.strip().casefold() == incorrect.strip().casefold():
+        raise SampleError(f"the two answers are the same: {correct!r}")
     found = {answer: _occurrences(question, answer) for answer in (correct, incorrect)}
     absent = [repr(answer) for answer, spans in found.items() if not spans]
     if absent:
@@ -138,6 +144,7 @@ def problems(row: Mapping[str, Any]) -> list[str]:
     if nulls:
         return nulls
     found = [f"{name} is empty" for name in _TEXTS if name in _REQUIRED and not row[name].strip()]
+    found += [f"dataset: {reason}"] if row["dataset"].strip() and (reason := _name_problem(row["dataset"])) else []
     found += _text_problems(row) if not found else []
     clean, reason = _decoded(row["clean_image"])
     found += [f"clean_image {reason}"] if reason else _mode_problem("clean_image", clean, "RGB")
@@ -149,19 +156,30 @@ def problems(row: Mapping[str, Any]) -> list[str]:
     return found + _box_problems(row["object_box"], clean)
 
 
+def check_name(name: str) -> None:
+    """Raise `SampleError` when a data set's name cannot be that of a folder: results are kept in one of its name."""
+    if reason := _name_problem(name):
+        raise SampleError(f"the data set's name is not usable: {reason}")
+
+
+def _name_problem(name: str) -> str:
+    if not name.strip():
+        return "it is empty"
+    if name.startswith(".") or re.search(r"[/\\\x00-\x1f]", name):
+        return f"{name!r} must not start with a dot, nor have slashes or control characters in it"
+    return ""
+
+
 def _text_problems(row: Mapping[str, Any]) -> list[str]:
     question, correct, incorrect = row["question"], row["correct_answer"], row["incorrect_answer"]
     found = []
-    if correct.strip().casefold() == incorrect.strip().casefold():
-        found.append(f"the two answers are the same: {correct!r}")
+    try:
+        right, wrong = option_spans(question, correct, incorrect)
+    except SampleError as error:
+        found.append(str(error))
     else:
-        try:
-            right, wrong = option_spans(question, correct, incorrect)
-        except SampleError as error:
-            found.append(str(error))
-        else:
-            if row["correct_first"] != (right < wrong):
-                found.append(f"correct_first is {row['correct_first']}, but the question is {question!r} ({correct!r} is correct)")
+        if row["correct_first"] != (right < wrong):
+            found.append(f"correct_first is {row['correct_first']}, but the question is {question!r} ({correct!r} is correct)")
     if row["corrupt_question"].strip() == question.strip():
         found.append("corrupt_question equals the question (leave it empty when there is none)")
     for name in ("clean_attributes", "corrupt_attributes"):
@@ -183,7 +201,11 @@ def _decoded(value: Any) -> tuple[Image.Image | None, str]:
     if value is None:
         return None, "is missing"
     try:
-        image = value if isinstance(value, Image.Image) else Image.open(io.BytesIO(value["bytes"]) if value["bytes"] else value["path"])
+        image = (
+            value
+            if isinstance(value, Image.Image)
+            else Image.open(io.BytesIO(value["bytes"]) if value["bytes"] else value["path"], formats=FORMATS)
+        )
         image.load()
     except DECODING_ERRORS as error:
         return None, f"does not decode: {error}"
@@ -340,8 +362,8 @@ def save(dataset: Dataset, folder: str | Path, provenance: Mapping[str, Any]) ->
     Parameters
     ----------
     folder : made anew; an older sample table there is replaced.
-    provenance : `name`, and if they apply `seed` and `left_out` (a list of ``{"sample": ..., "reason": ...}``); other entries are
-        kept as they are.
+    provenance : `name`, and if they apply `seed` and `left_out` (a list of ``{"sample": ..., "reason": ...}``, with ``"kind": "excluded"``
+        where it is by design); other entries are kept as they are.
 
     Returns
     -------
@@ -350,12 +372,13 @@ def save(dataset: Dataset, folder: str | Path, provenance: Mapping[str, Any]) ->
     Raises
     ------
     SampleError
-        For a table that is not valid, a provenance without a name, or a folder that holds something else.
+        For a table that is not valid, a provenance without a name that a folder can have, or a folder that holds something else.
     """
     validate(dataset)
     left = list(provenance.get("left_out", []))
-    if not provenance.get("name") or any(set(entry) != {"sample", "reason"} for entry in left):
+    if not provenance.get("name") or any(set(entry) - {"kind"} != {"sample", "reason"} for entry in left):
         raise SampleError('provenance needs a name, and left_out as a list of {"sample": ..., "reason": ...}')
+    check_name(provenance["name"])
     folder = Path(folder).resolve()
     check_folder(folder)
     record = {"name": provenance["name"], "seed": provenance.get("seed")}

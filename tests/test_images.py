@@ -4,9 +4,10 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image, features
 
-from data_prep.images import ImageError, open_image
+from data_prep.images import FORMATS, ImageError, open_image
+from data_prep.samples import FEATURES, problems
 
 RNG = np.random.default_rng(0)
 SMOOTH = np.stack(np.broadcast_arrays(*np.ogrid[0:240:6, 0:240:4], 90), -1).astype(np.uint8)  # [40, 60, 3]
@@ -32,6 +33,22 @@ def test_a_png_comes_back_exactly_from_bytes_path_and_a_wrong_name(tmp_path):
     path.write_bytes(data)
     for source in (data, path, str(path)):
         assert np.array_equal(pixels(source), SMOOTH)
+
+
+def test_formats_that_run_other_programs_are_refused(monkeypatch):
+    called = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: called.append(1))
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n0 0 64 64 rectfill showpage\n%%EOF\n"
+    with pytest.raises(ImageError, match=r"not an image in any format that is read \(BMP, "):
+        open_image(eps)
+    row = {**dict.fromkeys(FEATURES, "x"), "clean_image": {"bytes": eps, "path": None}, "corrupt_image": None, "object_mask": None}
+    assert any("clean_image does not decode" in problem for problem in problems(row | {"object_box": []}))
+    assert called == []
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind != "AVIF" or features.check("avif")])
+def test_every_format_of_the_list_opens(kind):
+    assert pixels(encoded(Image.fromarray(SMOOTH), kind)).shape == SMOOTH.shape
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -69,7 +69,7 @@ def test_option_spans(question, correct, incorrect, expected):
         ("Is it redder or blue?", "red", "blue", "'red' is not"),
         ("Is it dark red?", "red", "dark red", "'red' is in the question .* only as a part of 'dark red'"),
         ("Is it red or blue?", "", "blue", "'' is not"),
-        ("Is it red or blue?", "red", "red", "only as a part"),
+        ("Is it red or blue?", "red", "Red ", "the two answers are the same: 'red'"),
     ],
 )
 def test_option_spans_say_which_answer_is_absent(question, correct, incorrect, says):
@@ -297,6 +297,18 @@ def test_save_refuses_what_is_not_valid(tmp_path):
         with pytest.raises(SampleError, match="provenance needs"):
             save(build([make_row()]), tmp_path / "t", provenance)
     assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", "  ", "x/../y", "/etc", "a\\b", "..", ".hidden", "a\nb"])
+def test_a_data_sets_name_is_that_of_a_folder(tmp_path, name):
+    with pytest.raises(SampleError, match="provenance needs" if not name else "name is not usable"):
+        save(build([make_row()]), tmp_path / "t", {"name": name})
+    with pytest.raises(SampleError, match="dataset"):
+        save(build([make_row(dataset=name)]), tmp_path / "t", {"name": "x"})
+    assert not os.listdir(tmp_path)
+    build([make_row(dataset=name)]).save_to_disk(tmp_path / "t")
+    with pytest.raises(SampleError, match="dataset"):
+        load(tmp_path / "t")
 
 
 def test_load_says_what_is_wrong_with_a_folder(tmp_path):
