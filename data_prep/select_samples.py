@@ -38,8 +38,8 @@ class SelectSamples:
     """Take the samples of a table that a model answers correctly.
 
     Prints how many it answers correctly by exact match (as the paper) and by normalised match: without articles, punctuation and letter
-    case, with number words as digits, and with an explanation after the answer cut off; for the paper's two checkpoints from the Hub, its
-    figures stand beside. An interrupted run goes on where it was.
+    case, with number words as digits, and with an explanation after the answer cut off; for the paper's two checkpoints, its figures stand
+    beside. An interrupted run goes on where it was.
 
     Example: python -m data_prep.select_samples --table data/mit_states --model blip-vqa-base --out data/mit_states-blip
     """
@@ -57,7 +57,9 @@ class SelectSamples:
     seed: int = 0
     """Seed of the draw among those answered correctly."""
     name: str = ""
-    """Name of the new data set; default: the old one's with "-selected"."""
+    """Name of the new data set; default: <old name>-<model>-selected, so that the selections of two models are told apart."""
+    published: Literal["blip-vqa-base", "llava-1.5-7b"] | None = None
+    """Show the paper's figures for this checkpoint, for a folder with its weights; default: --model where that is one of the two."""
     results: Path = Path("results")
     """Results folder in which the answers are kept, as a study keeps and finds them: <results>/<model>/<data set>/answers.json."""
     batch: int = 16
@@ -108,12 +110,12 @@ def select_samples(options: SelectSamples, vlm: Any = None) -> Selection:
         For options, a table, a model or folders that cannot be used, and when no answer is correct.
     """
     from interventions.answers import answer_all  # the models' stage stands above this one; nothing else here needs it
-    from interventions.models.loading import load, resolve
+    from interventions.models.loading import HUB, load, resolve
     from interventions.results import check_writable, write_text
 
     _check(options)
     check_writable(options.out.resolve().parent)
-    source = resolve(options.model)[1]
+    source = HUB[options.published] if options.published else resolve(options.model)[1]
     table, old = samples.load(options.table), samples.provenance(options.table)
     fingerprint = samples.fingerprint(table)
     vlm = vlm or load(options.model, options.device, options.dtype, options.revision)
@@ -130,7 +132,7 @@ def select_samples(options: SelectSamples, vlm: Any = None) -> Selection:
         first = [f"{judged.sample_id[index]}: {reason}" for index, reason in list(reasons.items())[:3]]
         lines = [*first, *accuracy.to_string(index=False).splitlines()]
         raise SampleError(f"{vlm.name} answers no sample of {options.table} correctly ({options.match} match); the first, and all:", lines)
-    name = options.name or f"{table[0]['dataset']}-selected"
+    name = options.name or f"{table[0]['dataset']}-{vlm.name}-selected"
     selection = {
         "table_fingerprint": fingerprint,
         "model": vlm.name,
@@ -160,6 +162,8 @@ def _check(options: SelectSamples) -> None:
     if out.resolve() == options.table.resolve():
         raise SampleError(f"--out is the table itself ({options.table}): give another folder")
     samples.check_folder(out)
+    if options.name:
+        samples.check_name(options.name)
 
 
 def judge(table: Dataset, answers: Mapping[str, str]) -> pd.DataFrame:

@@ -127,7 +127,7 @@ def test_what_is_taken_is_correct_and_half_has_the_correct_option_first(table, s
     assert set(taken["sample_id"]) <= correct
     whole = {row["sample_id"]: row for row in samples.load(table)}
     for row in taken:
-        assert row == whole[row["sample_id"]] | {"dataset": "things-selected"}
+        assert row == whole[row["sample_id"]] | {"dataset": "things-blip-shapes-selected"}
     (warning,) = made.warnings
     assert warning == (
         "kind: 4 of 4 samples, 3 with the correct option first and 1 after; of 6, the model answers 3 and 1 correctly (exact match)"
@@ -226,8 +226,15 @@ def test_a_folder_that_only_has_a_models_name_gets_no_published_figures(table, s
     monkeypatch.setitem(PUBLISHED, "Salesforce/blip-vqa-base", {"things": 50.0})
     made = select_samples(options(table, per_category=2, model="Salesforce/blip-vqa-base"), blip)
     assert "published_exact_percent" not in made.accuracy
-    made = select_samples(options(table, per_category=2, model="blip-vqa-base"), blip)
-    assert made.accuracy.published_exact_percent.to_list()[-1] == 50.0
+    for chosen in ({"model": "blip-vqa-base"}, {"model": "Salesforce/blip-vqa-base", "published": "blip-vqa-base"}):
+        made = select_samples(options(table, per_category=2, **chosen), blip)
+        assert made.accuracy.published_exact_percent.to_list()[-1] == 50.0
+
+
+def test_a_name_that_is_no_folders_is_refused_before_the_model_answers(table, saying, blip):
+    with pytest.raises(SampleError, match=r"'x/\.\./y' must not start"):
+        select_samples(options(table, name="x/../y"), blip)
+    assert saying == []
 
 
 def test_an_interrupted_run_goes_on(table, saying, blip, monkeypatch):
