@@ -18,16 +18,25 @@ from functools import cache, partial
 from typing import Any
 
 import inflect
-import numpy as np
 import tyro
 from PIL import Image
 
 from data_prep import preparing
-from data_prep.counterparts import LeftOut, Picture, file_hash, image_files, inside, mixed, pair_up, wrong_layout
+from data_prep.counterparts import (
+    LeftOut,
+    Picture,
+    file_hash,
+    image_files,
+    images_hash,
+    inside,
+    mixed,
+    object_place,
+    pair_up,
+    wrong_layout,
+)
 from data_prep.images import open_image
-from data_prep.preparing import Candidate, Preparation, Source
-from data_prep.samples import SampleError
-from data_prep.scenes import bounding_box
+from data_prep.preparing import Candidate, Preparation, Source, left_out_entry
+from data_prep.samples import Excluded, SampleError
 from data_prep.tables import FAULT, read_delimited
 
 NO_ATTRIBUTES = ("image", "sample_id", "noun", "mask", "box")  # columns of a table with a use of their own
@@ -73,6 +82,8 @@ class AttributeFolder(Preparation):
     """Put "a" or "an" before each option."""
     noun: str = ""
     """Word(s) of the question that name the thing, where the table has no column noun."""
+    shared_first_word: bool = False
+    """Offer also values with the same first word against each other ("black cat", "black dog"): for studies with --shared-pieces force."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +110,8 @@ def main(options: AttributeFolder) -> None:
 def read_attribute_folder(options: AttributeFolder) -> Source:
     """List the samples of a labelled folder or table.
 
-    Two answers are offered against each other only if their first words differ, because models are scored by the first token.
+    Two answers are offered against each other only if their first words differ, because models are scored by the first token, unless
+    `shared_first_word` is set.
 
     Raises
     ------
@@ -125,13 +137,24 @@ def read_attribute_folder(options: AttributeFolder) -> Source:
     candidates: list[Candidate] = []
     for attribute in asked:
         for pictures in _groups(options, labels, attribute, shared, f":{attribute}" if len(asked) > 1 else "", left_out):
-            paired, alone = pair_up(pictures, _first_words_differ, options.seed)
+            paired, alone = pair_up(pictures, _any if options.shared_first_word else _first_words_differ, options.seed)
             candidates += paired
-            reason = "no counterpart: no other value in its group has another first word (models are scored by the first token)"
-            left_out += [{"sample": p.sample_id, "reason": f"{p.where}: {reason}"} for p in pictures if p.answer in alone]
-    provenance = {key: getattr(options, key) for key in ("question", "articles", "noun", "group_by")}
+            reason = Excluded(f"no counterpart: {_ALONE[options.shared_first_word]}")
+            left_out += [left_out_entry(p.sample_id, p.where, reason) for p in pictures if p.answer in alone]
+    provenance = {key: getattr(options, key) for key in ("question", "articles", "noun", "group_by", "shared_first_word")}
     provenance |= {"source": source.name, "attributes": asked, "sha256": file_hash(source) if source.is_file() else ""}
-    return Source(name, mixed(candidates, options.seed), left_out, provenance)
+    files = [record[column] for _, record in labels.rows for column in ("image", "mask") if record.get(column)]
+    return Source(name, mixed(candidates, options.seed), left_out, provenance, images_hash(labels.root, files))
+
+
+_ALONE = {
+    False: "no other value in its group has another first word (models are scored by the first token; --shared-first-word keeps it)",
+    True: "no other value is in its group",
+}
+
+
+def _any(first: str, second: str) -> bool:
+    return True
 
 
 def _first_words_differ(first: str, second: str) -> bool:
@@ -152,20 +175,20 @@ def _groups(
                 raise SampleError(f"its id is that of {used[sample_id]}; a column sample_id can tell rows of one image apart")
             record = {"noun": options.noun, **record}
             if empty := [column for column in ("image", attribute, *shared) if not record[column]]:
-                raise SampleError(f"{' and '.join(empty)} empty")
+                raise (Excluded if empty == [attribute] else SampleError)(f"{' and '.join(empty)} empty")
             answer = spelling.setdefault(clean_name(record[attribute]).casefold(), clean_name(record[attribute]))
             group = tuple(record[column].casefold() for column in shared)
             picture = _picture(options, labels, record, attribute, answer, sample_id, where)
             groups.setdefault(group, []).append((record["image"], picture))
         except SampleError as error:
-            left_out.append({"sample": sample_id, "reason": f"{where}: {error}"})
+            left_out.append(left_out_entry(sample_id, where, error))
     for entries in groups.values():
         values: dict[str, set[str]] = {}
         for image, picture in entries:
             values.setdefault(image, set()).add(picture.answer)
         for image, picture in entries:
             if len(values[image]) > 1:
-                reason = f"{picture.where}: the image has several values of {attribute}: {', '.join(sorted(values[image]))}"
+                reason = f"{picture.where}: the image has several values of {attribute}: {', '.join(map(repr, sorted(values[image])))}"
                 left_out.append({"sample": picture.sample_id, "reason": reason})
         yield [picture for image, picture in entries if len(values[image]) == 1]
 
@@ -193,19 +216,9 @@ def _ask(question: str, cells: Record, articles: bool, first: str, second: str) 
 
 
 def _columns(root: Path, record: Record, attribute: str, image: Image.Image) -> dict[str, Any]:
-    """Noun, mask and box; a box is cut at the image's edges."""
-    columns: dict[str, Any] = {"noun": record["noun"], "changed_attribute": attribute}
-    if path := record.get("mask", ""):
-        mask = open_image(inside(root, path), path).convert("L")
-        columns |= {"object_mask": mask, "object_box": bounding_box(np.asarray(mask) > 127)}
-    if box := record.get("box", ""):
-        try:
-            edges = [round(float(edge)) for edge in re.split(r"[\s,;]+", box.strip("[]() "))]
-            left, top, right, bottom = edges
-        except (ValueError, OverflowError) as error:
-            raise SampleError(f"the box {box!r} is not four numbers: left top right bottom") from error
-        columns["object_box"] = [max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)]
-    return columns
+    """Noun, mask and box."""
+    place = object_place(root, record.get("mask", ""), record.get("box", ""), image)
+    return {"noun": record["noun"], "changed_attribute": attribute, **place}
 
 
 def clean_name(name: str) -> str:

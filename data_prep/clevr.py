@@ -27,10 +27,10 @@ import tyro
 from PIL import Image
 
 from data_prep import preparing
-from data_prep.counterparts import LeftOut, file_hash, wrong_layout
+from data_prep.counterparts import LeftOut, file_hash, images_hash, wrong_layout
 from data_prep.images import open_image
-from data_prep.preparing import Candidate, Preparation, Source, correct_comes_first, rng_of
-from data_prep.samples import SampleError
+from data_prep.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry, rng_of
+from data_prep.samples import Excluded, SampleError
 from data_prep.scene_partners import PARTNERS, Partners, Thing
 from data_prep.scenes import bounding_box
 
@@ -118,7 +118,7 @@ def read_clevr(scenes_file: Path, images: Path, *, seed: int = 0) -> Source:
                 raise SampleError(f"{scene.image.name}: no such file in the folder {images.name!r}")
         except SampleError as error:
             name = record.get("image_filename") if isinstance(record, dict) else None
-            left_out.append({"sample": str(name or f"scene {number}"), "reason": f"{where}: {error}"})
+            left_out.append(left_out_entry(str(name or f"scene {number}"), where, error))
             continue
         seen.add(scene.name)
         scenes.append(scene)
@@ -133,14 +133,14 @@ def read_clevr(scenes_file: Path, images: Path, *, seed: int = 0) -> Source:
         for number, scene in enumerate(scenes):
             sample_id = f"{scene.name}-{asked}"
             if number not in askable:
-                reason = f"{scene.where}: no object is the only one of its description and has a partner of another {asked}"
-                left_out.append({"sample": sample_id, "reason": reason})
+                reason = Excluded(f"no object is the only one of its description and has a partner of another {asked}")
+                left_out.append(left_out_entry(sample_id, scene.where, reason))
                 continue
             target = int(rng_of(seed, "target", sample_id).choice(askable[number]))
             make = partial(_row, scenes, partners, number, target, asked, correct_comes_first(seed, sample_id))
             candidates.append(Candidate(sample_id, asked, scene.where, make))
     provenance = {"scenes": scenes_file.name, "sha256": file_hash(scenes_file), "partners": PARTNERS, "boxes": BOXES}
-    return Source("clevr", candidates, left_out, provenance)
+    return Source("clevr", candidates, left_out, provenance, images_hash(images, (scene.image.name for scene in scenes)))
 
 
 def _image_names(images: Path) -> set[str]:
@@ -208,7 +208,7 @@ def _mask(record: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray | None
     counts = rle.get("counts")
     try:
         runs = run_lengths(counts) if isinstance(counts, str) else [int(run) for run in counts]  # type: ignore[union-attr]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise SampleError(f"the object's mask cannot be read ({error})") from error
     if min(runs, default=0) < 0 or sum(runs) != width * height:
         raise SampleError(f"the object's mask has runs of {sum(runs)} pixels in all, not {width * height}, or a negative one")
@@ -272,12 +272,12 @@ def read_palit(table: Path, images: Path, *, seed: int = 0) -> Source:
                 raise SampleError(f"{image}.png: no such file in the folder {images.name!r}")
             asked = _palit_questions(cell)
         except SampleError as error:
-            left_out.append({"sample": image, "reason": f"{table.name}, line {line}: {error}"})
+            left_out.append(left_out_entry(image, f"{table.name}, line {line}", error))
             continue
         for number, (question, answer) in enumerate(asked):
             sample_id, where = f"{image}-{number:02d}", f"{table.name}, line {line}, question {number}"
             if (image, question) in questions:
-                left_out.append({"sample": sample_id, "reason": f"{where}: the image already has this question"})
+                left_out.append(left_out_entry(sample_id, where, Excluded("the image already has this question")))
             else:
                 questions[image, question] = sample_id, where, answer
     images_of = defaultdict(list)
@@ -287,13 +287,15 @@ def read_palit(table: Path, images: Path, *, seed: int = 0) -> Source:
     for (image, question), (sample_id, where, answer) in questions.items():
         other = "no" if answer == "yes" else "yes"
         if not images_of[question, other]:
-            left_out.append({"sample": sample_id, "reason": f"{where}: in no image has the question {question!r} the answer {other!r}"})
+            reason = Excluded(f"in no image has the question {question!r} the answer {other!r}")
+            left_out.append(left_out_entry(sample_id, where, reason))
             continue
         partner = str(rng_of(seed, "partner", sample_id).choice(images_of[question, other]))
         options = (answer, other) if correct_comes_first(seed, sample_id) else (other, answer)
         make = partial(_palit_row, images, image, partner, f"{question[:-1]}, {options[0]} or {options[1]}?", answer, other)
         candidates.append(Candidate(sample_id, "relation", where, make))
-    return Source("clevr_palit", candidates, left_out, {"table": table.name, "sha256": file_hash(table)})
+    files = images_hash(images, {f"{image}.png" for image, _ in questions})
+    return Source("clevr_palit", candidates, left_out, {"table": table.name, "sha256": file_hash(table)}, files)
 
 
 def _palit_rows(table: Path) -> list[tuple[int, str, str]]:

@@ -24,10 +24,10 @@ import tyro
 from data_prep import preparing
 from data_prep.coco import IMAGES, Objects, find_images, read_objects
 from data_prep.coco_qa_wording import Wording, mended
-from data_prep.counterparts import LeftOut, file_hash, wrong_layout
+from data_prep.counterparts import LeftOut, file_hash, images_hash, wrong_layout
 from data_prep.images import open_image
-from data_prep.preparing import Candidate, Preparation, Source, correct_comes_first, rng_of
-from data_prep.samples import SampleError
+from data_prep.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry, rng_of
+from data_prep.samples import Excluded, SampleError
 
 TABLES = {"color_coco_qa.csv": "colour", "count_coco_qa.csv": "count", "location_coco_qa.csv": "location"}
 COLUMNS = ("train_image_id_count", "question_count", "answer_count")  # so named in all three tables
@@ -123,7 +123,8 @@ def read_coco_qa(options: CocoQa) -> Source:
         make = partial(_row, one, pools[one.entry.category, one.wording.thing], images, objects, options.same_question, options.seed)
         candidates.append(Candidate(one.entry.sample_id, one.entry.category, one.entry.where, make))
     provenance |= {"same_question": options.same_question, "instances": file_hash(options.instances) if options.instances else ""}
-    return Source("coco_qa", candidates, left_out, provenance)
+    files = images_hash(options.images, {images[a.entry.image].relative_to(options.images).as_posix() for a in asked})
+    return Source("coco_qa", candidates, left_out, provenance, files)
 
 
 @cache
@@ -152,18 +153,18 @@ def _usable(entries: Sequence[Entry], images: Mapping[int, Path], left_out: Left
         words = entry.question.split()
         try:
             if (entry.category, entry.answer) not in _answers():
-                raise SampleError(f"the answer {entry.answer!r} is not a {entry.category} that is used")
+                raise Excluded(f"the answer {entry.answer!r} is not a {entry.category} that is used")
             if len(answers[key]) > 1:
-                raise SampleError(f"the image has this question with several answers: {', '.join(sorted(answers[key]))}")
+                raise Excluded(f"the image has this question with several answers: {', '.join(map(repr, sorted(answers[key])))}")
             if first.setdefault(key, entry) is not entry:
-                raise SampleError(f"the image already has this question: {first[key].where}")
+                raise Excluded(f"the image already has this question: {first[key].where}")
             if entry.answer in words:
-                raise SampleError(f"the answer {entry.answer!r} is in the question {entry.question!r}")
+                raise Excluded(f"the answer {entry.answer!r} is in the question {entry.question!r}")
             wording = mended(entry.category, entry.question)
             if entry.image not in images:
                 raise SampleError(f"there is no image of the id {entry.image}")
         except SampleError as error:
-            left_out.append({"sample": entry.sample_id, "reason": f"{entry.where}: {error}"})
+            left_out.append(left_out_entry(entry.sample_id, entry.where, error))
         else:
             yield Asked(entry, wording, frozenset(words))
 
@@ -200,7 +201,7 @@ def _partner(asked: Asked, pool: Sequence[Asked], same_question: bool, seed: int
     best = max((share for share, _ in rivals), default=0.0)
     if not rivals or (same_question and best < 1):
         what = f"the question {asked.entry.question!r}" if same_question else f"a question about {asked.wording.thing!r}"
-        raise SampleError(f"no other image has {what} with another answer that can be offered")
+        raise Excluded(f"no other image has {what} with another answer that can be offered")
     nearest = [other for share, other in rivals if share == best]
     return nearest[int(rng_of(seed, "partner", asked.entry.sample_id).integers(len(nearest)))]
 

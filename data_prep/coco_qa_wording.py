@@ -1,7 +1,7 @@
 """COCO-QA's questions as a machine made them from captions -> plain, grammatical ones, and the thing that they ask about.
 
 In: a question in lower case and in tokens of the Penn Treebank, without a question mark ("how many cat is laying on the dog 's bed").
-Out: `Wording` ("How many cats are laying on the dog's bed", of "cats"), or a `SampleError` that says why it is not mended.
+Out: `Wording` ("How many cats are laying on the dog's bed", of "cats"), or an `Excluded` that says why it is not mended.
 """
 
 import json
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.coco import Noun, nouns
-from data_prep.samples import SampleError
+from data_prep.samples import Excluded
 
 COLOUR = "what is the color of the "
 AUXILIARIES = {"is": "are", "was": "were", "has": "have", **{word: word for word in ("are", "were", "have", "can", "could")}}
@@ -45,16 +45,16 @@ def mended(category: str, tokens: str) -> Wording:
 
     Raises
     ------
-    SampleError
+    Excluded
         When the question is of another form, or its thing is not found.
     """
     words = tokens.lower().rstrip(" .,;:!?/-").split()
     if words.count("``") != words.count("''"):
-        raise SampleError("a quotation mark without its other half")
+        raise Excluded("a quotation mark without its other half")
     noun: Noun | None
     if category == "colour":
         if not (name := re.fullmatch(COLOUR + r"([a-z][a-z-]*)", " ".join(words))):
-            raise SampleError(f"the question is not {COLOUR + '...'!r}")
+            raise Excluded(f"the question is not {COLOUR + '...'!r}")
         noun, words_of_noun = nouns().get(name[1]), name[1]
     elif category == "count":
         noun, words_of_noun, words = _count(words)
@@ -71,7 +71,7 @@ def mended(category: str, tokens: str) -> Wording:
 
 def _count(words: list[str]) -> tuple[Noun, str, list[str]]:
     if words[:2] != ["how", "many"]:
-        raise SampleError("the question is not 'how many ...'")
+        raise Excluded("the question is not 'how many ...'")
     start, end = _noun(words, 2)
     noun = nouns()[" ".join(words[start:end])]
     rest = words[end:]
@@ -84,15 +84,15 @@ def _count(words: list[str]) -> tuple[Noun, str, list[str]]:
     elif not following:
         rest = ["are", "there"]
     elif following not in WORDS["verbs"] and not following.endswith("ed"):
-        raise SampleError(f"no verb after 'how many {' '.join(words[2:end])}', but {following!r}")
+        raise Excluded(f"no verb after 'how many {' '.join(words[2:end])}', but {following!r}")
     return noun, noun.plural, [*words[:start], *noun.plural.split(), *rest]
 
 
 def _location(words: list[str]) -> tuple[Noun, str, list[str]]:
     if words[:1] != ["where"] or words[1:2] not in (["is"], ["are"]):
-        raise SampleError("the question is not 'where is ...' or 'where are ...'")
+        raise Excluded("the question is not 'where is ...' or 'where are ...'")
     if {"is", "are"} & set(words[2:]):
-        raise SampleError("a second 'is' or 'are'")
+        raise Excluded("a second 'is' or 'are'")
     first = 3 if words[2:3] and words[2] in WORDS["determiners"] else 2
     start, end = _noun(words, first)
     found = " ".join(words[start:end])
@@ -108,7 +108,7 @@ def _location(words: list[str]) -> tuple[Noun, str, list[str]]:
     elif "and" in words[end : end + 1]:
         verb = "are"
     else:
-        raise SampleError(f"'are' with the singular {found!r}")
+        raise Excluded(f"'are' with the singular {found!r}")
     return noun, found, ["where", verb, *phrase]
 
 
@@ -120,7 +120,7 @@ def _noun(words: list[str], first: int) -> tuple[int, int]:
     for length in (2, 1):
         if end - length >= first and " ".join(words[end - length : end]) in nouns():
             return end - length, end
-    raise SampleError(f"no thing of the list of COCO objects at the end of {' '.join(words[:end])!r}")
+    raise Excluded(f"no thing of the list of COCO objects at the end of {' '.join(words[:end])!r}")
 
 
 def _ends_phrase(words: list[str], first: int, end: int) -> bool:

@@ -22,10 +22,10 @@ import tyro
 from PIL import Image
 
 from data_prep import preparing
-from data_prep.counterparts import LeftOut, Picture, file_hash, image_files, mixed, pair_up, wrong_layout
+from data_prep.counterparts import LeftOut, Picture, file_hash, image_files, images_hash, mixed, pair_up, wrong_layout
 from data_prep.images import open_image
-from data_prep.preparing import Preparation, Source
-from data_prep.samples import SampleError
+from data_prep.preparing import Preparation, Source, left_out_entry
+from data_prep.samples import Excluded, SampleError
 
 GROUPS = {  # in the order of the table's numbers
     "angry": "negative",
@@ -103,8 +103,9 @@ def read_fer2013(source: Path, *, split: str = "train", seed: int = 0) -> Source
         raise SampleError(f"{source}: no images of the split {split!r}; splits found: {here}")
     candidates, alone = pair_up(pictures, lambda first, second: GROUPS[first] != GROUPS[second], seed)
     reason = f"no face has an emotion of another group than {GROUPS[alone[0]]!r}" if alone else ""
-    left_out += [{"sample": picture.sample_id, "reason": reason} for picture in pictures if picture.answer in alone]
-    return Source("fer2013", mixed(candidates, seed), left_out, provenance)
+    left_out += [left_out_entry(picture.sample_id, "", Excluded(reason)) for picture in pictures if picture.answer in alone]
+    files = images_hash(source, (picture.sample_id for picture in pictures)) if source.is_dir() else ""
+    return Source("fer2013", mixed(candidates, seed), left_out, provenance, files)
 
 
 def _picture(sample_id: str, where: str, emotion: str, image: Callable[[], Image.Image]) -> Picture:
@@ -128,7 +129,7 @@ def _read_folders(root: Path) -> tuple[list[tuple[str, Picture]], LeftOut]:
         if folder.lower() not in NAMES:
             left_out.append({"sample": file, "reason": f"its folder {folder!r} is not named by an emotion"})
         elif _COPY.fullmatch(Path(name).stem):
-            left_out.append({"sample": file, "reason": "an augmented copy of another image, by its double ending"})
+            left_out.append(left_out_entry(file, "", Excluded("an augmented copy of another image, by its double ending")))
         else:
             split = SPLITS.get(above[-1].lower(), "")
             found.append((split, _picture(file, file, NAMES[folder.lower()], partial(open_image, root / file, file))))

@@ -23,10 +23,10 @@ from typing import Any, Literal
 import tyro
 
 from data_prep import preparing
-from data_prep.counterparts import LeftOut, mixed, wrong_layout
+from data_prep.counterparts import LeftOut, images_hash, mixed, wrong_layout
 from data_prep.images import open_image
-from data_prep.preparing import Candidate, Preparation, Source, correct_comes_first, rng_of
-from data_prep.samples import SampleError
+from data_prep.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry, rng_of
+from data_prep.samples import Excluded, SampleError
 
 TASKS = ("choose_txt", "fill_in_blank")
 BLANK = "(_)"
@@ -102,7 +102,7 @@ def read_iconqa(folder: Path, *, split: str = "val", seed: int = 0) -> Source:
                 problem = _problem(path, name, task)
                 asked[task, problem.text, problem.unit].append(problem)
             except SampleError as error:
-                left_out.append({"sample": name, "reason": f"{name}/data.json: {error}"})
+                left_out.append(left_out_entry(name, f"{name}/data.json", error))
     if not asked:
         raise wrong_layout(roots[0] / split, f"no problem of {' or '.join(TASKS)} can be read", LAYOUT)
 
@@ -114,12 +114,13 @@ def read_iconqa(folder: Path, *, split: str = "val", seed: int = 0) -> Source:
                 candidates.append(Candidate(problem.name, problem.task, problem.name, partial(_row, problem, rivals, seed)))
             else:
                 found = "no other problem has this question" if len(problems) == 1 else _ALONE[problem.task]
-                left_out.append({"sample": problem.name, "reason": f"{found} ({problem.text})"})
+                left_out.append(left_out_entry(problem.name, "", Excluded(f"{found} ({problem.text!r})")))
     pictures = len(_folders(roots[0] / split / "choose_img"))
     not_used = {"choose_img": f"{pictures} problems: the choices are pictures, which a question cannot name"}
     texts = json.dumps([[p.name, p.text, p.unit, p.answer, p.choices] for problems in asked.values() for p in problems])
     provenance = {"split": split, "not_used": not_used, "sha256": hashlib.sha256(texts.encode()).hexdigest()}
-    return Source("iconqa", mixed(candidates, seed), left_out, provenance)
+    files = images_hash(roots[0], (f"{problem.name}/image.png" for problems in asked.values() for problem in problems))
+    return Source("iconqa", mixed(candidates, seed), left_out, provenance, files)
 
 
 _ALONE = {

@@ -14,7 +14,7 @@ from typing import Literal
 
 from lemminflect import getAllInflections, getAllLemmas, getInflection
 
-from data_prep.samples import SampleError, option_spans
+from data_prep.samples import Excluded, SampleError, option_spans
 
 Part = Literal["subject", "verb", "object"]
 Triplet = tuple[str, str, str]
@@ -110,7 +110,7 @@ class Links:
         found = [self.preposition(shown[1], shown[2], sentence), self.preposition(other[1], other[2])]
         for (_, verb, _), preposition in zip((shown, other), found, strict=True):
             if preposition is None:
-                raise SampleError(f"no sentence of the table shows how {verb!r} and an object are joined; give a question with --prompts")
+                raise Excluded(f"no sentence of the table shows how {verb!r} and an object are joined; give a question with --prompts")
         first, second = found[0] or "", found[1] or ""
         if part == "subject":
             return first, first

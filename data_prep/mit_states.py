@@ -21,10 +21,10 @@ import numpy as np
 import tyro
 
 from data_prep import preparing
-from data_prep.counterparts import LeftOut, Picture, image_files, mixed, pair_up, wrong_layout
+from data_prep.counterparts import LeftOut, Picture, image_files, images_hash, mixed, pair_up, wrong_layout
 from data_prep.images import open_image
-from data_prep.preparing import Preparation, Source
-from data_prep.samples import SampleError
+from data_prep.preparing import Preparation, Source, left_out_entry
+from data_prep.samples import Excluded, SampleError
 
 LISTS = Path(__file__).parent / "word_lists" / "mit_states.json"
 LAYOUT = """\
@@ -104,8 +104,8 @@ def read_mit_states(folder: Path, *, lists: Path = LISTS, word_vectors: Path | N
     unasked: LeftOut = []
     for path in sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
         state, blank, noun = path.name.partition(" ")
-        if reason := _unusable(state, blank, words, known):
-            unasked.append({"sample": path.name, "reason": reason})
+        if why := _unusable(state, blank, words, known):
+            unasked.append(left_out_entry(path.name, "", Excluded(why)))
             continue
         files, others = image_files(path, root)
         left_out += others or ([] if files else [{"sample": path.name, "reason": "the folder has no image"}])
@@ -117,10 +117,11 @@ def read_mit_states(folder: Path, *, lists: Path = LISTS, word_vectors: Path | N
     for noun, pictures in sorted(nouns.items()):
         paired, alone = pair_up(pictures, may_oppose, seed)
         candidates += paired
-        states = ", ".join(sorted({picture.answer for picture in pictures}))
-        reason = f"no state of {noun!r} may be offered against it; there are: {states}"
-        left_out += [{"sample": f"{state} {noun}", "reason": reason} for state in alone]
-    return Source("mit_states", mixed(candidates, seed), [*left_out, *unasked], provenance)
+        states = ", ".join(repr(state) for state in sorted({picture.answer for picture in pictures}))
+        reason = Excluded(f"no state of {noun!r} may be offered against it; there are: {states}")
+        left_out += [left_out_entry(f"{state} {noun}", "", reason) for state in alone]
+    images = images_hash(root, (picture.sample_id for pictures in nouns.values() for picture in pictures))
+    return Source("mit_states", mixed(candidates, seed), [*left_out, *unasked], provenance, images)
 
 
 def _unusable(state: str, blank: str, words: Lists, known: Iterable[str]) -> str:

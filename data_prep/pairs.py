@@ -17,16 +17,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import tyro
 from PIL import Image
 
 from data_prep import preparing
-from data_prep.counterparts import file_hash, inside
+from data_prep.counterparts import file_hash, images_hash, inside, object_place
 from data_prep.images import open_image
 from data_prep.preparing import Candidate, Preparation, Source
 from data_prep.samples import SampleError
-from data_prep.scenes import bounding_box
 from data_prep.tables import FAULT, Line, read_delimited, read_text
 
 COLUMNS: dict[str, tuple[str, ...]] = {  # column: other names for it
@@ -38,6 +36,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {  # column: other names for it
     "corrupt_question": ("corrupt_prompt",),
     "category": ("task",),
     "mask": ("mask_path", "object_mask"),
+    "box": ("object_box",),
     "noun": (),
     "sample_id": ("id",),
 }
@@ -51,7 +50,8 @@ class Pairs(Preparation):
     """Make a sample table from your own image pairs.
 
     The table has the columns clean_image, corrupt_image, question, correct_answer, incorrect_answer, and if you like
-    corrupt_question, category, mask, noun, sample_id. Both answers must stand in the question.
+    corrupt_question, category, mask, box ("left top right bottom" in pixels of the clean image, the last two exclusive), noun, sample_id.
+    Both answers must stand in the question.
 
     Example: python -m data_prep.pairs --table my_pairs.csv --out data/my_pairs
     """
@@ -88,14 +88,17 @@ def read_pairs(table: Path, *, name: str | None = None, images_root: Path | None
         raise SampleError(f"the folder of images {root} does not exist")
     candidates, left_out = [], []
     first_line: dict[str, int] = {}
-    for number, (line, record) in enumerate(read_table(table), 1):
+    lines = read_table(table)
+    for number, (line, record) in enumerate(lines, 1):
         sample_id, where = record["sample_id"] or f"{name}-{number:04d}", f"{table.name}, line {line}"
         if first_line.setdefault(sample_id, line) != line:
             reason = f"{where}: its sample_id is already used in line {first_line[sample_id]}"
             left_out.append({"sample": sample_id, "reason": reason})
         else:
             candidates.append(Candidate(sample_id, record["category"] or name, where, partial(_row, record, root)))
-    return Source(name, candidates, left_out, {"source": table.name, "sha256": file_hash(table), "images_root": str(images_root or "")})
+    provenance = {"source": table.name, "sha256": file_hash(table), "images_root": str(images_root or "")}
+    files = [record[column] for _, record in lines for column in ("clean_image", "corrupt_image", "mask") if record[column]]
+    return Source(name, candidates, left_out, provenance, images_hash(root, files))
 
 
 def read_table(table: str | Path) -> list[Line]:
@@ -164,13 +167,12 @@ def _row(record: dict[str, str], root: Path) -> dict[str, Any]:
         raise SampleError(record[FAULT])
     if empty := [column for column in NEEDED if not record[column]]:
         raise SampleError(f"{' and '.join(empty)} empty")
-    mask = _open(record["mask"], root).convert("L") if record["mask"] else None
+    clean = _open(record["clean_image"], root)
     return {
         **{column: record[column] for column in ("question", "corrupt_question", "correct_answer", "incorrect_answer", "noun")},
-        "clean_image": _open(record["clean_image"], root),
+        "clean_image": clean,
         "corrupt_image": _open(record["corrupt_image"], root),
-        "object_mask": mask,
-        "object_box": [] if mask is None else bounding_box(np.asarray(mask) > 127),
+        **object_place(root, record["mask"], record["box"], clean),
     }
 
 

@@ -6,6 +6,7 @@ In: `Candidate`s, as a data set's reader lists them from its tables and folders.
 
 import hashlib
 import json
+import re
 import shutil
 import sys
 import zlib
@@ -23,10 +24,14 @@ from tqdm import tqdm
 
 from data_prep import samples
 from data_prep.images import SMALLEST_SIDE, ImageError
-from data_prep.samples import SampleError
+from data_prep.samples import Excluded, SampleError
 
 PART = 64  # candidates between two savings
-SHOWN = 10  # samples left out that are printed; `data.json` has all
+SHOWN = 10  # reasons why samples are left out that are printed; `data.json` has all
+
+_NAMES = re.compile(r"""(?<!\w)(['"]).*?\1(?!\w)|https?://\S+|\d+""")  # what reasons of one kind differ in
+_PLACE = re.compile(r".*\.\w{2,5}(, .*\d)?")  # a file, or a line of one
+_WORDS = {"candidates": "samples", "images": "image files", "name": "name of the data set"}  # for keys of a configuration
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,9 @@ class Source:
     ----------
     name : the data set's name
     candidates : in a fixed order, ids unique
-    left_out : what could not even become a candidate: ``{"sample": id, "reason": where and why}``
+    left_out : what could not even become a candidate, each as `left_out_entry` gives it
     provenance : what else `data.json` should say (licence, files, settings)
+    images : tells the image files from those of another run (`counterparts.images_hash`), where the provenance does not
     fetch : called with the candidates that are made next, to get their files; each time with no more than a limit still wants, or
         with all of them
     """
@@ -64,6 +70,7 @@ class Source:
     candidates: Sequence[Candidate]
     left_out: Sequence[dict[str, str]] = ()
     provenance: Mapping[str, Any] | None = None
+    images: str = ""
     fetch: Callable[[Sequence[Candidate]], None] | None = None
 
 
@@ -80,7 +87,7 @@ class Preparation:
     longest_side: int = 0
     """Scale larger images down to so many pixels on their longer side; 0 leaves them as they are."""
     strict: bool = False
-    """Stop at the first sample that cannot be used, rather than leave it out."""
+    """Stop at the first sample whose data has a fault, rather than leave it out. What is left out by design is no fault."""
 
     def __post_init__(self) -> None:
         if self.limit < 0 or self.seed < 0:
@@ -110,12 +117,34 @@ def run(options: Preparation, read: Callable[[], Source], command: str) -> None:
     except KeyboardInterrupt:
         raise SystemExit(f"{command}: interrupted; what is finished is kept, run the same command to go on") from None
     left_out = record["left_out"]
-    for entry in left_out[:SHOWN]:
-        print(f"left out {entry['sample']}: {entry['reason']}", file=sys.stderr)
-    if len(left_out) > SHOWN:
-        print(f"... and {len(left_out) - SHOWN} more, see {options.out / 'data.json'}", file=sys.stderr)
+    kinds = by_reason(left_out)
+    for kind in kinds[:SHOWN]:
+        many = f"{kind['count']} such as " if kind["count"] > 1 else ""
+        print(f"left out {many}{kind['sample']}: {kind['reason']}", file=sys.stderr)
+    if len(kinds) > SHOWN:
+        print(f"... and {sum(kind['count'] for kind in kinds[SHOWN:])} for other reasons, see {options.out / 'data.json'}", file=sys.stderr)
     print(f"{record['samples']} samples ({', '.join(f'{v} {k}' for k, v in record['counts'].items())}) in {options.out}")
-    print(f"{len(left_out)} left out" + (" (above, and in data.json)" if left_out else ""))
+    by_design = sum(entry.get("kind") == "excluded" for entry in left_out)
+    print(f"{len(left_out)} left out" + (f", {by_design} of them by design (above, and in data.json)" if left_out else ""))
+
+
+def left_out_entry(sample_id: str, where: str, reason: SampleError | ImageError) -> dict[str, str]:
+    """What `data.json` says of a sample left out: id, where and why, and that it is by design where `reason` is `Excluded`."""
+    entry = {"sample": sample_id, "reason": f"{where}: {reason}" if where else str(reason)}
+    return entry | ({"kind": "excluded"} if isinstance(reason, Excluded) else {})
+
+
+def by_reason(left_out: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Samples left out by the kind of their reason: how many, and the first of them; the most frequent first.
+
+    Reasons are of one kind when they differ only in files, numbers and what stands in quotation marks.
+    """
+    kinds: dict[tuple[str, str], list[Mapping[str, str]]] = {}
+    for entry in left_out:
+        parts = entry["reason"].removeprefix(entry["sample"]).split(": ")
+        pattern = ": ".join("" if _PLACE.fullmatch(part) else _NAMES.sub("", part) for part in parts)
+        kinds.setdefault((entry.get("kind", ""), pattern), []).append(entry)
+    return [{"count": len(entries), **entries[0]} for entries in sorted(kinds.values(), key=len, reverse=True)]
 
 
 def prepare(options: Preparation, source: Source, progress: bool = True) -> dict[str, Any]:
@@ -123,15 +152,19 @@ def prepare(options: Preparation, source: Source, progress: bool = True) -> dict
 
     Returns
     -------
-    What `data.json` holds. A table that the same configuration has already made is left as it is.
+    What `data.json` holds. A table that the same configuration has already made is left as it is. One of another configuration is made
+    again, finished or not, after saying what differs.
 
     Raises
     ------
     SampleError
-        When no sample is left, ids repeat, or the folder holds something else; with `strict`, for the first sample that cannot be used.
+        When no sample is left, ids repeat, the name cannot be used, or the folder holds something else; with `strict`, for the first
+        sample whose data has a fault.
     """
-    if options.strict and source.left_out:
-        raise SampleError(f"{source.left_out[0]['sample']}: {source.left_out[0]['reason']}")
+    samples.check_name(source.name)
+    for entry in source.left_out if options.strict else ():
+        if entry.get("kind") != "excluded":
+            raise SampleError(f"{entry['sample']}: {entry['reason']}")
     repeated = [name for name, count in Counter(c.sample_id for c in source.candidates).items() if count > 1]
     if repeated:
         raise SampleError(f"{source.name}: the sample id {repeated[0]!r} is used twice")
@@ -143,10 +176,11 @@ def prepare(options: Preparation, source: Source, progress: bool = True) -> dict
     left_out = [*source.left_out, *_make(options, source, parts, progress)]
     if not (tables := parts.tables()):
         parts.drop()
-        reasons = [f"{entry['sample']}: {entry['reason']}" for entry in left_out[:SHOWN]]
-        raise SampleError(f"{source.name}: no sample can be used; the first reasons:", reasons)
+        reasons = [f"{kind['count']} such as {kind['sample']}: {kind['reason']}" for kind in by_reason(left_out)[:SHOWN]]
+        raise SampleError(f"{source.name}: no sample can be used; the reasons:", reasons)
     record = {
-        "name": source.name, "seed": options.seed, **(source.provenance or {}), "configuration": configuration, "left_out": left_out,
+        "name": source.name, "seed": options.seed, **(source.provenance or {}), "configuration": configuration,
+        "left_out_by_reason": by_reason(left_out), "left_out": left_out,
     }  # fmt: skip
     record = samples.save(datasets.concatenate_datasets(tables), options.out, record)
     parts.drop()
@@ -157,7 +191,15 @@ def _configuration(options: Preparation, source: Source) -> dict[str, Any]:
     """What decides the table, so that parts and tables of another are not taken for it."""
     ids = hashlib.sha256(json.dumps([[c.sample_id, c.category, c.where] for c in source.candidates]).encode()).hexdigest()
     chosen = {name: getattr(options, name) for name in ("limit", "seed", "longest_side", "strict")}
-    return {**chosen, "name": source.name, "candidates": ids, "provenance": json.loads(json.dumps(source.provenance or {}))}
+    provenance = json.loads(json.dumps(source.provenance or {}))
+    return {**chosen, "name": source.name, "candidates": ids, "images": source.images, "provenance": provenance}
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What differs between two configurations, in words."""
+    flat = [{**configuration, **configuration.get("provenance", {}), "provenance": None} for configuration in (old, new)]
+    names = [name for name in dict.fromkeys([*flat[1], *flat[0]]) if flat[0].get(name) != flat[1].get(name)]
+    return ", ".join(_WORDS.get(name, name) for name in names)
 
 
 def _is_made(folder: Path, configuration: Mapping[str, Any]) -> bool:
@@ -165,7 +207,10 @@ def _is_made(folder: Path, configuration: Mapping[str, Any]) -> bool:
     samples.check_folder(folder)  # `samples.save` would say so, but after the work
     if not (folder / "state.json").is_file():
         return False
-    return samples.provenance(folder).get("configuration") == configuration
+    old = samples.provenance(folder).get("configuration") or {}
+    if old and old != configuration:
+        print(f"{folder} holds a table that differs in {_differences(old, configuration)}; it will be replaced", file=sys.stderr)
+    return old == configuration
 
 
 def _make(options: Preparation, source: Source, parts: "_Parts", progress: bool) -> list[dict[str, str]]:
@@ -193,9 +238,9 @@ def _make(options: Preparation, source: Source, parts: "_Parts", progress: bool)
                     made[candidate.category] += 1
                     bar.update()
                 except (SampleError, ImageError) as error:
-                    if options.strict:
+                    if options.strict and not isinstance(error, Excluded):
                         raise SampleError(f"{candidate.sample_id}: {candidate.where}: {error}") from error
-                    refused.append({"sample": candidate.sample_id, "reason": f"{candidate.where}: {error}"})
+                    refused.append(left_out_entry(candidate.sample_id, candidate.where, error))
             full = all(made[name] >= count for name, count in wanted.items())
             if full or (number + 1 - start) % PART == 0 or number + 1 == len(candidates):
                 if rows or refused:
@@ -265,11 +310,17 @@ class _Parts:
 
     def __init__(self, out: Path, configuration: Mapping[str, Any]) -> None:
         self.folder = out.resolve().with_name(f".{out.resolve().name}.partial")
-        record, text = self.folder / "configuration.json", json.dumps(configuration)
-        if not record.is_file() or record.read_text() != text:
+        record = self.folder / "configuration.json"
+        try:
+            old = json.loads(record.read_text())
+        except (FileNotFoundError, ValueError):
+            old = {}
+        if old != configuration:
+            if old:
+                print(f"the unfinished table of {out} differs in {_differences(old, configuration)}; it is begun again", file=sys.stderr)
             self.drop()
             self.folder.mkdir(parents=True)
-            record.write_text(text)
+            record.write_text(json.dumps(configuration))
 
     def _all(self) -> list[Path]:
         return sorted(self.folder.glob("part-*"))

@@ -24,10 +24,10 @@ import tyro
 from PIL import Image
 
 from data_prep import preparing
-from data_prep.counterparts import LeftOut, file_hash, mixed, wrong_layout
+from data_prep.counterparts import LeftOut, file_hash, images_hash, mixed, wrong_layout
 from data_prep.images import open_image
-from data_prep.preparing import Candidate, Preparation, Source, correct_comes_first, rng_of
-from data_prep.samples import SampleError
+from data_prep.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry, rng_of
+from data_prep.samples import Excluded, SampleError
 from data_prep.scene_partners import PARTNERS, Partners, Thing
 from data_prep.scenes import bounding_box
 
@@ -104,15 +104,16 @@ def read_shapeworld(folder: Path, *, seed: int = 0) -> Source:
         for number, world in enumerate(worlds):
             sample_id = f"{world.name}-{asked}"
             if number not in askable:
-                reason = f"{world.where}: no shape is the only one of its description and has a partner of another {asked}"
-                left_out.append({"sample": sample_id, "reason": reason})
+                reason = Excluded(f"no shape is the only one of its description and has a partner of another {asked}")
+                left_out.append(left_out_entry(sample_id, world.where, reason))
                 continue
             target = int(rng_of(seed, "target", sample_id).choice(askable[number]))
             make = partial(_row, worlds, partners, number, target, asked, correct_comes_first(seed, sample_id))
             candidates.append(Candidate(sample_id, asked, world.where, make))
     hashes = {path.relative_to(folder).as_posix(): file_hash(path) for path in models}
     provenance = {"folder": folder.resolve().name, "sha256": hashes, "partners": PARTNERS, "masks": MASKS}
-    return Source("shapeworld", mixed(candidates, seed), left_out, provenance)
+    files = images_hash(folder, (world.image.relative_to(folder).as_posix() for world in worlds))
+    return Source("shapeworld", mixed(candidates, seed), left_out, provenance, files)
 
 
 def _read_worlds(path: Path, root: Path) -> tuple[list[World], LeftOut]:
@@ -135,7 +136,7 @@ def _read_worlds(path: Path, root: Path) -> tuple[list[World], LeftOut]:
                 raise SampleError(f"there is no image world-{number}.png")
             worlds.append(World(name, path.parent / images[number], where, _entities(record)))
         except SampleError as error:
-            left_out.append({"sample": name, "reason": f"{where}: {error}"})
+            left_out.append(left_out_entry(name, where, error))
     beyond = sorted(number for number in images if number >= len(records))
     left_out += [{"sample": f"{base}world-{n}", "reason": f"{base}world_model.json has {len(records)} worlds"} for n in beyond]
     return worlds, left_out

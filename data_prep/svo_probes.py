@@ -22,13 +22,13 @@ import tyro
 from PIL import Image
 
 from data_prep import preparing
-from data_prep.counterparts import LeftOut, file_hash, mixed, wrong_layout
+from data_prep.counterparts import LeftOut, file_hash, images_hash, mixed, wrong_layout
 from data_prep.downloads import Downloads, Limits
 from data_prep.images import ImageError, open_image
 from data_prep.inflection import PARTS, Links, Part, Question, Triplet, ask, expresses, options_in
-from data_prep.preparing import Candidate, Preparation, Source, correct_comes_first
+from data_prep.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry
 from data_prep.rephrasing import Rephraser, load_rephraser
-from data_prep.samples import SampleError
+from data_prep.samples import Excluded, SampleError
 from data_prep.tables import FAULT, Line, read_delimited
 
 FLAGS: dict[Part, str] = {"subject": "subj_neg", "verb": "verb_neg", "object": "obj_neg"}
@@ -113,11 +113,15 @@ class Folder:
         self._files = {path.stem: path for path in sorted(folder.rglob("*"), reverse=True) if path.is_file()}
 
     def open(self, photograph: Photograph) -> Image.Image:
-        names = [name for name in (photograph.image_id, Downloads.name(photograph.url)) if name]
-        for name in names:
-            if name in self._files:
-                return open_image(self._files[name])
-        raise ImageError(f"{self.folder} has no file named {' or '.join(names)}")
+        if path := self.find(photograph):
+            return open_image(path)
+        raise ImageError(f"{self.folder} has no file named {' or '.join(map(repr, self._names(photograph)))}")
+
+    def find(self, photograph: Photograph) -> Path | None:
+        return next((self._files[name] for name in self._names(photograph) if name in self._files), None)
+
+    def _names(self, photograph: Photograph) -> list[str]:
+        return [name for name in (photograph.image_id, Downloads.name(photograph.url)) if name]
 
 
 class Web:
@@ -168,7 +172,7 @@ def read_svo_probes(
         try:
             rows.append(_row(number, f"{table.name}, line {line}", record))
         except SampleError as error:
-            left_out.append({"sample": f"row-{number:05d}", "reason": f"{table.name}, line {line}: {error}"})
+            left_out.append(left_out_entry(f"row-{number:05d}", f"{table.name}, line {line}", error))
     candidates: list[Candidate] = []
     photographs: dict[str, tuple[Photograph, Photograph]] = {}
     first_with: dict[object, str] = {}
@@ -179,9 +183,9 @@ def read_svo_probes(
                 question = _question(row, correct_comes_first(seed, sample_id) == bool(clean), links, given.get(row.number, ""))
                 same = (row.part, *((row.triplets[i], row.photographs[i].url) for i in (clean, 1 - clean)))
                 if first_with.setdefault(same, sample_id) != sample_id:
-                    raise SampleError(f"the same photographs and options as {first_with[same]}")
+                    raise Excluded(f"the same photographs and options as {first_with[same]}")
             except SampleError as error:
-                left_out.append({"sample": sample_id, "reason": f"{row.where}: {error}"})
+                left_out.append(left_out_entry(sample_id, row.where, error))
                 continue
             rewrite = None if row.number in given else rephrase
             candidates.append(Candidate(sample_id, row.part, row.where, partial(_sample, row, clean, question, images, rewrite)))
@@ -199,7 +203,11 @@ def read_svo_probes(
         "prompts": {"file": prompts.name, "sha256": file_hash(prompts)} if prompts else None,
         "rephrased": {"model": rephrase.model, "log": rephrase.log.name} if rephrase else None,
     }
-    return Source("svo_probes", mixed(candidates, seed), left_out, provenance, fetch if isinstance(images, Web) else None)
+    if isinstance(images, Web):  # what an address gave is kept under its name, so that it needs no hash
+        return Source("svo_probes", mixed(candidates, seed), left_out, provenance, fetch=fetch)
+    found = [path for both in photographs.values() for photograph in both if (path := images.find(photograph))]
+    files = images_hash(images.folder, (path.relative_to(images.folder).as_posix() for path in found))
+    return Source("svo_probes", mixed(candidates, seed), left_out, provenance, files)
 
 
 def _question(row: Row, turned: bool, links: Links, given: str) -> Question:
@@ -234,12 +242,13 @@ def _row(number: int, where: str, record: dict[str, str]) -> Row:
     part = _part(record)
     triplets = choose(part, read_triplets(record["pos_triplet"]), read_triplets(record["neg_triplet"]), record["sentence"])
     if any("person" in word.split() for triplet in triplets for word in triplet):
-        raise SampleError("names a 'person', who may be a man, woman or child too")
+        raise Excluded("names a 'person', who may be a man, woman or child too")
     if not record["pos_url"] or not record["neg_url"]:
         raise SampleError("pos_url or neg_url is empty")
     if record["pos_url"] == record["neg_url"]:
         raise SampleError("pos_url and neg_url are the same")
-    positive, negative = (Photograph(record[f"{side}_url"], record[f"{side}_image_id"]) for side in ("pos", "neg"))
+    ids = (re.sub(r"(?<=\d)\.0+$", "", record[f"{side}_image_id"]) for side in ("pos", "neg"))  # a program read them as numbers: "2041.0"
+    positive, negative = (Photograph(record[url], name) for url, name in zip(("pos_url", "neg_url"), ids, strict=True))
     return Row(number, where, record["sentence"], part, triplets, (positive, negative))
 
 
@@ -251,7 +260,7 @@ def _part(record: dict[str, str]) -> Part:
     parts = [part for part, flag in flags.items() if flag == "true"]
     if len(parts) != 1:
         flagged = " and ".join(FLAGS[part] for part in parts) or "none"
-        raise SampleError(f"of {', '.join(FLAGS.values())} exactly one must be True; here it is {flagged}")
+        raise Excluded(f"of {', '.join(FLAGS.values())} exactly one must be True; here it is {flagged}")
     return parts[0]
 
 
@@ -296,14 +305,14 @@ def choose(part: Part, positive: Sequence[Triplet], negative: Sequence[Triplet],
     """
     said = [triplet for triplet in positive if expresses(sentence, triplet)] if len(positive) > 1 else positive
     if not said:
-        raise SampleError(f"the sentence {sentence!r} says none of the positive triplets {', '.join(map(_joined, positive))}")
+        raise Excluded(f"the sentence {sentence!r} says none of the positive triplets {', '.join(map(_joined, positive))}")
     pairs = [(first, second) for first in said for second in negative if _differences(first, second) == [part]]
     if not pairs:
         differences = " and ".join(_differences(said[0], negative[0])) or "nothing"
-        raise SampleError(f"{_joined(said[0])} and {_joined(negative[0])} differ in {differences}, not in the {part} alone")
+        raise Excluded(f"{_joined(said[0])} and {_joined(negative[0])} differ in {differences}, not in the {part} alone")
     clear = [(first, second) for first, second in pairs if second not in positive and first not in negative]
     if not clear:
-        raise SampleError(f"{_joined(pairs[0][0])} or {_joined(pairs[0][1])} is true of both photographs")
+        raise Excluded(f"{_joined(pairs[0][0])} or {_joined(pairs[0][1])} is true of both photographs")
     return clear[0]
 
 
@@ -312,7 +321,7 @@ def _differences(first: Triplet, second: Triplet) -> list[Part]:
 
 
 def _joined(triplet: Triplet) -> str:
-    return ",".join(triplet)
+    return repr(",".join(triplet))
 
 
 def read_prompts(path: Path, rows: int) -> dict[int, str]:

@@ -21,10 +21,10 @@ import tyro
 
 from data_prep import preparing
 from data_prep.coco import find_images
-from data_prep.counterparts import LeftOut, file_hash, wrong_layout
+from data_prep.counterparts import LeftOut, file_hash, images_hash, wrong_layout
 from data_prep.images import open_image
-from data_prep.preparing import Candidate, Preparation, Source, correct_comes_first, rng_of
-from data_prep.samples import SampleError, option_spans
+from data_prep.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry, rng_of
+from data_prep.samples import Excluded, SampleError, option_spans
 
 FILES = {
     "questions": "v2_OpenEnded_mscoco_{}2014_questions.json",
@@ -107,14 +107,15 @@ def read_vqa_v2(options: VqaV2) -> Source:
     for path in paths.values():
         if not path.is_file():
             raise wrong_layout(path, "no such file", LAYOUT.format(options.split))
-    images = find_images(options.images or options.folder / f"{options.split}2014")
+    root = options.images or options.folder / f"{options.split}2014"
+    images = find_images(root)
     left_out: LeftOut = []
     questions = _by_id(paths["questions"], "questions", left_out)
     annotations = _by_id(paths["annotations"], "annotations", left_out)
     pairs = _load(paths["pairs"])
     if not isinstance(pairs, list):
         raise SampleError(f"{paths['pairs']}: not a list of pairs of question ids")
-    candidates = []
+    candidates, used = [], set()
     first: dict[frozenset[int], int] = {}
     for number, pair in enumerate(pairs, 1):
         where = f"{paths['pairs'].name}, pair {number}"
@@ -123,7 +124,7 @@ def read_vqa_v2(options: VqaV2) -> Source:
             if not (isinstance(pair, list) and len(pair) == 2 and all(type(name) is int for name in pair)):
                 raise SampleError("not two question ids")
             if first.setdefault(frozenset(pair), number) != number:
-                raise SampleError(f"the same as pair {first[frozenset(pair)]}")
+                raise Excluded(f"the same as pair {first[frozenset(pair)]}")
             both = [_answered(questions.get(name), annotations.get(name), name) for name in pair]
             _check(both[0], both[1], options.agreement)
             if absent := [one.image for one in both if one.image not in images]:
@@ -132,14 +133,15 @@ def read_vqa_v2(options: VqaV2) -> Source:
             names = (clean.answer, corrupt.answer) if correct_comes_first(options.seed, sample_id) else (corrupt.answer, clean.answer)
             row = {"question": _two_choice(clean.question, *names), "correct_answer": clean.answer, "incorrect_answer": corrupt.answer}
         except SampleError as error:
-            left_out.append({"sample": sample_id, "reason": f"{where}: {error}"})
+            left_out.append(left_out_entry(sample_id, where, error))
             continue
         category = ANSWER_TYPES[clean.answer_type] if options.categories == "answer_type" else clean.question_type
         make = partial(_row, row, images[clean.image], images[corrupt.image])
         candidates.append(Candidate(sample_id, category, where, make))
+        used |= {images[one.image].relative_to(root).as_posix() for one in both}
     provenance = {name: getattr(options, name) for name in ("split", "categories", "agreement")}
     provenance |= {"files": {path.name: file_hash(path) for path in paths.values()}}
-    return Source("vqa_v2", candidates, left_out, provenance)
+    return Source("vqa_v2", candidates, left_out, provenance, images_hash(root, used))
 
 
 def _row(row: Mapping[str, str], clean: Path, corrupt: Path) -> dict[str, Any]:
@@ -205,10 +207,10 @@ def _check(one: Answered, other: Answered, agreement: int) -> None:
     if one.question.casefold() != other.question.casefold():
         raise SampleError(f"two questions: {one.question!r} and {other.question!r}")
     if one.answer_type != other.answer_type or one.question_type != other.question_type:
-        raise SampleError(f"two types: {one.answer_type!r}, {one.question_type!r} and {other.answer_type!r}, {other.question_type!r}")
+        raise Excluded(f"two types: {one.answer_type!r}, {one.question_type!r} and {other.answer_type!r}, {other.question_type!r}")
     for this in (one, other):
         if this.given.count(this.answer) < agreement:
-            raise SampleError(f"{this.given.count(this.answer)} annotators gave {this.answer!r}, fewer than {agreement}")
+            raise Excluded(f"{this.given.count(this.answer)} annotators gave {this.answer!r}, fewer than {agreement}")
         yes_no = this.answer in ("yes", "no")
         if (
             yes_no != (this.answer_type == "yes/no")
@@ -217,21 +219,21 @@ def _check(one: Answered, other: Answered, agreement: int) -> None:
             or not _OPTION.fullmatch(this.answer)
             or "or" in this.answer.split()
         ):
-            raise SampleError(f"{this.answer!r} is not an option for a question of the type {this.answer_type!r}")
+            raise Excluded(f"{this.answer!r} is not an option for a question of the type {this.answer_type!r}")
     if one.answer == other.answer:
-        raise SampleError(f"both images have the answer {one.answer!r}")
+        raise Excluded(f"both images have the answer {one.answer!r}")
     if {word.rstrip("s") for word in one.answer.split()} & {word.rstrip("s") for word in other.answer.split()}:
-        raise SampleError(f"the answers {one.answer!r} and {other.answer!r} have a word in common")
+        raise Excluded(f"the answers {one.answer!r} and {other.answer!r} have a word in common")
     for this, that in ((one, other), (other, one)):
         if that.answer in this.given:
-            raise SampleError(f"{that.answer!r}, the answer for image {that.image}, was also given for image {this.image}")
+            raise Excluded(f"{that.answer!r}, the answer for image {that.image}, was also given for image {this.image}")
 
 
 def _two_choice(question: str, first: str, second: str) -> str:
     """The question with two options; as it is where it names them already."""
     text = question.rstrip(" ?.!")
     if not text or "?" in text:
-        raise SampleError(f"{question!r} is not one question")
+        raise Excluded(f"{question!r} is not one question")
     named = []
     for answer in (first, second):
         if re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.IGNORECASE):
@@ -244,7 +246,7 @@ def _two_choice(question: str, first: str, second: str) -> str:
         if re.fullmatch(r",? or (an? |the |in |on )?", text[end:start], re.IGNORECASE):
             return f"{text[0].upper()}{text[1:]}?"
     what = f"the answer {named[0]!r} in it" if named else "options of its own"
-    raise SampleError(f"the question {question!r} has {what}")
+    raise Excluded(f"the question {question!r} has {what}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import csv
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from data_prep import preparing, samples
 from data_prep.attribute_folder import AttributeFolder, clean_name, main, read_attribute_folder, with_article
+from data_prep.counterparts import image_files
 from data_prep.images import ImageError, open_image
 from data_prep.preparing import Candidate, Source
 from data_prep.samples import SampleError
@@ -83,6 +85,69 @@ def test_files_that_are_no_samples(birds):
     left_out = {e["sample"]: e["reason"] for e in read_attribute_folder(AttributeFolder(source=birds)).left_out}
     assert "not an image by its ending" in left_out.pop("readme.txt")
     assert left_out == {"loose.jpg": "it lies in no class folder"}
+
+
+def test_links_in_a_circle_are_followed_once(birds, tmp_path):
+    sea, land = birds / "sea", birds / "land"
+    (sea / "back").symlink_to("..")
+    (sea / "other").symlink_to("../land")
+    (land / "other").symlink_to("../sea")
+    files, left_out = image_files(birds, birds)
+    here = {path.relative_to(birds).as_posix() for path in birds.glob("*/*/*.jpg")}
+    there = {f"sea/other/{name.removeprefix('land/')}" for name in here if name.startswith("land")}
+    there |= {f"land/other/{name.removeprefix('sea/')}" for name in here if name.startswith("sea")}
+    assert set(files) == here | there  # a link to another folder is one
+    reason = "a link to a folder that it lies in"
+    links = ("land/other/back", "land/other/other", "sea/back", "sea/other/other")
+    assert left_out == [{"sample": name, "reason": reason, "kind": "excluded"} for name in links]
+
+
+def test_values_with_the_same_first_word_are_kept_on_request(tmp_path):
+    source = table(tmp_path, ["image", "animal"], ["i0.png", "black cat"], ["i1.png", "black dog"])
+    with pytest.raises(SampleError, match=r"no sample can be used(.|\n)*--shared-first-word keeps it"):
+        make(tmp_path, source)
+    rows, left_out = make(tmp_path, source, shared_first_word=True)
+    assert ({row["incorrect_answer"] for row in rows}, left_out) == ({"black cat", "black dog"}, {})
+
+
+def test_a_value_that_is_not_given_is_no_fault(tmp_path):
+    rows = [["i0.png", "red", ""], ["i1.png", "blue", "big"], ["i2.png", "", "small"]]
+    chosen = AttributeFolder(source=table(tmp_path, ["image", "colour", "size"], *rows), out=tmp_path / "out", strict=True)
+    record = preparing.prepare(chosen, read_attribute_folder(chosen), progress=False)
+    assert (record["samples"], [entry["kind"] for entry in record["left_out"]]) == (4, ["excluded"] * 2)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_images_of_another_root_are_not_mixed_in(tmp_path, finished, monkeypatch, capsys):
+    monkeypatch.setattr(preparing, "PART", 2)
+    names = [f"i{number}.png" for number in range(6)]
+    for root, seed in (("A", 0), ("B", 100)):
+        for number, name in enumerate(names):
+            write_image(tmp_path / root / name, seed + number)
+    source = table(tmp_path, ["image", "colour"], *([name, ("red", "blue")[i % 2]] for i, name in enumerate(names)))
+
+    def run(root, stop=None):
+        chosen = AttributeFolder(source=source, images_root=tmp_path / root, out=tmp_path / "out")
+        found = read_attribute_folder(chosen)
+        if stop:
+            found.candidates[stop] = replace(found.candidates[stop], make=interrupt)
+        preparing.prepare(chosen, found, progress=False)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    if finished:
+        run("A")
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            run("A", stop=4)
+    run("B")
+    assert "differs in image files" in capsys.readouterr().err
+    theirs = {open_image(tmp_path / "B" / name).tobytes() for name in names}
+    assert {row["clean_image"].tobytes() for row in samples.load(tmp_path / "out")} == theirs
+    (tmp_path / "B").rename(tmp_path / "moved")
+    run("moved")
+    assert "already made" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
@@ -229,7 +294,7 @@ def test_an_image_with_two_values_is_no_sample_and_no_counterpart(tmp_path):
     made, left_out = make(tmp_path, table(tmp_path, columns, *rows), attributes=("colour",), question="Is the {thing} {a} or {b}?")
     assert sorted(made["sample_id"]) == ["c", "d", "e", "f"]
     assert left_out.keys() == {"a", "b"}
-    assert "the image has several values of colour: blue, red" in left_out["a"]
+    assert "the image has several values of colour: 'blue', 'red'" in left_out["a"]
 
 
 @pytest.mark.parametrize(

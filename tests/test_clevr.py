@@ -4,6 +4,7 @@ import ast
 import copy
 import csv
 import json
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -65,6 +66,12 @@ def pair(tmp_path):
     ball = thing("gray", "sphere", "rubber", "small")
     write(tmp_path, [[thing("red", "cube", "metal", "large"), ball], [ball, thing("blue", "cube", "metal", "large")]])
     return tmp_path
+
+
+def test_image_files_that_changed_are_others(pair):
+    before = read(pair).images
+    os.utime(pair / "images" / "val" / "CLEVR_val_000001.png", ns=(1, 1))
+    assert read(pair).images != before
 
 
 def test_a_scene_and_its_partner(pair, tmp_path):
@@ -210,6 +217,7 @@ def test_compressed_run_lengths():
         ("...", "not one of 48 x 48 pixels"),
         ({"size": [SIDE, SIDE], "counts": [10, 5]}, "runs of 15 pixels in all, not 2304"),
         ({"size": [SIDE, SIDE], "counts": [-1, 2305]}, "runs of 2304 pixels in all"),
+        ({"size": [SIDE, SIDE], "counts": [float("inf")]}, "cannot be read"),
         ({"size": [SIDE, SIDE], "counts": "=33~"}, "no character of a compressed mask"),
         ({"size": [SIDE, SIDE], "counts": "=3o"}, "ends within a number"),
         ({"size": [SIDE, SIDE]}, "cannot be read"),

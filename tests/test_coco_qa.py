@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -52,6 +53,15 @@ def made(folder, source, **options):
 def shows(image, folder):
     """The id of the file that an image comes from."""
     return next(i for i, path in find_images(folder / "images").items() if Image.open(path).tobytes() == image.tobytes())
+
+
+def test_image_files_that_changed_are_others(folder):
+    options = CocoQa(source=write(folder, COLOURS), images=folder / "images")
+    before = read_coco_qa(options).images
+    os.utime(folder / "images" / "train2014" / "COCO_train2014_000000000009.jpg", ns=(1, 1))  # no question is about it
+    assert read_coco_qa(options).images == before
+    os.utime(folder / "images" / "train2014" / "COCO_train2014_000000000002.jpg", ns=(1, 1))
+    assert read_coco_qa(options).images != before
 
 
 def test_colours_counts_and_locations(folder):
@@ -132,7 +142,7 @@ def test_a_question_with_several_answers_is_left_out_wholly(folder):
     rows, left_out = made(folder, write(folder, [*COLOURS, (1, BUS, "white"), (2, BUS, "bathroom")]))
     assert sorted(rows) == ["colour-3", "colour-4"]
     assert [left_out[name].partition(": ")[2] for name in ("colour-2", "colour-5")] == [
-        "the image has this question with several answers: red, white"
+        "the image has this question with several answers: 'red', 'white'"
     ] * 2
     assert "not a colour" in left_out["colour-6"]
 
@@ -331,7 +341,10 @@ def test_command_line(folder, capsys):
     said = capsys.readouterr()
     assert said.out.startswith("3 samples (3 colour) in ")
     assert "left out colour-5: color_coco_qa.csv, line 5: the answer 'two'" in said.err
-    with pytest.raises(SystemExit, match=r"^data_prep\.coco_qa: colour-5: color_coco_qa\.csv, line 5: "):
+    main(CocoQa(source=folder / "tables", images=folder / "images", out=folder / "strict", strict=True))
+    assert capsys.readouterr().out.endswith("1 left out, 1 of them by design (above, and in data.json)\n")
+    write(folder, [*COLOURS, (99, BUS, "red")])
+    with pytest.raises(SystemExit, match=r"^data_prep\.coco_qa: colour-5: color_coco_qa\.csv, line 5: there is no image of the id 99"):
         main(CocoQa(source=folder / "tables", images=folder / "images", out=folder / "strict", strict=True))
 
 
@@ -347,8 +360,8 @@ def published():
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data is not here")
 def test_the_published_tables(tmp_path, monkeypatch):
     rows = {name: (category, image, question, answer) for name, category, image, question, answer in published()}
-    monkeypatch.setattr(coco_qa, "find_images", lambda _: {image: Path(str(image)) for _, image, _, _ in rows.values()})
-    monkeypatch.setattr(coco_qa, "open_image", lambda path, _: Image.new("RGB", (8, 8), tuple(int(str(path)).to_bytes(3))))
+    monkeypatch.setattr(coco_qa, "find_images", lambda _: {image: tmp_path / str(image) for _, image, _, _ in rows.values()})
+    monkeypatch.setattr(coco_qa, "open_image", lambda path, _: Image.new("RGB", (8, 8), tuple(int(path.name).to_bytes(3))))
     options = CocoQa(source=SHARED / "palit" / "Datasets", images=tmp_path, out=tmp_path / "out", limit=150)
     source = read_coco_qa(options)
     assert len(source.candidates) + len(source.left_out) == len(rows) == 13113 + 5711 + 4799

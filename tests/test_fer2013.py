@@ -1,5 +1,6 @@
 """FER-2013: folders and table, splits, the emotion of the counterpart, and what cannot be used."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,14 @@ def check(table, emotion_of):
         first, second = (correct, incorrect) if row["correct_first"] else (incorrect, correct)
         assert row["question"] == f"Is this person feeling {first} or {second}?"
         assert row["noun"] == "person"
+
+
+def test_image_files_that_changed_are_others(images):
+    before = read_fer2013(images).images
+    os.utime(images / "validation" / "happy" / "0.jpg", ns=(1, 1))  # of another split
+    assert read_fer2013(images).images == before
+    os.utime(images / "train" / "happy" / "0.jpg", ns=(1, 1))
+    assert read_fer2013(images).images != before
 
 
 def test_folders_named_by_emotion(images, tmp_path):

@@ -1,6 +1,7 @@
 """IconQA: which problems make a pair, how their questions read, and what happens to those that cannot be used."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -46,6 +47,14 @@ def reasons(record):
     return {entry["sample"]: entry["reason"] for entry in record["left_out"]}
 
 
+def test_image_files_that_changed_are_others(tmp_path):
+    fill(tmp_path, 1, "What?", "x")
+    before = read_iconqa(tmp_path).images
+    image = next(tmp_path.rglob("fill_in_blank/1/image.png"))
+    os.utime(image, ns=(1, 1))
+    assert read_iconqa(tmp_path).images != before
+
+
 def test_two_problems_with_one_question(tmp_path):
     first = fill(tmp_path, 20, DOTS, "13")
     second = fill(tmp_path, 3, f" {DOTS} ", "57")
@@ -89,7 +98,7 @@ def test_the_answer_is_an_index_for_choices_and_text_for_blanks(tmp_path):
         "val/choose_txt/1": ("slide", "flip"),
         "val/choose_txt/2": ("flip", "slide"),
     }
-    assert reasons(record) == {"val/fill_in_blank/1": "no other problem has this question (What was done?)"}
+    assert reasons(record) == {"val/fill_in_blank/1": "no other problem has this question ('What was done?')"}
 
 
 def test_each_answer_must_be_among_the_choices_of_both(tmp_path):
@@ -99,7 +108,7 @@ def test_each_answer_must_be_among_the_choices_of_both(tmp_path):
     choose(tmp_path, 4, DOTS, 1, "3", "5", "7")
     rows, record = made(tmp_path, tmp_path / "out")
     assert {name: row["incorrect_answer"] for name, row in rows.items()} == {"val/choose_txt/1": "5", "val/choose_txt/4": "3"}
-    says = f"no other problem with this question has another answer that is among the choices of both ({DOTS})"
+    says = f"no other problem with this question has another answer that is among the choices of both ({DOTS!r})"
     assert reasons(record) == {"val/choose_txt/2": says, "val/choose_txt/3": says}
 
 

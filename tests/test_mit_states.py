@@ -1,6 +1,7 @@
 """MIT-States: which folders are used, what is offered against what, and which image is the counterpart."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,12 @@ def table_of(release, **options):
     return samples.load(chosen.out)
 
 
+def test_image_files_that_changed_are_others(release):
+    before = read_mit_states(release).images
+    os.utime(release / "images" / "sliced apple" / "0_77.jpg", ns=(1, 1))
+    assert read_mit_states(release).images != before
+
+
 def test_every_sample_is_what_it_says(release):
     folder_of = {open_image(path).tobytes(): path.parent.name for path in release.rglob("*.jpg")}
     seen = set()
@@ -72,15 +79,17 @@ def test_every_sample_is_what_it_says(release):
 def test_what_is_left_out_has_its_reason(release):
     (release / "images" / "sliced apple" / "notes.txt").write_text("x")
     (release / "images" / "sliced apple" / ".DS_Store").write_text("x")
-    left_out = {entry["sample"]: entry["reason"] for entry in read_mit_states(release).left_out}
+    entries = read_mit_states(release).left_out
+    assert [entry["sample"] for entry in entries if "kind" not in entry] == ["dark apple"]  # the only fault
+    left_out = {entry["sample"]: entry["reason"] for entry in entries}
     expected = {
         "sliced apple/notes.txt": "not an image by its ending",
         "dark apple": "the folder has no image",
         "states": "no blank between a state and a noun",
         "adj apple": "no particular state",
         "steaming apple": "'steaming' is in none of the lists",
-        "broken keyboard": "no state of 'keyboard' may be offered against it; there are: broken, cracked",
-        "cracked keyboard": "no state of 'keyboard' may be offered against it; there are: broken, cracked",
+        "broken keyboard": "no state of 'keyboard' may be offered against it; there are: 'broken', 'cracked'",
+        "cracked keyboard": "no state of 'keyboard' may be offered against it; there are: 'broken', 'cracked'",
     }
     assert left_out.keys() == expected.keys()
     for name, words in expected.items():

@@ -51,6 +51,13 @@ def make(table, images_root=None, strict=False, **more):
     return samples.load(options.out), record["left_out"]
 
 
+def test_image_files_that_changed_are_others(folder):
+    table = write(folder, [GOOD])
+    before = read_pairs(table).images
+    os.utime(folder / "b.png", ns=(1, 1))
+    assert read_pairs(table).images != before
+
+
 def test_a_table_with_every_column(folder):
     columns = [*COLUMNS, "corrupt_question", "category", "mask", "noun", "sample_id"]
     cells = ["Is the ball blue or red?", "red", "blue", "Is the ball pink or green?", "colour", "mask.png", "ball", "my-7"]
@@ -63,6 +70,26 @@ def test_a_table_with_every_column(folder):
     assert row["correct_first"] is False
     assert list(row["object_box"]) == [3, 2, 9, 5]
     assert row["clean_image"].tobytes() == Image.open(folder / "a.png").tobytes()
+
+
+def test_boxes(folder):
+    boxes = ["3 2 9 5", "[-1, 2.4, 100, 9]", "1 2 3", "9 2 3 5", ""]
+    rows = [[*GOOD, box, mask] for box, mask in zip([*boxes, "0 0 5 5", ""], [*[""] * 5, "mask.png", "mask.png"], strict=True)]
+    dataset, left_out = make(write(folder, rows, [*COLUMNS, "box", "mask"]))
+    assert [list(row["object_box"]) for row in dataset] == [[3, 2, 9, 5], [0, 2, 12, 9], [], [0, 0, 5, 5], [3, 2, 9, 5]]
+    assert [row["object_mask"] is None for row in dataset] == [True, True, True, False, False]
+    assert [entry["sample"] for entry in left_out] == ["mine-0003", "mine-0004"]
+    assert "the box '1 2 3' is not four numbers: left top right bottom" in left_out[0]["reason"]
+    assert "not a box inside clean_image" in left_out[1]["reason"]
+
+
+def test_the_reason_is_the_true_one(folder):
+    rows = [GOOD, ["https://example.org/a.png", *GOOD[1:]], [*GOOD[:2], "Is it red or blue?", "red", "red"]]
+    _, left_out = make(write(folder, rows))
+    assert [entry["reason"].partition(": ")[2] for entry in left_out] == [
+        "'https://example.org/a.png' is a web address, and nothing is fetched here: download the image and give its path",
+        "the two answers are the same: 'red'",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import tyro
 from PIL import Image
 
 from data_prep import preparing, samples
-from data_prep.preparing import Candidate, Preparation, Source, correct_comes_first, prepare
-from data_prep.samples import SampleError
+from data_prep.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry, prepare
+from data_prep.samples import Excluded, SampleError
 from data_prep.scenes import bounding_box
 
 PART = 4
@@ -219,6 +219,37 @@ def test_strict_accepts_nothing_from_a_run_that_was_not(tmp_path):
         table_of(tmp_path)
 
 
+def test_strict_lets_pass_what_is_left_out_by_design(tmp_path):
+    def by_design():
+        raise Excluded("not asked about")
+
+    source = Reader(broken=set()).source(left_out=[left_out_entry("x", "t.csv, line 9", Excluded("a person"))])
+    source.candidates[5] = Candidate("s5", "odd", "t.csv, line 5", by_design)
+    table, record = table_of(tmp_path, source=source, strict=True)
+    assert len(table) == COUNT - 1
+    assert record["left_out"] == [
+        {"sample": "x", "reason": "t.csv, line 9: a person", "kind": "excluded"},
+        {"sample": "s5", "reason": "t.csv, line 5: not asked about", "kind": "excluded"},
+    ]
+
+
+def test_other_image_files_are_another_table_and_are_said(tmp_path, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        table_of(tmp_path, source=Reader(stop=6).source(images="A"))
+    table_of(tmp_path, source=(second := Reader()).source(images="B"))
+    assert second.made == list(range(COUNT))
+    assert f"the unfinished table of {tmp_path / 'table'} differs in image files; it is begun again" in capsys.readouterr().err
+    table_of(tmp_path, source=(third := Reader()).source(images="C", provenance={"split": "val"}), seed=1)
+    assert third.made == list(range(COUNT))
+    assert f"{tmp_path / 'table'} holds a table that differs in seed, image files, split; it will be replaced" in capsys.readouterr().err
+
+
+def test_a_name_that_is_no_folders_is_refused_before_the_work(tmp_path):
+    with pytest.raises(SampleError, match=r"'x/\.\./y' must not start"):
+        table_of(tmp_path, source=(reader := Reader()).source(name="x/../y"))
+    assert reader.made == []
+
+
 def test_ids_used_twice(tmp_path):
     twice = Reader().source().candidates[:2]
     with pytest.raises(SampleError, match="'s0' is used twice"):
@@ -226,7 +257,9 @@ def test_ids_used_twice(tmp_path):
 
 
 def test_no_sample_left_and_mended(tmp_path):
-    with pytest.raises(SampleError, match=r"made: no sample can be used; the first reasons:\n  x: gone\n  s0: t.csv, line 0: number 0"):
+    with pytest.raises(
+        SampleError, match=r"made: no sample can be used; the reasons:\n  22 such as s0: t.csv, line 0: number 0 .*\n  1 such as x: gone"
+    ):
         table_of(tmp_path, source=Reader(broken=set(range(COUNT))).source(left_out=[{"sample": "x", "reason": "gone"}]))
     assert list(tmp_path.iterdir()) == []
     assert len(table_of(tmp_path, Reader(broken=set()))[0]) == COUNT
@@ -247,6 +280,7 @@ def test_a_folder_of_something_else_is_refused_before_the_work(tmp_path):
         ({"corrupt_image": noise(0)}, "identical"),
         ({"question": "Is it red?"}, "'blue' is not in the question"),
         ({"incorrect_answer": "Red", "question": "Is it red or Red?"}, "the two answers are the same"),
+        ({"incorrect_answer": "red"}, "the two answers are the same: 'red'"),
         ({"clean_image": noise(0).convert("L")}, "clean_image has mode L"),
         ({"object_mask": Image.new("L", (5, 6), 255)}, "object_mask is 5 x 6 pixels, clean_image 6 x 5"),
         ({"object_box": [0, 0, 7, 5]}, "not a box inside clean_image"),
@@ -313,10 +347,33 @@ def test_what_a_script_says(tmp_path, capsys):
     options = Preparation(out=tmp_path / "table")
     preparing.run(options, Reader(broken=set(range(1, COUNT, 2))).source, "data_prep.made")
     said = capsys.readouterr()
-    assert said.out == f"{COUNT // 2} samples ({COUNT // 2} even) in {options.out}\n11 left out (above, and in data.json)\n"
-    assert "left out s1: t.csv, line 1: number 1 is broken\n" in said.err
-    assert said.err.count("left out s") == 10
-    assert f"... and 1 more, see {options.out / 'data.json'}" in said.err
+    made = f"{COUNT // 2} samples ({COUNT // 2} even) in {options.out}\n"
+    assert said.out == f"{made}11 left out, 0 of them by design (above, and in data.json)\n"
+    assert said.err.endswith("left out 11 such as s1: t.csv, line 1: number 1 is broken\n")
+
+
+def test_the_reasons_are_told_by_kind(tmp_path, capsys):
+    odd = [{"sample": f"x{i}", "reason": f"reason {'abcdefghijkl'[i]}"} for i in range(12)]
+    excluded = [
+        left_out_entry(f"a b/{name}.png", f"a b/{name}.png", Excluded(f'no partner of {name!r}: it says "it\'s {name}"')) for name in "uvw"
+    ]
+    files = [{"sample": f"p{name}", "reason": f"things.csv, line {line}: {name} b.jpg: no such file"} for line, name in enumerate("pq")]
+    options = Preparation(out=tmp_path / "table")
+    preparing.run(options, lambda: Reader().source(left_out=[*odd, *files, *excluded]), "data_prep.made")
+    said = capsys.readouterr()
+    lines = [line for line in said.err.splitlines() if line.startswith(("left", "..."))]
+    assert lines[:4] == [
+        "left out 6 such as s3: t.csv, line 3: number 3 is broken",
+        "left out 3 such as a b/u.png: a b/u.png: no partner of 'u': it says \"it's u\"",
+        "left out 2 such as pp: things.csv, line 0: p b.jpg: no such file",
+        "left out x0: reason a",
+    ]
+    assert len(lines) == 11
+    assert lines[-1] == f"... and 5 for other reasons, see {options.out / 'data.json'}"
+    assert said.out.endswith("23 left out, 3 of them by design (above, and in data.json)\n")
+    kinds = samples.provenance(options.out)["left_out_by_reason"]
+    assert [kind["count"] for kind in kinds] == [6, 3, 2, *[1] * 12]
+    assert kinds[1] == {"count": 3, **excluded[0]}
 
 
 def test_how_a_script_ends(tmp_path):

@@ -1,6 +1,7 @@
 """ShapeWorld: worlds, partners, and masks from the world models against the pixels of real images."""
 
 import json
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -46,6 +47,13 @@ def write(folder, worlds, images=None):
 def made(source, out, **more):
     record = preparing.prepare(ShapeWorld(folder=Path(), out=out, **more), source, progress=False)
     return {row["sample_id"]: row for row in samples.load(out)}, record
+
+
+def test_image_files_that_changed_are_others(tmp_path):
+    write(tmp_path, [[entity("square", "red")], [entity("square", "blue")]])
+    before = read_shapeworld(tmp_path).images
+    os.utime(tmp_path / "world-1.png", ns=(1, 1))
+    assert read_shapeworld(tmp_path).images != before
 
 
 def test_a_world_and_its_partner(tmp_path):

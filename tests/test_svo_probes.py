@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -126,7 +127,7 @@ BAD = {
     "here it is subj_neg and verb_neg": [*SITTING[:7], "True", "True", "False"],
     "verb_neg is '', not True or False": [*SITTING[:7], "False", "", "False"],
     "names a 'person'": row("A person sits in the grass.", "person,sit,grass", "person,lie,grass", "verb"),
-    "man,sit,grass and woman,lie,grass differ in subject and verb, not in the verb alone": row(
+    "'man,sit,grass' and 'woman,lie,grass' differ in subject and verb, not in the verb alone": row(
         "", "man,sit,grass", "woman,lie,grass", "verb"
     ),
     "differ in object, not in the verb alone": row("", "man,sit,grass", "man,sit,bench", "verb"),
@@ -140,16 +141,17 @@ BAD = {
     "are not a list of texts": row("", "[__import__('os').abort()]", "man,lie,grass", "verb"),
     "pos_url or neg_url is empty": row("", "man,sit,grass", "man,lie,grass", "verb", urls=["NaN", "https://example.org/1.jpg"]),
     "pos_url and neg_url are the same": row("", "man,sit,grass", "man,lie,grass", "verb", urls=["https://example.org/1.jpg"] * 2),
-    "says none of the positive triplets man,sit,grass, boy,sit,grass": row(
+    "says none of the positive triplets 'man,sit,grass', 'boy,sit,grass'": row(
         "Girls sit.", "['man,sit,grass', 'boy,sit,grass']", "man,lie,grass", "verb"
     ),
-    "man,sit,grass or boy,sit,grass is true of both": row(
+    "'man,sit,grass' or 'boy,sit,grass' is true of both": row(
         "A man sits in the grass.", "['man,sit,grass', 'boy,sit,grass']", "boy,sit,grass", "subject"
     ),
-    "man,sit,grass or man,lie,grass is true of both": row("", "man,sit,grass", "['man,lie,grass', 'man,sit,grass']", "verb"),
+    "'man,sit,grass' or 'man,lie,grass' is true of both": row("", "man,sit,grass", "['man,lie,grass', 'man,sit,grass']", "verb"),
     "9 cells for 10 columns": SITTING[:9],
     "11 cells for 10 columns": [*SITTING, "x"],
 }
+BY_DESIGN = ("here it is", "'person'", "differ in", "none of the positive", "true of both")
 
 
 @pytest.mark.parametrize("reason", BAD)
@@ -159,8 +161,12 @@ def test_a_bad_row_is_left_out_with_its_reason_or_stops(tmp_path, read, reason):
     assert list(left_out(source)) == ["row-00002"]
     assert left_out(source)["row-00002"].startswith("svo_probes.csv, line 3: ")
     assert reason in left_out(source)["row-00002"]
-    with pytest.raises(SampleError, match=r"row-00002: svo_probes\.csv, line 3"):
-        prepare(Preparation(out=tmp_path / "t", strict=True), source, progress=False)
+    options = Preparation(out=tmp_path / "t", strict=True)
+    if any(words in reason for words in BY_DESIGN):
+        assert prepare(options, source, progress=False)["samples"] == 4
+    else:
+        with pytest.raises(SampleError, match=r"row-00002: svo_probes\.csv, line 3"):
+            prepare(options, source, progress=False)
 
 
 def test_a_person_is_a_word_and_not_a_part_of_one(read):
@@ -502,12 +508,29 @@ def test_a_limit_fetches_no_more_than_it_needs(tmp_path, server):
 def test_photographs_are_found_by_either_name(tmp_path, photographs):
     table = write(tmp_path, [row("A man is sitting in the grass.", "man,sit,grass", "man,sit,bed", "object", (98, 1))])
     make = {candidate.sample_id: candidate.make for candidate in read_svo_probes(table, photographs).candidates}
-    with pytest.raises(ValueError, match=r"photographs has no file named 98 or [0-9a-f]{64}"):
+    with pytest.raises(ValueError, match=r"photographs has no file named '98' or '[0-9a-f]{64}'"):
         make["row-00001-pos"]()
     Image.new("RGB", (9, 8)).save(photographs.folder / f"{Downloads.name('https://example.org/98.jpg')}.png")
     make = {candidate.sample_id: candidate.make for candidate in read_svo_probes(table, Folder(photographs.folder)).candidates}
     sample = make["row-00001-pos"]()
     assert (sample["clean_image"].size, sample["corrupt_image"].size) == ((9, 8), (30, 20))
+
+
+def test_a_photograph_that_is_used_and_changed_is_another(tmp_path, photographs):
+    table = write(tmp_path, [LYING, SITTING])
+    before = read_svo_probes(table, photographs).images
+    os.utime(photographs.folder / "9.jpg", ns=(1, 1))
+    assert read_svo_probes(table, photographs).images == before
+    os.utime(photographs.folder / "3.jpg", ns=(1, 1))
+    assert read_svo_probes(table, photographs).images != before
+
+
+def test_ids_that_a_program_read_as_numbers(tmp_path, photographs):
+    cells = [*SITTING[:5], "2.0", "3.00", *SITTING[7:]]
+    source = read_svo_probes(write(tmp_path, [LYING, cells]), photographs)
+    shown = {candidate.sample_id: candidate.make()["clean_image"].tobytes() for candidate in source.candidates}
+    assert shown["row-00002-pos"] == Image.open(photographs.folder / "2.jpg").tobytes()
+    assert shown["row-00002-neg"] == Image.open(photographs.folder / "3.jpg").tobytes()
 
 
 def command(*options):

@@ -1,6 +1,7 @@
 """VQA v2: the join of its three files, two-choice questions, answers that are no options, and what cannot be used."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -78,6 +79,15 @@ class Release:
 @pytest.fixture
 def release(tmp_path):
     return Release(tmp_path)
+
+
+def test_image_files_that_changed_are_others(release):
+    release.pair(COLOUR, "black", "white")
+    release.write()
+    options = VqaV2(folder=release.folder)
+    before = read_vqa_v2(options).images
+    os.utime(release.folder / "train2014" / "COCO_train2014_000000000002.jpg", ns=(1, 1))
+    assert read_vqa_v2(options).images != before
 
 
 def test_a_pair_becomes_a_sample(release):
@@ -237,7 +247,10 @@ def test_command_line(release, capsys):
     said = capsys.readouterr()
     assert said.out.startswith("1 samples (1 other) in ")
     assert f"left out {bad}: v2_mscoco_train2014_complementary_pairs.json, pair 2: " in said.err
-    with pytest.raises(SystemExit, match=rf"^data_prep\.vqa_v2: {bad}: "):
+    main(VqaV2(folder=release.folder, out=release.folder / "strict", strict=True))  # left out by design
+    release.pairs.append([1, 2])
+    release.write()
+    with pytest.raises(SystemExit, match=r"^data_prep\.vqa_v2: 1-2: .*the question 1 has no text"):
         main(VqaV2(folder=release.folder, out=release.folder / "strict", strict=True))
 
 
