@@ -61,10 +61,7 @@ def test_sweep_agrees_with_raw_hooks(made, corruption):
     images = pictures(2) if corruption == "image" else pictures(1) * 2
     questions = QUESTIONS if corruption == "text" else QUESTIONS[:1] * 2
     prompts = [vlm.prompt(question) for question in questions]
-    inputs = [
-        vlm.processor(images=[image], text=[vlm.template(question)[0]], return_tensors="pt")
-        for image, question in zip(images, questions, strict=True)
-    ]
+    inputs = [vlm.processed(vlm.template(question)[0], image) for image, question in zip(images, questions, strict=True)]
     for made_by_processor in inputs:
         made_by_processor.pop("labels", None)  # PaliGemma's, for training
     for prompt, made_by_processor in zip(prompts, inputs, strict=True):
@@ -111,7 +108,7 @@ def test_noise_on_what_is_read_by_cross_attention_is_that_of_raw_hooks(modality)
     values = torch.randn(len(there), vlm.embedding_width(modality), generator=torch.Generator().manual_seed(0)) * there[:, None]
     ours = Example(vlm.ids([prompt, prompt]), pixels, (5, 6), noise=Noise(modality, values.float(), torch.ones(len(there))))
     captured = capture(vlm, [ours], ("cross_attention",))
-    inputs = processor(images=pictures(1), text=[vlm.template(QUESTIONS[0])[0]], return_tensors="pt")
+    inputs = vlm.processed(vlm.template(QUESTIONS[0])[0], pictures(1)[0])
 
     def run(noisy):
         if not noisy:
@@ -149,6 +146,20 @@ def test_it_passes_the_causal_checks_and_answers(made):
     check_sites(vlm)
     answers = vlm.generate([*QUESTIONS, "Is it red or blue?"], pictures(3))
     assert len(answers) == 3
+
+
+def test_a_prompt_is_the_chat_templates_with_its_first_token_once(made):
+    """As transformers itself tokenizes a chat."""
+    _, vlm = made
+    if vlm.architecture.template != "chat":
+        pytest.skip("its prompt is not made by a chat template")
+    content = [{"type": "image", "image": vlm.square(vlm.blank)}, {"type": "text", "text": f"{QUESTIONS[0]} Answer with one word."}]
+    chat = [{"role": "user", "content": content}]
+    expected = vlm.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"][0]
+    assert list(vlm.prompt(QUESTIONS[0]).ids) == list(expected)
+    answer = vlm.answer_ids(QUESTIONS[0], "red")
+    assert vlm.processor.tokenizer.decode(answer).strip() == "red"
+    assert vlm.processor.tokenizer.bos_token_id not in answer
 
 
 def test_it_can_be_planned_and_shows_its_attention(made):

@@ -248,6 +248,11 @@ class Vlm:
             text = self.architecture.template.format(image=getattr(self.processor, "image_token", ""), question=question)
         return text, text.rindex(question)
 
+    def adding_special_tokens(self, text: str) -> dict[str, bool]:
+        """Arguments by which a tokenizer adds no special tokens to a text that begins with one: a chat template has put it there."""
+        begin = self.processor.tokenizer.bos_token
+        return {"add_special_tokens": False} if begin and text.startswith(begin) else {}
+
     @cached_property
     def image_token_id(self) -> int | None:
         """The token that stands for a part of the image; None where the prompt has none."""
@@ -302,7 +307,7 @@ class Vlm:
         }
 
     def processed(self, text: str, image: Image.Image) -> Any:
-        return self.processor(images=[image], text=[text], return_tensors="pt")
+        return self.processor(images=[image], text=[text], return_tensors="pt", **self.adding_special_tokens(text))
 
     blank = Image.new("RGB", (64, 64))  # prompts have as many image tokens whatever the image shows
 
