@@ -66,7 +66,7 @@ def load_rephraser(folder: Path, log: Path) -> Rephraser:
     Raises
     ------
     SampleError
-        When the folder has no such model with safetensors weights.
+        When the folder has no such model with safetensors weights, or one that wants its own code to be run.
     """
     import torch  # these take seconds, and few runs need them
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
@@ -75,12 +75,15 @@ def load_rephraser(folder: Path, log: Path) -> Rephraser:
     if not weights:
         raise SampleError(f"{folder}: not the folder of a Hugging Face model (no config.json and *.safetensors)")
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_safetensors=True).eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, LookupError) as error:
-        raise SampleError(f"{folder}: the text model cannot be loaded: {error}") from error
+        own_code = "it wants code of its own to be run, which this program never does"
+        raise SampleError(
+            f"{folder}: the text model cannot be loaded: {own_code if 'trust_remote_code' in str(error) else error}"
+        ) from error
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from data_prep.samples import load as load_samples
 from data_prep.shapes import make_shapes
-from interventions.answers import accuracy, generate_answers
+from interventions.answers import accuracy, answer_tokens, generate_answers
 from interventions.command import reporting_errors
 from interventions.models.loading import load
 from interventions.models.vlm import Vlm
@@ -45,8 +45,9 @@ class Accuracy:
 def measure_accuracy(vlm: Vlm, samples: Dataset, batch: int = 32) -> dict[str, dict[str, int]]:
     """For each category, how many questions were asked and how many answered correctly (greedy answer, exact match)."""
     answers: dict[str, str] = {}
+    tokens = answer_tokens(vlm, samples)
     for start in tqdm(range(0, len(samples), batch), desc=f"{vlm.name} answers", unit="batch"):
-        answers |= generate_answers(vlm, [samples[i] for i in range(start, min(start + batch, len(samples)))])
+        answers |= generate_answers(vlm, [samples[i] for i in range(start, min(start + batch, len(samples)))], tokens)
     return accuracy(samples, answers)
 
 

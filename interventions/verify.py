@@ -53,8 +53,14 @@ def hold(vlm: Vlm, what: str, measured: Float[Tensor, " measurement"], plain: Fl
     """
     tolerance = TOLERANCES[vlm.dtype]
     if not torch.allclose(measured[: len(plain)], plain, atol=tolerance, rtol=tolerance):
+        advice = "Please report it with the model's config.json"
+        if not vlm.architecture.described:
+            advice = (
+                f"Model type {vlm.architecture.name!r} has no description and was taken for a decoder that reads its prompt causally from "
+                "the start; if tokens of its image read each other, or layers get more of the image on the way, describe it in "
+                'interventions/models/architecture.py with causal_from="image", or "nowhere"'
+            )
         raise VerificationError(
             f"{what} of {vlm.name}: among others the run measured {measured.tolist()}, by itself, the plain way, {plain.tolist()}, further "
-            f"apart than {tolerance}. Results of this model would be wrong; nothing of this sample was kept. Please report it with the "
-            "model's config.json"
+            f"apart than {tolerance}. Results of this model would be wrong; nothing of this sample was kept. {advice}"
         )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers.utils import is_torchvision_available
 
 from interventions.capture import Example, capture
 from interventions.models.architecture import ARCHITECTURES
@@ -20,7 +21,7 @@ from interventions.plan import patches
 from interventions.planning import plan
 from interventions.roles import Cell
 from interventions.sweep import sweep
-from interventions.verify import verify
+from interventions.verify import VerificationError, verify
 from tests import zoo
 from tests.hooks import patched
 
@@ -36,6 +37,7 @@ SITES = {
     "mlp": ("mlp", "output"),
     "block": ("", "output"),
 }
+NEED_TORCHVISION = ("llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "smolvlm", "internvl", "mistral3")
 QUESTIONS = ("Is the small circle red or blue?", "Is the small circle blue or red?")
 
 
@@ -61,10 +63,7 @@ def test_sweep_agrees_with_raw_hooks(made, corruption):
     images = pictures(2) if corruption == "image" else pictures(1) * 2
     questions = QUESTIONS if corruption == "text" else QUESTIONS[:1] * 2
     prompts = [vlm.prompt(question) for question in questions]
-    inputs = [
-        vlm.processor(images=[image], text=[vlm.template(question)[0]], return_tensors="pt")
-        for image, question in zip(images, questions, strict=True)
-    ]
+    inputs = [vlm.processed(vlm.template(question)[0], image) for image, question in zip(images, questions, strict=True)]
     for made_by_processor in inputs:
         made_by_processor.pop("labels", None)  # PaliGemma's, for training
     for prompt, made_by_processor in zip(prompts, inputs, strict=True):
@@ -111,7 +110,7 @@ def test_noise_on_what_is_read_by_cross_attention_is_that_of_raw_hooks(modality)
     values = torch.randn(len(there), vlm.embedding_width(modality), generator=torch.Generator().manual_seed(0)) * there[:, None]
     ours = Example(vlm.ids([prompt, prompt]), pixels, (5, 6), noise=Noise(modality, values.float(), torch.ones(len(there))))
     captured = capture(vlm, [ours], ("cross_attention",))
-    inputs = processor(images=pictures(1), text=[vlm.template(QUESTIONS[0])[0]], return_tensors="pt")
+    inputs = vlm.processed(vlm.template(QUESTIONS[0])[0], pictures(1)[0])
 
     def run(noisy):
         if not noisy:
@@ -151,6 +150,35 @@ def test_it_passes_the_causal_checks_and_answers(made):
     assert len(answers) == 3
 
 
+def test_a_prompt_is_the_chat_templates_with_its_first_token_once(made):
+    """As transformers itself tokenizes a chat."""
+    _, vlm = made
+    if vlm.architecture.template != "chat":
+        pytest.skip("its prompt is not made by a chat template")
+    content = [{"type": "image", "image": vlm.square(vlm.blank)}, {"type": "text", "text": f"{QUESTIONS[0]} Answer with one word."}]
+    chat = [{"role": "user", "content": content}]
+    expected = vlm.processor.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"][0]
+    assert list(vlm.prompt(QUESTIONS[0]).ids) == list(expected)
+    answer = vlm.answer_ids(QUESTIONS[0], "red")
+    assert vlm.processor.tokenizer.decode(answer).strip() == "red"
+    assert vlm.processor.tokenizer.bos_token_id not in answer
+
+
+def test_a_saved_checkpoint_is_loaded_and_passes_the_causal_checks(made, tmp_path):
+    """The files alone: no weight is missed, none is made anew, and the prompt is the same."""
+    name, vlm = made
+    if name in NEED_TORCHVISION and not is_torchvision_available():
+        pytest.skip("its processor needs torchvision")
+    vlm.module.save_pretrained(tmp_path)
+    vlm.processor.save_pretrained(tmp_path)
+    loaded = load(str(tmp_path), "cpu")
+    assert loaded.architecture.name == vlm.architecture.name
+    assert loaded.prompt(QUESTIONS[0]).ids == vlm.prompt(QUESTIONS[0]).ids
+    ours, theirs = vlm.module.state_dict(), loaded.module.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(weights, theirs[path]) for path, weights in ours.items())
+
+
 def test_it_can_be_planned_and_shows_its_attention(made):
     _, vlm = made
     assert plan(vlm, [len(vlm.prompt(QUESTIONS[0]).ids)]).samples >= 1
@@ -185,6 +213,23 @@ def test_an_unknown_type_of_the_common_layout_is_tried_and_said_to_be(caplog, mo
     assert "'llava_of_tomorrow' has no description" in caplog.text
     assert vlm.architecture.name == "llava_of_tomorrow"
     check_sites(vlm)
+
+
+def test_an_unknown_type_that_fails_verification_is_told_how_to_be_described(monkeypatch):
+    """Gemma 3's image tokens read each other, which the common layout does not know."""
+    module, processor = zoo.make("gemma3")
+    known = wrap(module, processor, "known")
+    monkeypatch.setattr(module.config, "model_type", "gemma_of_tomorrow")
+    vlm = wrap(module, processor, "new")
+    prompt = vlm.prompt(QUESTIONS[0])
+    pair = Example(vlm.ids([prompt, prompt]), vlm.pixels(pictures(2)), (5, 6))
+    every = patches("block", vlm.n_layers, None, [Cell("", "", (prompt.kinds.index("image"),))])
+    (measured,) = sweep(vlm, capture(vlm, [pair], ("block",)), [every])
+    with pytest.raises(VerificationError, match=r"'gemma_of_tomorrow' has no description.*causal_from=\"image\"") as raised:
+        verify(vlm, pair, every, measured)
+    assert "report it" not in str(raised.value)
+    with pytest.raises(VerificationError, match=r"Please report it with the model's config\.json"):
+        verify(known, pair, every, measured)
 
 
 def test_an_unknown_type_of_another_layout_says_what_to_do(tmp_path, monkeypatch):

@@ -164,7 +164,7 @@ def test_blocked_runs_of_other_architectures_agree_with_hooks(name):
     module, processor = zoo.make(name)
     vlm = wrap(module, processor, name)
     image, prompt = pictures(1)[0], vlm.prompt(QUESTIONS[0])
-    inputs = processor(images=[image], text=[vlm.template(QUESTIONS[0])[0]], return_tensors="pt")
+    inputs = vlm.processed(vlm.template(QUESTIONS[0])[0], image)
     inputs.pop("labels", None)
     ours = Example(vlm.ids([prompt, prompt]), vlm.pixels([image, image]), (5, 6))
     last, red = len(prompt.ids) - 1, prompt.positions((20, 23))

@@ -4,17 +4,20 @@ import dataclasses
 import importlib.util
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, Blip2Config, BlipForConditionalGeneration, Gemma4TextConfig
 
 from benchmarks.models import blip_base, llava
 from interventions.capture import CORRUPT, Example, capture, example
 from interventions.models import loading
 from interventions.models.architecture import BLIP, Port, of_model_type
 from interventions.models.checks import SiteError, check_sites
-from interventions.models.loading import CHECKPOINTS, ModelError, choose_device, load
+from interventions.models.loading import CHECKPOINTS, ModelError, check_config, choose_device, describe, fingerprint, load
 from interventions.models.vlm import Scored
 from interventions.plain import run_plain
 from interventions.plan import Patch, patches
@@ -83,6 +86,93 @@ def test_an_architecture_without_description(tmp_path):
     (tmp_path / "other" / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ModelError, match=r"no description of model type 'bert'.*there are: blip, llava"):
         load(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "lost", "message"),
+    [
+        ("blip-shapes", "text_decoder", r"lacks 115 weights of a BlipForQuestionAnswering: text_decoder\.bert\.\S*, \S*, \S*, \.\.\.$"),
+        ("llava-shapes", "layers.5.mlp.up_proj", r"lacks 1 weights of a Llava\S*: model\.language_model\.layers\.5\.mlp\.up_proj\.weight$"),
+    ],
+)
+def test_weights_that_a_checkpoint_lacks_are_not_made_up(name, lost, message, tmp_path):
+    folder = copy_checkpoint(name, tmp_path / "lacking")
+    path = tmp_path / "lacking" / "model.safetensors"
+    save_file({key: weights for key, weights in load_file(path).items() if lost not in key}, path, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=message):
+        load(folder, device="cpu")
+
+
+def test_a_model_of_another_task_is_refused_by_its_name(blip, tmp_path):
+    """Captioning BLIP has the same model type, and other weights."""
+    captioning = BlipForConditionalGeneration(blip.module.config)
+    captioning.save_pretrained(tmp_path)
+    blip.processor.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"lacks \d+ weights of a BlipForQuestionAnswering: .* it is a BlipForConditionalGeneration$"):
+        load(str(tmp_path), device="cpu")
+
+
+def test_the_number_of_blips_heads_is_never_guessed(tmp_path):
+    folder = copy_checkpoint("blip-shapes", tmp_path / "headless")
+    config = json.loads((tmp_path / "headless" / "config.json").read_text())
+    del config["text_config"]["num_attention_heads"]
+    (tmp_path / "headless" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"config\.json lacks text_config\.num_attention_heads"):
+        load(folder, device="cpu")
+
+
+def test_code_of_a_checkpoint_is_never_run(tmp_path, monkeypatch):
+    """Nor asked for: transformers would ask whether to run it."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    folder = copy_checkpoint("llava-shapes", tmp_path / "own")
+    (tmp_path / "own" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    path = tmp_path / "own" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "mine", "auto_map": {"AutoConfig": "evil.Config"}}))
+    with pytest.raises(ModelError, match=r"wants code of its own to be run, .* which this program never does"):
+        load(folder, device="cpu")
+    shutil.copy(CHECKPOINTS / "llava-shapes" / "config.json", path)
+    processor = tmp_path / "own" / "processor_config.json"
+    written = {**json.loads(processor.read_text()), "processor_class": "Mine", "auto_map": {"AutoProcessor": "evil.Processor"}}
+    processor.write_text(json.dumps(written))
+    with pytest.raises(ModelError, match="wants code of its own to be run"):
+        load(folder, device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_pickled_weights_are_never_read(tmp_path):
+    folder = copy_checkpoint("blip-shapes", tmp_path / "pickled")
+    path = tmp_path / "pickled" / "model.safetensors"
+    before = fingerprint(folder, AutoConfig.from_pretrained(folder), None)
+    torch.save(load_file(path), path.with_name("pytorch_model.bin"))
+    assert fingerprint(folder, AutoConfig.from_pretrained(folder), None) == before
+    load(folder, device="cpu", check=False)
+    path.unlink()
+    with pytest.raises(ModelError, match=r"weights as a pickle \(pytorch_model\.bin\).*call save_pretrained\(<folder>\)"):
+        load(folder, device="cpu")
+
+
+def test_language_models_of_an_encoder_and_a_decoder_are_refused(tmp_path):
+    config = Blip2Config(text_config={"model_type": "t5", "d_model": 32, "num_heads": 4, "num_layers": 2}, num_query_tokens=6)
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"its language model is of type 't5', an encoder and a decoder; such models are not described"):
+        load(str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("text_config", "message"),
+    [
+        (
+            Gemma4TextConfig(num_hidden_layers=6),
+            r"layers of type 'gemma4_text' are not all of one size.*'head_dim' is a per-layer attribute",
+        ),
+        ({"model_type": "llama_of_tomorrow"}, "transformers does not know the type 'llama_of_tomorrow' of the text_config"),
+        (SimpleNamespace(num_hidden_layers=2, hidden_size=8), "does not say text_config.num_attention_heads, text_config.max_position_emb"),
+    ],
+)
+def test_a_config_that_does_not_say_what_its_layers_are(text_config, message):
+    config = SimpleNamespace(model_type="new", text_config=text_config, vision_config=SimpleNamespace())
+    with pytest.raises(ModelError, match=message):
+        check_config(config, describe(config))
 
 
 def test_damaged_weights(tmp_path):

@@ -214,7 +214,7 @@ def test_heads_that_share_keys_and_values_receive_one_by_one(name):
     vlm = wrap(module, processor, name)
     prompt = vlm.prompt(QUESTIONS[0])
     ours = Example(vlm.ids([prompt, prompt]), vlm.pixels(pictures(2)), (5, 6))
-    inputs = [processor(images=[image], text=[vlm.template(QUESTIONS[0])[0]], return_tensors="pt") for image in pictures(2)]
+    inputs = [vlm.processed(vlm.template(QUESTIONS[0])[0], image) for image in pictures(2)]
     layers, output = attrgetter(LAYERS[name])(module), "out_proj" if name == "blip_2" else "o_proj"
     sites = {"self_attention": (lambda layer: getattr(layer.self_attn, output), "input"), "mlp": (lambda layer: layer.mlp, "output")}
     receivers = receivers_of(vlm, "self_attention", "L1.H1.q", "L1.H1.k", "L1.H1.v", "L2.H3", "answer")

@@ -131,9 +131,9 @@ def test_answers_are_generated_there(both, shapes):
     assert there.generate(questions, images) == here.generate(questions, images)
     assert there.server.traffic.jobs == jobs + 1
     prompt, pixels = here.prompt(questions[0]), here.pixels(images[:1])
-    (tokens,) = generated(here, [(here.ids([prompt]), pixels)])
+    (tokens,) = generated(here, [(here.ids([prompt]), pixels)], 8)
     inputs = here.generation_inputs(here.ids([prompt]), pixels)
-    assert torch.equal(tokens, here.module.generate(**inputs, max_new_tokens=here.max_answer_tokens, do_sample=False))
+    assert torch.equal(tokens, here.module.generate(**inputs, max_new_tokens=8, do_sample=False))
 
 
 def test_an_image_travels_once(remote, make_pair):

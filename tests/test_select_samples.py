@@ -93,7 +93,7 @@ def saying(monkeypatch):
     batches = []
     said = {f"{category}-{number}": answer for category, kinds in ROWS.items() for number, (_, answer) in enumerate(kinds)}
 
-    def generate(vlm, rows):
+    def generate(vlm, rows, tokens):
         batches.append(len(rows))
         return {row["sample_id"]: said[row["sample_id"]] for row in rows}
 
@@ -287,7 +287,7 @@ def test_a_question_that_is_too_long_is_left_out_as_such(tmp_path, blip, shapes)
 
 
 def test_no_correct_answer_says_what_was_answered(table, monkeypatch, blip):
-    monkeypatch.setattr(answers, "generate_answers", lambda _, rows: {row["sample_id"]: "The red" for row in rows})
+    monkeypatch.setattr(answers, "generate_answers", lambda _, rows, tokens: {row["sample_id"]: "The red" for row in rows})
     with pytest.raises(
         SampleError, match=r"answers no sample of .*things correctly \(exact match\)(.|\n)*'The red', not 'red'(.|\n)*100\.0"
     ):

@@ -463,6 +463,17 @@ def test_a_local_model_rephrases(tmp_path, read, chat):
     assert {record["used"] for record in records} == {False}
 
 
+def test_a_text_models_own_code_is_never_run(tmp_path, monkeypatch):
+    """Nor asked for: transformers would ask whether to run it."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": {"AutoConfig": "evil.Config"}}))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(SampleError, match="wants code of its own to be run"):
+        load_rephraser(tmp_path, tmp_path / "log.jsonl")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_folder_without_a_model_stops(tmp_path):
     with pytest.raises(SampleError, match="not the folder of a Hugging Face model"):
         load_rephraser(tmp_path, tmp_path / "log.jsonl")

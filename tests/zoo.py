@@ -199,7 +199,7 @@ def _qwen(version: str, model: str, vision: dict[str, Any], rope: dict[str, Any]
     )
     size = {"shortest_edge": (2 * TILE) ** 2, "longest_edge": (3 * TILE) ** 2}
     first = "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-    processor = getattr(transformers, f"{model}Processor")(
+    processor = getattr(transformers, f"{model.removesuffix('Moe')}Processor")(
         transformers.Qwen2VLImageProcessorPil(size=size, patch_size=PATCH), tokenizer,
         _hidden(f"{version}.video_processing_{version}", video)(),
         chat_template=_chat(
@@ -221,7 +221,7 @@ def qwen2_5_vl() -> Made:
     return _qwen("qwen2_vl", "Qwen2_5_VL", vision, {"mrope_section": [1, 1, 2]}, True, "Qwen2VLVideoProcessor")
 
 
-def qwen3_vl() -> Made:
+def _qwen3_vl(model: str, **more: Any) -> Made:
     vision: dict[str, Any] = {
         "hidden_size": WIDTH,
         "intermediate_size": FEED_FORWARD,
@@ -230,7 +230,15 @@ def qwen3_vl() -> Made:
     }
     vision |= {"deepstack_visual_indexes": [0, 1]}
     rope = {"mrope_section": [2, 1, 1], "mrope_interleaved": True}
-    return _qwen("qwen3_vl", "Qwen3VL", vision, rope, False, "Qwen3VLVideoProcessor", head_dim=8)
+    return _qwen("qwen3_vl", model, vision, rope, False, "Qwen3VLVideoProcessor", head_dim=8, **more)
+
+
+def qwen3_vl() -> Made:
+    return _qwen3_vl("Qwen3VL")
+
+
+def qwen3_vl_moe() -> Made:
+    return _qwen3_vl("Qwen3VLMoe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=FEED_FORWARD, decoder_sparse_step=1)
 
 
 _TILES = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
@@ -400,8 +408,8 @@ def mllama() -> Made:
 _MAKERS: dict[str, Callable[[], Made]] = {
     maker.__name__: maker
     for maker in (
-        llava_next, llava_next_mistral, vipllava, llava_onevision, qwen2_vl, qwen2_5_vl, qwen3_vl, idefics3, smolvlm, paligemma, paligemma2,
-        gemma3, internvl, mistral3, instructblip, blip_2, mllama,
+        llava_next, llava_next_mistral, vipllava, llava_onevision, qwen2_vl, qwen2_5_vl, qwen3_vl, qwen3_vl_moe, idefics3, smolvlm,
+        paligemma, paligemma2, gemma3, internvl, mistral3, instructblip, blip_2, mllama,
     )
 }  # fmt: skip
 NAMES = tuple(_MAKERS)

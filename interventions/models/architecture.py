@@ -99,6 +99,7 @@ class Architecture:
     patches_block : whether `block` is a component that is patched
     done_before : for a component, the modules of its layer that have run before it and are worth skipping where their outputs are known
     text_config : the part of the config with the sizes of those layers
+    described : not a type that is only tried as the common layout
     """
 
     name: str
@@ -119,6 +120,7 @@ class Architecture:
     patches_block: bool = True
     done_before: dict[str, tuple[Port, ...]] = field(default_factory=dict)
     text_config: str = "text_config"
+    described: bool = True
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -200,7 +202,9 @@ ARCHITECTURES = (
     replace(CHAT, name="llava_next", model_types=("llava_next",)),
     replace(CHAT, name="llava_onevision", model_types=("llava_onevision",)),
     replace(CHAT, name="qwen2_vl", model_types=("qwen2_vl", "qwen2_5_vl")),
-    replace(CHAT, name="qwen3_vl", model_types=("qwen3_vl",), causal_from="image"),  # its first layers get features of the image
+    replace(
+        CHAT, name="qwen3_vl", model_types=("qwen3_vl", "qwen3_vl_moe"), causal_from="image"
+    ),  # its first layers get features of the image
     replace(CHAT, name="smolvlm", model_types=("smolvlm", "idefics3"), text_model="model.text_model"),
     replace(CHAT, name="paligemma", model_types=("paligemma",), causal_from="nowhere", template="{image}answer en {question}"),
     replace(CHAT, name="gemma3", model_types=("gemma3",), causal_from="image"),  # image tokens read each other
@@ -256,7 +260,7 @@ def of_model_type(model_type: str) -> Architecture:
     for architecture in ARCHITECTURES:
         if model_type in architecture.model_types:
             return architecture
-    return replace(CHAT, name=model_type, model_types=(model_type,))
+    return replace(CHAT, name=model_type, model_types=(model_type,), described=False)
 
 
 def is_described(model_type: str) -> bool:

@@ -29,7 +29,7 @@ class Decoder(Vlm):
     def answer_ids(self, question: str, answer: str) -> tuple[int, ...]:
         tokenizer, prompt = self.processor.tokenizer, self.prompt(question).text
         blank = "" if prompt[-1].isspace() else " "
-        before, whole = tokenizer(prompt)["input_ids"], tokenizer(f"{prompt}{blank}{answer}")["input_ids"]
+        before, whole = (tokenizer(text, **self.adding_special_tokens(text))["input_ids"] for text in (prompt, f"{prompt}{blank}{answer}"))
         if whole[: len(before)] != before:
             raise ValueError(f"the answer {answer!r} changes the tokens of the prompt it follows")
         return tuple(whole[len(before) :])

@@ -15,12 +15,12 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig
+from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 from interventions.models.architecture import ARCHITECTURES, Architecture, is_described, of_model_type
 from interventions.models.blip import Blip
-from interventions.models.checks import SiteError, check_sites
+from interventions.models.checks import check_sites
 from interventions.models.decoder import CrossAttentionDecoder, Decoder, QFormerDecoder
 from interventions.models.vlm import Server, Vlm
 from interventions.models.wrappers import BlipModel, DecoderModel
@@ -30,6 +30,7 @@ CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
 HUB = {"blip-vqa-base": "Salesforce/blip-vqa-base", "llava-1.5-7b": "llava-hf/llava-1.5-7b-hf"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NF4_BLOCK = 64  # weights that bitsandbytes scales together
+SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "max_position_embeddings")  # what is read of a config
 NF4 = "nf4"  # weights of 4 bits in the normal-float format; states are computed in bfloat16 on CUDA, in float32 on a CPU
 
 
@@ -59,8 +60,8 @@ def load(
     Raises
     ------
     ModelError
-        Unknown name, missing or unreadable files, an architecture without description, heads that do not divide the width, a
-        device or dtype that is not there.
+        Unknown name, missing or unreadable files, weights that the checkpoint lacks or that are pickles, a checkpoint that wants its own
+        code to be run, an architecture without description, heads that do not divide the width, a device or dtype that is not there.
     SiteError
         A site is not what its description claims.
     """
@@ -71,18 +72,19 @@ def load(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         architecture = describe(config)
-        check_heads(config, architecture)
-        processor = AutoProcessor.from_pretrained(source, revision=revision)
+        if not architecture.causal:
+            check_heads_are_given(PreTrainedConfig.get_config_dict(source, revision=revision)[0])
+        check_config(config, architecture)
+        processor = AutoProcessor.from_pretrained(source, revision=revision, trust_remote_code=False)
         module = None if server else _read(source, revision, architecture, _number_format(dtype, chosen, config))
     except ModelError:
         raise
     except ImportError as error:
         raise ModelError(f"the processor of {name!r} needs a package that is not installed: {' '.join(str(error).split())}") from error
     except (OSError, ValueError, KeyError, SafetensorError, StrictDataclassError) as error:
-        hint = "" if Path(source).is_dir() else " Where the Hub is out of reach, copy the checkpoint's folder here and give its path."
-        raise ModelError(f"could not load {name!r} from {where}: {' '.join(str(error).split())}{hint}") from error
+        raise ModelError(_failure(name, where, source, error)) from error
     if module is not None:
         module = (module if dtype == NF4 else module.to(chosen)).eval().requires_grad_(False)  # quantized weights are placed on loading
     opened, options = ((module,), {}) if module is not None else ((source,), {"revision": revision})
@@ -92,7 +94,7 @@ def load(
     if check:
         try:
             check_sites(vlm)
-        except (SiteError, AttributeError) as error:
+        except (ValueError, AttributeError) as error:  # of a site, or what its processor or its module makes of the common prompt
             if is_described(config.model_type):
                 raise
             raise ModelError(
@@ -125,7 +127,7 @@ def wrap(module: Any, processor: Any, name: str, revision: str = "") -> Vlm:
 
 def _put_together(config: Any, processor: Any, name: str, revision: str, /, *opened: Any, **options: Any) -> Vlm:
     architecture = describe(config)
-    check_heads(config, architecture)
+    check_config(config, architecture)
     _complete(processor, config)
     vlm_class, wrapper = _wrapper(architecture)
     with warnings.catch_warnings():
@@ -134,8 +136,40 @@ def _put_together(config: Any, processor: Any, name: str, revision: str, /, *ope
 
 
 def _read(source: str, revision: str | None, architecture: Architecture, options: dict[str, Any]) -> Any:
-    """The module, with its weights."""
-    return getattr(transformers, _wrapper(architecture)[1].AUTO_CLASS).from_pretrained(source, revision=revision, **options)
+    """The module, with its weights.
+
+    Raises
+    ------
+    ModelError
+        When the checkpoint lacks weights, or has them in another shape: transformers would make random ones.
+    """
+    loader = getattr(transformers, _wrapper(architecture)[1].AUTO_CLASS)
+    options |= {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
+    module, found = loader.from_pretrained(source, revision=revision, **options)
+    lacking = sorted(found["missing_keys"] | {key for key, *_ in found["mismatched_keys"]})
+    if lacking:
+        saved = ", ".join(getattr(module.config, "architectures", None) or ())
+        made = type(module).__name__
+        raise ModelError(
+            f"the checkpoint in {source} lacks {len(lacking)} weights of a {made}: {', '.join(lacking[:3])}{', ...' * (len(lacking) > 3)}"
+            + (f". Its config.json says that it is a {saved}" if saved and saved != made else "")
+        )
+    return module
+
+
+def _failure(name: str, where: str, source: str, error: Exception) -> str:
+    """Why a checkpoint cannot be loaded, and what can be done."""
+    said = " ".join(str(error).split())
+    if "trust_remote_code" in said:
+        return f"{name!r} wants code of its own to be run, from {where}, which this program never does; use a type that transformers has"
+    folder = Path(source)
+    if pickles := sorted(folder.glob("*.bin")) if folder.is_dir() and not list(folder.glob("*.safetensors")) else []:
+        return (
+            f"{name!r} has its weights as a pickle ({pickles[0].name}), which can run any code when it is read, and no *.safetensors. If "
+            "you trust it, convert it once: load it with its class of transformers and call save_pretrained(<folder>), which writes them"
+        )
+    hint = "" if folder.is_dir() else " Where the Hub is out of reach, copy the checkpoint's folder here and give its path."
+    return f"could not load {name!r} from {where}: {said}{hint}"
 
 
 def describe(config: Any) -> Architecture:
@@ -202,9 +236,30 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def check_heads(config: Any, architecture: Architecture) -> None:
-    """Raise `ModelError` if the number of heads does not divide the width: heads would be cut wrongly."""
-    sizes = getattr(config, architecture.text_config)
+def check_heads_are_given(written: dict[str, Any]) -> None:
+    """Raise `ModelError` if a BLIP's config.json leaves out how many heads its text model has: transformers would take its class's default,
+    and BLIP's weights fit any number."""
+    if "num_attention_heads" not in (written.get("text_config") or {}):
+        raise ModelError("the checkpoint's config.json lacks text_config.num_attention_heads; put in how many heads it was trained with")
+
+
+def check_config(config: Any, architecture: Architecture) -> None:
+    """Raise `ModelError` for a model whose layers cannot be read: its config lacks a size, its layers are not alike, it has an encoder
+    before its decoder, or the number of heads does not divide the width, so that heads would be cut wrongly."""
+    part = architecture.text_config
+    sizes = getattr(config, part)
+    if isinstance(sizes, dict):
+        raise ModelError(f"transformers does not know the type {sizes.get('model_type')!r} of the {part} in the checkpoint's config.json")
+    if getattr(sizes, "is_encoder_decoder", False):
+        raise ModelError(f"its language model is of type {sizes.model_type!r}, an encoder and a decoder; such models are not described")
+    try:
+        lacking = [name for name in SIZES if getattr(sizes, name, None) is None]
+        getattr(sizes, "head_dim", None)
+    except RuntimeError as error:  # transformers' AmbiguousGlobalPerLayerAttributeError, which it does not export
+        reason = str(error).partition(". ")[0]
+        raise ModelError(f"layers of type {sizes.model_type!r} are not all of one size; such are not described: {reason}") from error
+    if lacking:
+        raise ModelError(f"the checkpoint's config.json does not say {', '.join(f'{part}.{name}' for name in lacking)}")
     rounded_down = getattr(sizes, "head_dim", None) in (None, sizes.hidden_size // sizes.num_attention_heads)
     if rounded_down and sizes.hidden_size % sizes.num_attention_heads:
         raise ModelError(
@@ -219,7 +274,7 @@ def fingerprint(source: str, config: Any, revision: str | None) -> str:
     if not folder.is_dir():
         return str(getattr(config, "_commit_hash", None) or revision or "")
     digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True, default=str).encode())
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+    for path in sorted(folder.glob("*.safetensors")):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:12]

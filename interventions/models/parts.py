@@ -17,7 +17,7 @@ from transformers.models.blip.modeling_blip import BaseModelOutputWithPooling
 
 from corruptions.pair import Prompt
 from interventions.models.architecture import BLIP, LLAVA, Architecture, Attention, Port
-from interventions.models.vlm import Inputs, Known, Pixels, Vlm
+from interventions.models.vlm import ANSWER_TOKENS, Inputs, Known, Pixels, Vlm
 from interventions.packing import Packing
 
 
@@ -68,8 +68,11 @@ class Part(Vlm):
     def reference_answer_ids(self, generated: str, correct: str, incorrect: str) -> tuple[int, int]:
         return self.whole.reference_answer_ids(generated, correct, incorrect)
 
-    def generate(self, questions: Sequence[str], images: Sequence[Image.Image]) -> list[str]:
-        return self.whole.generate(questions, images)
+    def generate(self, questions: Sequence[str], images: Sequence[Image.Image], tokens: int = ANSWER_TOKENS) -> list[str]:
+        return self.whole.generate(questions, images, tokens)
+
+    def template(self, question: str) -> tuple[str, int]:
+        return self.whole.template(question)
 
     def pixels(self, images: Sequence[Image.Image]) -> Pixels:
         return self.whole.pixels(images)

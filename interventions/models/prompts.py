@@ -22,7 +22,7 @@ def tokenized(vlm: "Vlm", question: str) -> Prompt:
         When the processor makes something else of the question than the tokenizer.
     """
     text, start = vlm.template(question)
-    encoded = vlm.processor.tokenizer(text, return_offsets_mapping=True)
+    encoded = vlm.processor.tokenizer(text, return_offsets_mapping=True, **vlm.adding_special_tokens(text))
     plain, offsets = encoded["input_ids"], encoded["offset_mapping"]
     ids = vlm.processed(text, vlm.square(vlm.blank))["input_ids"][0].tolist()
     asked = [i for i, (left, right) in enumerate(offsets) if start < right and left < start + len(question)]

@@ -18,12 +18,14 @@ from nnsight.modeling.huggingface import HuggingFaceModel
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
+from transformers import GenerationConfig
 
 from corruptions.pair import Prompt
 from interventions.models.architecture import ONE_WORD, Architecture, Port
 from interventions.models.prompts import shared_start, tokenized
 from interventions.packing import Packing
 
+ANSWER_TOKENS = 8  # that are generated where answers are short
 Inputs = dict[str, Any]
 Pixels = dict[str, Tensor]  # what the processor makes of images, each of [image, part, ...]; parts are laid end to end for the model
 TEXT_INPUTS = {  # what the processor makes of text
@@ -104,7 +106,6 @@ class Vlm:
     server : what runs functions where the weights are, if that is not here (see `interventions.backends.remote`)
     """
 
-    max_answer_tokens = 8
     reads: tuple[str, ...] = ("image", "text")  # the modalities that states of the layers depend on
     late_embeddings: tuple[str, ...] = ()  # those whose embeddings come after the layers, none of whose states they change
     embedded_first: tuple[str, ...] = ("image",)  # those whose embeddings come before `image_states`
@@ -254,6 +255,11 @@ class Vlm:
             text = self.architecture.template.format(image=getattr(self.processor, "image_token", ""), question=question)
         return text, text.rindex(question)
 
+    def adding_special_tokens(self, text: str) -> dict[str, bool]:
+        """Arguments by which a tokenizer adds no special tokens to a text that begins with one: a chat template has put it there."""
+        begin = self.processor.tokenizer.bos_token
+        return {"add_special_tokens": False} if begin and text.startswith(begin) else {}
+
     @cached_property
     def image_token_id(self) -> int | None:
         """The token that stands for a part of the image; None where the prompt has none."""
@@ -308,7 +314,7 @@ class Vlm:
         }
 
     def processed(self, text: str, image: Image.Image) -> Any:
-        return self.processor(images=[image], text=[text], return_tensors="pt")
+        return self.processor(images=[image], text=[text], return_tensors="pt", **self.adding_special_tokens(text))
 
     blank = Image.new("RGB", (64, 64))  # prompts have as many image tokens whatever the image shows
 
@@ -338,16 +344,16 @@ class Vlm:
         """
         raise NotImplementedError
 
-    def generate(self, questions: Sequence[str], images: Sequence[Image.Image]) -> list[str]:
-        """The model's own greedy answers."""
+    def generate(self, questions: Sequence[str], images: Sequence[Image.Image], tokens: int = ANSWER_TOKENS) -> list[str]:
+        """The model's own greedy answers, of at most so many tokens."""
         prompts = [self.prompt(question) for question in questions]
         lengths = [len(prompt.ids) for prompt in prompts]
         alike = [[i for i, own in enumerate(lengths) if own == length] for length in sorted(set(lengths))]
         asked = [(self.ids([prompts[i] for i in here]), self.pixels([images[i] for i in here])) for here in alike]
         answers = [""] * len(questions)
-        for here, tokens in zip(alike, self.run(generated, asked), strict=True):
+        for here, made in zip(alike, self.run(generated, asked, tokens), strict=True):
             start = self.generated_from(lengths[here[0]])
-            texts = self.processor.tokenizer.batch_decode(tokens[:, start:], skip_special_tokens=True)
+            texts = self.processor.tokenizer.batch_decode(made[:, start:], skip_special_tokens=True)
             for i, text in zip(here, texts, strict=True):
                 answers[i] = text.strip()
         return answers
@@ -441,16 +447,35 @@ class Vlm:
         raise NotImplementedError
 
 
-def generated(vlm: Vlm, asked: Sequence[tuple[Tensor, Pixels]]) -> list[Int[Tensor, "row token"]]:
+def generated(vlm: Vlm, asked: Sequence[tuple[Tensor, Pixels]], tokens: int) -> list[Int[Tensor, "row token"]]:
     """The tokens that the model generates greedily for prompts and images, a trace for prompts of each length: none is filled up, for what
     fills would be read (see `Blip`)."""
     answers: list[Tensor] = []
-    for ids, pixels in asked:
-        inputs = vlm.generation_inputs(ids.to(vlm.device), moved(pixels, vlm))
-        with torch.no_grad(), vlm.model.trace(fn="generate", **inputs, max_new_tokens=vlm.max_answer_tokens, do_sample=False) as tracer:
-            tokens = save(tracer.result)
-        answers.append(tokens.cpu())
+    with greedy(vlm.module):
+        for ids, pixels in asked:
+            inputs = vlm.generation_inputs(ids.to(vlm.device), moved(pixels, vlm))
+            with torch.no_grad(), vlm.model.trace(fn="generate", **inputs, max_new_tokens=tokens, do_sample=False) as tracer:
+                made = save(tracer.result)
+            answers.append(made.cpu())
     return answers
+
+
+@contextmanager
+def greedy(module: Any) -> Iterator[None]:
+    """Generate each time the likeliest token, for as long as the context lasts: of what a checkpoint says about generation (beams,
+    penalties, suppressed tokens, ...) only its special tokens stay.
+
+    Settings given to `generate` would not do: what they leave open transformers takes from the module.
+    """
+    before = {part: part.generation_config for part in module.modules() if getattr(part, "generation_config", None) is not None}
+    for part, own in before.items():
+        special = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        part.generation_config = GenerationConfig(**special)
+    try:
+        yield
+    finally:
+        for part, own in before.items():
+            part.generation_config = own
 
 
 def moved(pixels: Pixels, vlm: Vlm) -> Pixels:

@@ -38,7 +38,7 @@ class BlipModel(Wrapper):
     AUTO_CLASS = "BlipForQuestionAnswering"
 
     def _load_meta(self, repo_id: str, *args: Any, **kwargs: Any) -> torch.nn.Module:
-        return self._auto()(AutoConfig.from_pretrained(repo_id, revision=self.revision))
+        return self._auto()(AutoConfig.from_pretrained(repo_id, revision=self.revision, trust_remote_code=False))
 
 
 class DecoderModel(Wrapper):
