@@ -1,7 +1,8 @@
 """How often chance alone makes some head stand out as much: a permutation test over heads.
 
 In: |effect| per sample and head of each task. Out: a family-wise p-value for each head. NOTICE's rule has no such test; it is reported
-beside the rule, which by itself names heads in noise when there are few tasks.
+beside the rule, which by itself names heads in noise when there are few tasks. Its null is exchangeable heads, so that a head that is only
+noisier than the others can have a small p: `robust_heads` asks for signed effects beyond chance.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,8 @@ def family_wise_p(absolute: Sequence[xr.DataArray], permutations: int = PERMUTAT
     mean of all heads. Its null distribution is that of the largest statistic of all heads, after the values of every sample are moved on
     by a random number of heads, in a circle: so at most 5 % of data sets in which heads are exchangeable have a head with p <= 0.05
     (max-statistic permutation test, Westfall and Young 1993). Moving on is a group of permutations, which is all that the test needs
-    (Hemerik and Goeman 2018), and takes a twentieth of a shuffle's time.
+    (Hemerik and Goeman 2018), and takes a twentieth of a shuffle's time. A head that is only noisier than others is not exchangeable with
+    them, and can have a small p.
 
     Parameters
     ----------

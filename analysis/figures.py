@@ -37,9 +37,11 @@ from analysis.results import (
     attention_files,
     damaged,
     effects_files,
+    is_older,
     read_effects,
     read_groups,
     read_tree,
+    stale,
     write_whole,
 )
 from analysis.robust_tables import OVERLAP
@@ -55,7 +57,8 @@ def draw_all(results: Path, metric: str = "logit_difference", samples: int = 4, 
     """Draw every figure that the results allow; returns the PNGs, each with a PDF of the same name beside it.
 
     Module maps need effects of modules, head maps effects of heads, overlays an attention file and `universal_heads.nc`; `not_drawn` names
-    the commands that make the rest. What `modules` and `compare_corruptions` drew themselves is kept where their files are older.
+    the commands that make the rest, also where a file is older than the effects that it is made of (`results.stale`), which is not drawn.
+    What `modules` and `compare_corruptions` drew themselves is kept where their files are older.
 
     Parameters
     ----------
@@ -81,7 +84,7 @@ def draw_all(results: Path, metric: str = "logit_difference", samples: int = 4, 
         raise ResultsError(
             f"nothing to draw below {results.absolute()}: it has no <model>/<dataset>/<corruption>/*.nc; run `python run_all.py` first"
         )
-    universal = read_tree(results / "universal_heads.nc")
+    universal = _tree(results, "universal_heads")
     with styled():
         drawn = [
             save(figure, results / FOLDER / f"{name}.png") if figure is not None else results / FOLDER / f"{name}.png"
@@ -115,7 +118,7 @@ def _head_maps(files: list[EffectsFile], universal: dict[str, xr.Dataset], metri
 
 
 def _attention(results: Path, files: dict[tuple[str, str], Path], universal: dict[str, xr.Dataset], samples: int, heads: int) -> Drawn:
-    functions = read_tree(results / "head_functions.nc")
+    functions = _tree(results, "head_functions")
     for (model, dataset), path in files.items():
         with xr.open_dataset(path, engine="netcdf4") as attention:
             of_model = universal.get(model)
@@ -134,23 +137,29 @@ def _over_tasks(results: Path, universal: dict[str, xr.Dataset]) -> Drawn:
     """What is judged over all tasks of a model."""
     for model, of_model in universal.items():
         yield f"{model}/heads-by-task", figure_tasks.draw_thresholds(of_model)
-    for model, functions in read_tree(results / "head_functions.nc").items():
+    for model, functions in _tree(results, "head_functions").items():
         yield f"{model}/head-functions", figure_functions.draw(functions, universal.get(model))
-    overlap = _table(results / "robust_overlap.csv", OVERLAP)
-    for model, robust in read_tree(results / "robust_heads.nc").items():
+    overlap = _table(results, "robust_overlap", OVERLAP)
+    for model, robust in _tree(results, "robust_heads").items():
         yield f"{model}/head-intervals", figure_tasks.draw_intervals(robust)
         if overlap is not None and (of_model := overlap[overlap["model"] == model]).size:
             yield f"{model}/overlap-heads", figure_overlap.draw_heads(robust, of_model)
             yield f"{model}/overlap-matrix", figure_overlap.draw_matrix(robust, of_model)
-    for model, stability in read_tree(results / "stability.nc").items():
+    for model, stability in _tree(results, "stability").items():
         yield f"{model}/stability", figure_curves.draw_stability(stability, model)
-    power = _table(results / "robust_power.csv", POWER_COLUMNS)
+    power = _table(results, "robust_power", POWER_COLUMNS)
     for model, rows in power.groupby("model") if power is not None else []:
         yield f"{model}/power", figure_curves.draw_power(rows)
 
 
-def _table(path: Path, columns: Collection[str]) -> pd.DataFrame | None:
-    return read_written(path, columns) if path.is_file() else None
+def _tree(results: Path, name: str) -> dict[str, xr.Dataset]:
+    path = results / f"{name}.nc"
+    return {} if stale(path, results) else read_tree(path)
+
+
+def _table(results: Path, name: str, columns: Collection[str]) -> pd.DataFrame | None:
+    path = results / f"{name}.csv"
+    return read_written(path, columns) if path.is_file() and not stale(path, results) else None
 
 
 def _side_by_side(results: Path) -> Iterator[tuple[str, Figure | None]]:
@@ -161,16 +170,12 @@ def _side_by_side(results: Path) -> Iterator[tuple[str, Figure | None]]:
     }
     for file, of_file in draws.items():
         path = results / f"{file}.nc"
-        for place, found in read_groups(path).items():
+        for place, found in ({} if stale(path, results) else read_groups(path)).items():
             for what, draw in of_file.items():
                 name = f"{Path(place).parent}/{file.split('_')[0]}-{Path(place).name}{what}"
-                yield name, None if _is_newer(results / FOLDER / f"{name}.png", path) else draw(found)
-
-
-def _is_newer(picture: Path, file: Path) -> bool:
-    """Whether a PNG and its PDF were made after a file."""
-    both = (picture, picture.with_suffix(".pdf"))
-    return all(path.is_file() and path.stat().st_mtime >= file.stat().st_mtime for path in both)
+                pictures = [results / FOLDER / f"{name}{suffix}" for suffix in (".png", ".pdf")]
+                kept = all(picture.is_file() and not is_older(picture, [path]) for picture in pictures)
+                yield name, None if kept else draw(found)
 
 
 def _other_interventions(results: Path) -> Drawn:

@@ -1,4 +1,4 @@
-"""What a results folder has no files to draw of, and the commands that make them."""
+"""What a results folder has no files to draw of, or stale ones, and the commands that make them."""
 
 import json
 import shlex
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import xarray as xr
 
-from analysis.results import DAMAGED, EffectsFile, attention_files, damaged, effects_files
+from analysis.results import DAMAGED, EffectsFile, attention_files, damaged, effects_files, stale
 
 DEFAULTS = {"samples": 100, "seed": 0, "dtype": "float32"}  # of the interventions' options that files of one place have in common
 
 
 def not_drawn(results: Path) -> list[tuple[str, str]]:
-    """The figures for which there are no files, and for each the command that makes them.
+    """The figures for which there are no files, or stale ones, and for each the command that makes them.
 
     Raises
     ------
@@ -56,8 +56,10 @@ def not_drawn(results: Path) -> list[tuple[str, str]]:
         "comparison of corruptions": ("compare_corruptions.nc", "compare_corruptions"),
     }
     for what, (file, script) in analyses.items():
-        if not (results / file).is_file():
+        old = stale(results / file, results)
+        if old or not (results / file).is_file():
             name, *more = script.split(" ", 1)
+            what += f" ({file} is older than what it is made of)" if old else ""
             missing.append((what, " ".join([f"python -m analysis.{name} --results {shlex.quote(str(results))}", *more])))
     return missing
 

@@ -73,6 +73,7 @@ def _content(gathering: Gathering) -> dict[str, Any]:
         "not_run": tables.not_run(gathering.files, universal, gathering.attention, manifest)
         + [f"{name}: started, not finished." for name in unfinished_runs(results)],
         "not_made": report_summary.not_made(results),
+        "made_before": report_summary.made_before(results),
         "capped": gathering.capped,
         "answers": tables.answers(manifest),
         "left_out": tables.left_out(manifest),

@@ -6,7 +6,7 @@ In: a folder `results/<model>/<dataset>/...` and its `manifest.json`. Out: paths
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,13 @@ from interventions import effects
 
 MODALITIES = ("image", "text")
 DAMAGED = (OSError, RuntimeError, ValueError)  # what reading a damaged file raises, as its damage has it
+HEADS, MODULES, ATTENTION = "effects of heads", "effects of whole modules", "attention"
+MADE_OF = {  # what analyses read; those that are not here read all
+    **dict.fromkeys(("universal_heads", "robust_heads", "robust_overlap", "robust_power", "stability"), (HEADS,)),
+    "head_functions": (HEADS, ATTENTION),
+    "modules": (MODULES,),
+    "compare_corruptions": (HEADS, MODULES),
+}
 COMPONENTS = ("cross_attention", "self_attention", "mlp", "block")
 
 
@@ -70,6 +77,32 @@ def attention_files(results: Path) -> dict[tuple[str, str], Path]:
     {('blip-small', 'shapes'): PosixPath('results/blip-small/shapes/attention.nc')}
     """
     return {(path.parts[-3], path.parts[-2]): path for path in sorted(Path(results).glob("*/*/attention.nc"))}
+
+
+def stale(path: Path, results: Path) -> bool:
+    """Whether a file of an analysis is older than a file of the folder that it is made of (`MADE_OF`): it may contradict the effects then.
+
+    False where there is no such file. Times are those of the files: copy a folder with them (`cp -a`).
+
+    >>> stale(Path("results/universal_heads.nc"), Path("results"))
+    False
+    """
+    kinds = MADE_OF.get(Path(path).stem, (HEADS, MODULES, ATTENTION))
+    files = [file.path for file in effects_files(results) if (HEADS if file.heads else MODULES) in kinds]
+    attention = attention_files(results).values() if ATTENTION in kinds else ()
+    return Path(path).is_file() and is_older(path, [*files, *attention])
+
+
+def is_older(path: Path, than: Iterable[Path]) -> bool:
+    """Whether a file was written before one of some others.
+
+    >>> path = Path("first.txt")
+    >>> path.touch()
+    >>> is_older(path, [path])
+    False
+    """
+    written = Path(path).stat().st_mtime_ns
+    return any(other.stat().st_mtime_ns > written for other in than)
 
 
 def unfinished_runs(results: Path) -> list[str]:

@@ -122,7 +122,8 @@ def find(results: Path, rule: Rule | None = None) -> dict[str, xr.Dataset]:
     Returns
     -------
     One dataset a model: mean_absolute_effect, mean_effect and important (corruption, task, layer, head), threshold, samples and left_out
-    (corruption, task), universal and p (corruption, layer, head), kind (layer, head); a task is "<dataset>/<category>".
+    (corruption, task), universal and p (corruption, layer, head; see `chance.family_wise_p`: its null is exchangeable heads, so a head that
+    is only noisier can have a small p), kind (layer, head); a task is "<dataset>/<category>".
 
     Raises
     ------

@@ -59,6 +59,21 @@ def module(folder, model, corruption, name, by_layer, roles=None, dataset="svo_p
     save(found, folder / (f"{model}-{part}" if part else model) / dataset / corruption / f"{name}.nc")
 
 
+def noise_of_heads(folder, model, corruption, spread: dict[str, float], seed: int) -> None:
+    """Heads without any effect, in noise of so many logits at each token."""
+    noise = np.random.default_rng(seed).normal(0, list(spread.values()), (SAMPLES, LAYERS, 4, len(spread)))
+    heads(folder, model, corruption, noise, tokens=list(spread))
+
+
+def noise_of_module(folder, model, corruption, name, spread: list[float], seed: int, dataset="svo_probes", window=1, share=False) -> None:
+    """A whole module without any effect, in noise of so many logits at each role, or (`share`) of so large a share of P(answer)."""
+    noise = np.random.default_rng(seed).normal(0, spread, (SAMPLES, LAYERS, len(spread)))
+    noise = np.log1p(np.maximum(noise, -0.99)) if share else noise
+    more = attrs(model, corruption, dataset)
+    found = effects(noise, range(len(spread)), ROLES[model], component=name.split("-window")[0], window=window, **more)
+    save(found, folder / model / dataset / corruption / f"{name}.nc")
+
+
 def group(folder, name, model, dataset: xr.Dataset) -> None:
     """A file of an analysis with one model."""
     xr.DataTree.from_dict({model: dataset}).to_netcdf(folder / f"{name}.nc", engine="netcdf4")
@@ -92,20 +107,20 @@ def functions(folder, model, function, universal: dict[tuple[int, int], str], sh
     kind = np.full((layers, width), "none", dtype=object)
     for head, of_head in universal.items():
         kind[head] = of_head
-    p = np.where(kind == "none", 1.0, 0.001)[None].repeat(2, axis=0)
-    judged = xr.Dataset({"kind": (("layer", "head"), kind), "p": (("corruption", "layer", "head"), p)})
-    group(
-        folder,
-        "universal_heads",
-        model,
-        judged.assign_coords(corruption=["sip", "str"], modality=("corruption", ["image", "text"])).assign_attrs(component),
-    )
+    group(folder, "universal_heads", model, xr.Dataset({"kind": (("layer", "head"), kind)}, attrs=component))
 
 
 def with_universal(folder, model, planted) -> None:
-    """Planted heads, with the p-values that `universal_heads.nc` would have."""
-    functions(folder, model, lambda *_: "none", {head: kind for kind, of_kind in planted.items() for head in of_kind})
+    """Planted heads, with the q-values that `robust_heads.nc` would have with more samples."""
     planted_heads(folder, model, planted)
+    q = np.ones((2, *SHAPE[model]))
+    for kind, of_kind in planted.items():
+        for head in of_kind:
+            q[[kind != "text", kind != "vision"], *head] = 0.001
+    dims = ("corruption", "layer", "head")
+    judged = xr.Dataset({"universal_q": (dims, q)} | dict.fromkeys(("universal", "notice_universal"), (dims, q < 1)))
+    judged = judged.assign_coords(corruption=["sip", "str"])
+    group(folder, "robust_heads", model, judged)
 
 
 def robust(folder, kept: int) -> None:
@@ -133,8 +148,18 @@ def ablation(folder, lost: float) -> None:
 def knockout(folder, drops: dict[str, list[float]], seed=0) -> None:
     """An attention knockout file with relative drops of P(answer) by edge and layer."""
     edges = list(drops)
-    clean = np.random.default_rng(seed).uniform(0.5, 0.9, SAMPLES)
     change = np.array([drops[edge] for edge in edges]) * np.random.default_rng(seed + 1).uniform(0.8, 1.2, (SAMPLES, 1, 1))
+    knockout_of(folder, edges, change, seed)
+
+
+def noise_of_knockout(folder, spread: dict[str, list[float]], seed: int) -> None:
+    """An attention knockout file without any drop, in noise of so much at each edge and layer."""
+    knockout_of(folder, list(spread), np.random.default_rng(seed).normal(0, list(spread.values()), (SAMPLES, len(spread), LAYERS)), seed)
+
+
+def knockout_of(folder, edges: list[str], change: np.ndarray, seed: int) -> None:
+    """An attention knockout file with the relative drops `change` [sample, edge, layer]."""
+    clean = np.random.default_rng(seed).uniform(0.5, 0.9, SAMPLES)
     dims = ("sample", "edge", "layer")
     variables = {"logit_correct": (dims, np.log(clean[:, None, None] * (1 - np.minimum(change, 0.99))))}
     variables |= {name: (dims, np.zeros(change.shape)) for name in ("logit_incorrect", "log_normalizer")}

@@ -96,6 +96,21 @@ def test_what_an_analysis_has_just_drawn_is_kept_and_else_drawn_again(results, d
     assert again == [f"{MODEL}/shapes/modules-mlp", f"{MODEL}/shapes/compare-cross_attention-heads"]
 
 
+def test_what_is_older_than_the_effects_is_not_drawn_but_named_with_what_makes_it(results, tmp_path):
+    folder = tmp_path / "results"
+    (folder / MODEL / "shapes").mkdir(parents=True)
+    for name in ("universal_heads.nc", "robust_heads.nc", "modules.nc"):
+        shutil.copy(results / name, folder)
+    shutil.copytree(results / MODEL / "shapes" / "sip", folder / MODEL / "shapes" / "sip", copy_function=shutil.copy)
+    drawn = {path.stem for path in figures.draw_all(folder, samples=1)}
+    assert not drawn & {"heads-by-task", "head-intervals", "modules-mlp"}
+    missing = (folder / "figures" / NOT_DRAWN).read_text()
+    for name in ("universal_heads", "robust_heads", "modules"):
+        assert f"({name}.nc is older than what it is made of): python -m analysis.{name} --results {folder}\n" in missing
+        (folder / f"{name}.nc").touch()
+    assert {path.stem for path in figures.draw_all(folder, samples=1)} >= {"heads-by-task", "head-intervals", "modules-mlp"}
+
+
 def test_pdfs_are_as_wide_as_columns_with_true_type_fonts_embedded(drawn):
     for path in drawn:
         pdf = path.with_suffix(".pdf").read_bytes()

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import os
 import shlex
 
 import numpy as np
@@ -12,6 +13,7 @@ import xarray as xr
 
 from analysis import paper_claims
 from analysis.claims import claim as claim_module
+from analysis.claims import largest as largest_module
 from analysis.claims import place as place_module
 from analysis.claims import zhang
 from analysis.claims.claim import FAILS, HOLDS, NOT_RUN, UNDECIDED, Estimate, Undecidable, beyond, estimate, every
@@ -20,7 +22,7 @@ from analysis.claims.notice_universal import universal_kinds
 from analysis.claims.palit import WINDOW
 from analysis.claims.place import Place
 from analysis.paper_claims import CLAIMS, OTHER_DATA, OTHER_MODEL, REPLICATION, find_and_write, judge
-from analysis.results import ResultsError, read_tree, write_tree
+from analysis.results import ResultsError, read_tree, stale, write_tree
 from analysis.universal_heads import Rule
 from analysis.universal_heads import find as find_universal
 from interventions.study import Options
@@ -137,13 +139,47 @@ def test_what_a_folder_cannot_decide_is_undecided_with_the_reason(tmp_path):
 
 def test_heads_judged_by_another_rule_do_not_decide(tmp_path):
     with_universal(tmp_path, BLIP, BLIP_HEADS)
-    assert outcome(tmp_path, "notice-universal-vision")["result"] == HOLDS
-    judged = read_tree(tmp_path / "universal_heads.nc")[BLIP].assign_attrs(at_least=2, metric="log_odds")
-    write_tree({BLIP: judged}, tmp_path / "universal_heads.nc")
-    for name in ("notice-universal-vision", "notice-blip-object-detection"):
+    functions(tmp_path, BLIP, lambda *_: "object_detection", {(5, 3): "vision"})
+    for name, file in (("notice-universal-vision", "robust_heads"), ("notice-blip-object-detection", "universal_heads")):
+        assert outcome(tmp_path, name)["result"] == HOLDS
+        judged = read_tree(tmp_path / f"{file}.nc")[BLIP].assign_attrs(at_least=2, metric="log_odds")
+        write_tree({BLIP: judged}, tmp_path / f"{file}.nc")
         row = outcome(tmp_path, name)
-        assert (row["result"], row["command"]) == (NOT_RUN, f"python -m analysis.universal_heads --results {tmp_path}")
-        assert row["note"] == "universal_heads.nc was made by another rule than NOTICE's (metric log_odds, at_least 2)"
+        assert (row["result"], row["command"]) == (NOT_RUN, f"python -m analysis.{file} --results {tmp_path}")
+        assert row["note"] == f"{file}.nc was made by another rule than NOTICE's (metric log_odds, at_least 2)"
+
+
+def test_a_stale_file_of_an_analysis_does_not_decide(tmp_path):
+    with_universal(tmp_path, BLIP, BLIP_HEADS)
+    functions(tmp_path, BLIP, lambda *_: "object_detection", {(5, 3): "vision"})
+    of = {"notice-universal-vision": "robust_heads", "notice-consistent": "robust_heads", "notice-blip-object-detection": "head_functions"}
+    assert {outcome(tmp_path, name)["result"] for name in of} == {HOLDS}
+    planted_heads(tmp_path, BLIP, BLIP_HEADS)  # again
+    for name, file in of.items():
+        row = outcome(tmp_path, name)
+        assert (row["result"], row["note"]) == (NOT_RUN, f"{file}.nc is older than what it is made of")
+        assert row["command"] == f"python -m analysis.{file} --results {tmp_path}"
+    (tmp_path / "robust_heads.nc").touch()
+    assert outcome(tmp_path, "notice-universal-vision")["result"] == HOLDS
+
+
+def test_only_what_an_analysis_is_made_of_makes_it_stale(tmp_path):
+    write_results(tmp_path, models=["blip-small"])
+    made = {name: tmp_path / name for name in ("universal_heads.nc", "head_functions.nc", "modules.nc", "compare_corruptions.nc", "x.csv")}
+    for path in made.values():
+        path.touch()
+    of_model = tmp_path / "blip-small" / "shapes"
+    for newer, names in (
+        (of_model / "sip" / "cross_attention-heads.nc", {"universal_heads.nc", "head_functions.nc", "compare_corruptions.nc", "x.csv"}),
+        (of_model / "sip" / "mlp.nc", {"modules.nc", "compare_corruptions.nc", "x.csv"}),
+        (of_model / "attention.nc", {"head_functions.nc", "x.csv"}),
+    ):
+        assert not any(stale(path, tmp_path) for path in made.values())
+        now = made["x.csv"].stat().st_mtime
+        os.utime(newer, (now + 5, now + 5))
+        assert {name for name, path in made.items() if stale(path, tmp_path)} == names
+        os.utime(newer, (now - 5, now - 5))
+    assert not stale(tmp_path / "none.nc", tmp_path)
 
 
 def test_a_head_that_is_universal_in_half_of_the_resamples_is_undecided(tmp_path):
@@ -207,7 +243,7 @@ def test_intervals_decide():
 
 
 def test_examples_in_the_docstrings():
-    for module_ in (claim_module, place_module, zhang):
+    for module_ in (claim_module, largest_module, place_module, zhang):
         assert doctest.testmod(module_).failed == 0
 
 

@@ -157,6 +157,17 @@ def test_the_report_says_what_was_not_run_and_what_makes_it(tmp_path):
     assert not re.search(r"\bnan\b|NaN", text)
 
 
+def test_analyses_that_are_older_than_the_effects_are_said_at_the_head_of_the_page(tmp_path):
+    write_results(tmp_path, models=["llava-small"], corruptions=["str"])
+    universal_heads.find_and_write(tmp_path, universal_heads.Rule(permutations=0))
+    head_functions.find_and_write(tmp_path)
+    assert "Older than the effects" not in report.write_report(tmp_path).read_text(encoding="utf-8")
+    (tmp_path / "llava-small" / "shapes" / "attention.nc").touch()
+    head = prose(report.write_report(tmp_path).read_text(encoding="utf-8")).split("</header>")[0]
+    assert f"Head functions: <code>python -m analysis.head_functions --results {tmp_path.name}</code>" in head
+    assert "analysis.universal_heads" not in head
+
+
 def test_an_unfinished_run_is_named(tmp_path):
     write_results(tmp_path, models=["blip-small"], corruptions=["str"])
     (tmp_path / "manifest.json").write_text('{"runs": {"blip-small/shapes/sip/cross_attention-heads.nc": {"status": "stopped"}}}')

@@ -6,7 +6,8 @@ import numpy as np
 import xarray as xr
 
 from analysis.claims.claim import DECODER, LLAVA, Claim, Finding, Undecidable, beyond, every
-from analysis.claims.place import Place, at_largest, by_role, enough_layers
+from analysis.claims.largest import HOW_LESS, halves, largest_less
+from analysis.claims.place import Place, by_role, enough_layers
 from analysis.corruption_statistics import thirds
 
 CONSTRAINT = "noun"  # the role of the words that the corruption `constraint` replaces
@@ -38,14 +39,14 @@ def early(place: Place, component: str) -> Finding:
 
 
 def needs_a_window(place: Place) -> Finding:
-    """Whether three layers together restore more at their best than one layer at its best."""
+    """Whether three layers together restore more at their best than one layer at its best (see `largest_less`)."""
     one, file = restored(place, "mlp", 1)
     three, more = restored(place, "mlp", WINDOW)
     both = xr.concat([one, three], xr.Variable("window", [1, WINDOW]), join="inner").transpose("sample", "window", "layer")
-    means = place.means(both.values, "basu", "window", place.dataset)
-    best = {name: at_largest(means[:, number]) for number, name in enumerate(("single layer", "window of 3"))}
-    gain = place.estimate("largest mean probability restored, window of 3 less single layer", best["window of 3"] - best["single layer"])
-    each = (place.estimate(name, of_window) for name, of_window in best.items())
+    single, window = both.values[:, 0], both.values[:, 1]
+    names = ("basu", "window", place.dataset)
+    gain = largest_less(place, "largest mean probability restored, window of 3 less single layer", window, single, *names)
+    each = (largest_less(place, name, of, None, *names) for name, of in (("single layer", single), ("window of 3", window)))
     return Finding(beyond(gain), (gain, *each), f"{both.sizes['sample']} samples", (*file, *more))
 
 
@@ -61,9 +62,10 @@ def few_visual_tokens(place: Place) -> Finding:
     if len(maps) < 4 or maps.shape[1] < 10:
         raise Undecidable(f"{len(maps)} samples with attention to {maps.shape[1]} patches do not tell")
     shares = np.empty(len(maps))
-    for half in (np.arange(len(maps)) % 2 == 0, np.arange(len(maps)) % 2 == 1):
-        chosen = np.argsort(-maps[~half].mean(axis=0), kind="stable")[:few]
-        shares[half] = maps[half][:, chosen].sum(axis=1)
+    first, second = halves(place, len(maps), "patches", place.dataset)
+    for chosen_on, measured in ((first, second), (second, first)):
+        chosen = np.argsort(-maps[chosen_on].mean(axis=0), kind="stable")[:few]
+        shares[measured] = maps[measured][:, chosen].sum(axis=1)
     share = place.estimate(f"share of the attention on {few} of {maps.shape[1]} patches", place.means(shares, "patches", place.dataset))
     note = f"early third of the layers, from {attention.attrs.get('query', 'the query token')!r}"
     return Finding(beyond(share, HALF), (share,), note, (path,))
@@ -94,7 +96,7 @@ CLAIMS = [
         source="MultimodalCausalTrace of LLaVA: size of the window",
         says="effects appear when 3 layers are restored together",
         test="largest mean restored probability over layers (MLP, the constraint's tokens), window of 3 less single layer, paired over "
-        "samples: holds when its interval lies above 0, does not hold when below",
+        f"samples; {HOW_LESS}: holds when above 0, does not hold when below",
         kind=DECODER,
         models=LLAVA,
         data=DATA,

@@ -2,10 +2,10 @@
 
 from functools import partial
 
-import numpy as np
 import xarray as xr
 
 from analysis.claims.claim import ANY, BLIP, FAILS, HOLDS, LLAVA, UNDECIDED, Claim, Estimate, Finding, Undecidable, beyond
+from analysis.claims.largest import HOW, at_largest
 from analysis.claims.place import Place, by_role, enough_layers
 from analysis.corruption_statistics import compare
 
@@ -33,19 +33,16 @@ def ranked_differently(place: Place, one: str, other: str) -> Finding:
 
 
 def windows_add_up_to_more(place: Place) -> Finding:
-    """Whether three layers restored together do more, at their best, than the sum of what each does alone."""
+    """Whether three layers restored together do more, at their best, than the sum of what each does alone (see `at_largest`)."""
     (single, one), (together, three) = (place.effects("sip", "mlp", window=window) for window in (1, WINDOW))
     values = [by_role(effects, "logit_difference") for effects in (single, together)]
     enough_layers(values[0].sizes["layer"])
     both = xr.concat(values, xr.Variable("window", [1, WINDOW]), join="inner").transpose("window", "sample", "layer", "role").values
-    means = np.stack([place.means(of_window, "windows", place.dataset) for of_window in both])
-    summed = means[0][:, :-2] + means[0][:, 1:-1] + means[0][:, 2:]
-    windowed = means[1][:, 1:-1]  # windows that are not cut off at the ends
-    flat = np.nan_to_num(np.abs(windowed[0])).argmax()
-    at = np.unravel_index(flat, windowed.shape[1:])
-    sign = np.sign(windowed[0][at])
-    more = place.estimate("best window less the sum of its layers", sign * (windowed[:, *at] - summed[:, *at]))
-    return Finding(beyond(more), (more, place.estimate("best window", windowed[:, *at])), "logits", (one, three))
+    summed = (both[0][:, :-2] + both[0][:, 1:-1] + both[0][:, 2:]).reshape(both.shape[1], -1)
+    windowed = both[1][:, 1:-1].reshape(both.shape[1], -1)  # windows that are not cut off at the ends
+    named = ("best window less the sum of its layers", "best window")
+    more, best = at_largest(place, named, windowed, windowed - summed, "windows", place.dataset)
+    return Finding(beyond(more), (more, best), "logits", (one, three))
 
 
 def _differs(name: str, says: str, one: str, other: str, source: str) -> Claim:
@@ -74,8 +71,8 @@ CLAIMS = [
         paper="Zhang and Nanda",
         source="single layers before sliding windows",
         says="a sliding window of layers shows more effect than its layers do one by one",
-        test="mean LD (MLP, sip) of the window of 3 with the largest effect, less the sum of its three layers' at the same role: holds "
-        "when its interval lies above 0, does not hold when below",
+        test="mean LD (MLP, sip) of the window of 3 with the largest effect, less the sum of its three layers' at the same role; "
+        f"{HOW}: holds when above 0, does not hold when below",
         kind=ANY,
         models=(*BLIP, *LLAVA),
         data=DATA,

@@ -14,7 +14,8 @@ from analysis.claims.claim import (
     beyond,
     every,
 )
-from analysis.claims.place import Place, at_largest, enough_layers
+from analysis.claims.largest import HOW_LESS, largest_less
+from analysis.claims.place import Place, enough_layers
 from analysis.corruption_statistics import thirds
 from interventions import faithfulness
 
@@ -32,13 +33,12 @@ def most_in_the_middle(place: Place) -> Finding:
 
 
 def at_the_last_token(place: Place) -> Finding:
-    """Whether heads have more effect at the last prompt token than at the correct answer's."""
-    tokens = ("last", "correct")
-    values, path = place.heads("sip", *tokens)
-    means = {token: place.means(of_token.values, "last token", place.dataset) for token, of_token in zip(tokens, values, strict=True)}
-    largest = {token: at_largest(of_token) for token, of_token in means.items()}
-    more = place.estimate("largest mean LD, last less correct", largest["last"] - largest["correct"])
-    each = (place.estimate(f"at {token!r}", of_token) for token, of_token in largest.items())
+    """Whether the head with the most effect at the last prompt token has more than any at the correct answer's (see `largest_less`)."""
+    found, path = place.heads("sip", "last", "correct")
+    last, correct = (of_token.values.reshape(of_token.sizes["sample"], -1) for of_token in found)
+    names = ("last token", place.dataset)
+    more = largest_less(place, "largest mean LD, last less correct", last, correct, *names)
+    each = (largest_less(place, f"at {token!r}", of, None, *names) for token, of in (("last", last), ("correct", correct)))
     return Finding(beyond(more), (more, *each), "", (path,))
 
 
@@ -77,7 +77,7 @@ CLAIMS = [
         paper="NOTICE",
         source="head-wise patching of LLaVA",
         says="LLaVA's heads act at the last prompt token (\"Assistant:\"; mean LD up to 0.4), not at the correct answer's (at most 0.016)",
-        test="largest mean LD of a head under sip at the last token less that at the correct answer's: holds when its interval lies above "
+        test=f"largest mean LD of a head under sip at the last token less that at the correct answer's; {HOW_LESS}: holds when above "
         "0, does not hold when below",
         kind=DECODER,
         models=LLAVA,

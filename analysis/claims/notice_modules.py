@@ -20,13 +20,14 @@ from analysis.claims.claim import (
     Finding,
     NotRun,
     Undecidable,
+    beyond,
 )
+from analysis.claims.largest import HOW_LESS, both_signs, largest_less
 from analysis.claims.place import Place, by_role, enough_layers
 from analysis.corruption_statistics import NOISE, SEMANTIC, TEST, claim, compare
 
 CONFINED = 0.5
 MARGIN = 0.05
-OFTEN, SELDOM = 0.975, 0.025
 ACCURACY = {
     "svo_probes": ("SVO-Probes", 0.1610, 0.4089),
     "mit_states": ("MIT-States", 0.4460, 0.6781),
@@ -49,20 +50,22 @@ def accurate(place: Place, published: float) -> Finding:
 
 
 def acts_at_the_main_token(place: Place, component: str) -> Finding:
-    """Whether the peak of a module's map under the image corruption is at the token where the paper patches heads."""
+    """Whether the peak of a module's map under the image corruption is at the token where the paper patches heads (see `largest_less`)."""
     effects, path = place.effects("sip", component)
     wanted = str(effects.attrs["main_token"])
     values = by_role(effects, "logit_difference")
     roles = values["role"].values
-    size = np.nan_to_num(np.abs(place.means(values.values, "peak", component, place.dataset))).max(axis=1)
-    peaks = roles[size.argmax(axis=1)]
-    at = int(np.flatnonzero(roles == wanted)[0]) if wanted in roles else None
-    if at is None:
-        raise Undecidable(f"no token has the role {wanted!r}")
-    often = float((peaks[1:] == wanted).mean())
-    share = place.estimate(f"largest mean |LD| at {wanted!r}", size[:, at])
-    note = f"the peak is at {str(peaks[0])!r}; at {wanted!r} in {often:.0%} of the resamples"
-    return Finding(HOLDS if often >= OFTEN else FAILS if often <= SELDOM else UNDECIDED, (share,), note, (path,))
+    if wanted not in roles or len(roles) < 2:
+        raise Undecidable(f"no token has the role {wanted!r}, or none has another")
+    size = np.nan_to_num(abs(values.mean("sample")).transpose("layer", "role").values).max(axis=0)
+    there, elsewhere = (
+        both_signs(values.isel(role=which).transpose("sample", ...).values.reshape(values.sizes["sample"], -1))
+        for which in (roles == wanted, roles != wanted)
+    )
+    names = ("peak", component, place.dataset)
+    more = largest_less(place, f"largest |mean LD|, {wanted!r} less other tokens", there, elsewhere, *names)
+    each = largest_less(place, f"at {wanted!r}", there, None, *names)
+    return Finding(beyond(more), (more, each), f"the peak is at {str(roles[size.argmax()])!r}", (path,))
 
 
 def confined_by_noise(place: Place, component: str) -> Finding:
@@ -120,8 +123,8 @@ CLAIMS = [
             paper="NOTICE",
             source="choice of the token for head-wise patching",
             says=f"{model}'s {component.replace('_', '-')} acts at {token}",
-            test="the role at which the mean LD under sip is largest in size in any layer: holds when it is this one in at least 97.5 % of "
-            "resamples, does not hold when in at most 2.5 %",
+            test="largest mean LD in size under sip, of any layer, at this role less that at all others, paired over samples; "
+            f"{HOW_LESS}: holds when above 0, does not hold when below",
             kind=kind,
             models=models,
             judge=partial(acts_at_the_main_token, component=component),

@@ -1,10 +1,12 @@
 """NOTICE's claims about universal heads: which they are, where they lie, whether they hold up."""
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
+from analysis.claims.absence import DEVIATIONS, may_be
 from analysis.claims.claim import (
     ANY,
     BLIP,
@@ -27,7 +29,6 @@ from analysis.measured import Measure, Measured
 from analysis.results import ResultsError, head_name
 from analysis.robust_rule import complete, flat
 
-DEVIATIONS = 2.0
 ALPHA = 0.05
 ROUNDING = 1e-9
 KINDS = ("vision", "text", "multimodal")
@@ -105,21 +106,38 @@ def named(place: Place, kind: str, heads: tuple[tuple[int, int], ...]) -> Findin
 
 
 def exists(place: Place, kind: str) -> Finding:
-    """Whether there is a universal head of a kind that stands out beyond chance."""
+    """Whether there is a universal head of a kind, with an effect beyond chance by the signed rule; or clearly none (see `may_be`)."""
     effects = effects_of_heads(place)
     kinds = universal_kinds(place, effects)[kind]
-    judged, path = place.by_notices_rule(place.folder.universal, "universal_heads")
-    if "p" not in judged:
-        raise NotRun("universal_heads.nc has no p-values", f"python -m analysis.universal_heads --results {place.folder.path}")
-    modality = judged["modality"].values
-    sides = {"vision": ["image"], "text": ["text"], "multimodal": ["image", "text"]}[kind]
-    p_of_heads = np.max([judged["p"].values[list(modality).index(side)] for side in sides if side in modality], axis=0)
+    q, path = _universal_q(place, effects, kind)
     number = place.estimate(f"{kind} heads", kinds.sum(axis=(1, 2)).astype(float))
-    p = float(p_of_heads[kinds[0]].min()) if kinds[0].any() else 1.0
-    result = FAILS if number.high == 0 else HOLDS if number.low >= 1 and p <= ALPHA else UNDECIDED
-    names = " ".join(head_name(*map(int, head)) for head in np.argwhere(kinds[0])[:20])
-    note = f"{names}; smallest family-wise p {p:.2g}" if names else ""
-    return Finding(result, (number,), note, (*files_of(place, effects), path))
+    files = (*files_of(place, effects), path)
+    if kinds[0].any():
+        smallest = float(q[kinds[0]].min())
+        note = f"{_names(effects, kinds[0])}; smallest q of the signed rule {smallest:.2g}"
+        return Finding(HOLDS if number.low >= 1 and smallest <= ALPHA else UNDECIDED, (number,), note, files)
+    near = may_be(place, effects)[kind]
+    note = f"not clearly none: {near.sum()} of {near.size} heads may be ({_names(effects, near)})" if near.any() else "clearly no head"
+    return Finding(UNDECIDED if near.any() else FAILS, (number,), note, files)
+
+
+def _universal_q(place: Place, effects: Measured, kind: str) -> tuple[np.ndarray, Path]:
+    """The larger `universal_q` of robust_heads.nc under the corruptions that make the kind [layer, head], and the file."""
+    robust, path = place.by_notices_rule(place.folder.robust, "robust_heads")
+    image, text = effects.corruptions
+    needed = {"vision": [image], "text": [text], "multimodal": [image, text]}[kind]
+    if missing := [corruption for corruption in needed if corruption not in robust["corruption"].values]:
+        raise NotRun(f"{path.name} has no {' and '.join(missing)}", f"python -m analysis.robust_heads --results {place.folder.path}")
+    layers = next(iter(effects.effects.values()))["layer"].values
+    q = robust["universal_q"].sel(corruption=needed, layer=layers).max("corruption")
+    return q.transpose("layer", "head").values, path
+
+
+def _names(effects: Measured, heads: np.ndarray, most: int = 20) -> str:
+    """The names of some heads [layer, head]."""
+    layers = next(iter(effects.effects.values()))["layer"].values
+    found = np.argwhere(heads)
+    return " ".join(head_name(int(layers[layer]), int(head)) for layer, head in found[:most]) + (" ..." if len(found) > most else "")
 
 
 def in_the_middle(place: Place) -> Finding:
@@ -178,8 +196,10 @@ CLAIMS = [
             paper="NOTICE",
             source="abstract; tables of universal attention heads",
             says=f"some heads are {kind} heads: important in every task under {under}",
-            test="the number of such heads by NOTICE's rule: holds when its interval over resamples is 1 or more and one stands out beyond "
-            "chance (family-wise permutation p <= 0.05), does not hold when the interval is 0",
+            test="the number of such heads by NOTICE's rule: holds when its interval over resamples is 1 or more and one of them has "
+            "effects of one sign in every task beyond chance (robust_heads: q <= 0.05 under each corruption that makes the kind); does "
+            "not hold when none is found and each head is clearly none: its interval, Bonferroni's over tasks, lies below the threshold "
+            "in a task that makes the kind or, for vision and text, above it in every task under the other corruption",
             kind=ANY,
             models=(*BLIP, *LLAVA),
             judge=partial(exists, kind=kind),

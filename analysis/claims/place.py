@@ -13,7 +13,7 @@ from analysis.comparable_effects import Like
 from analysis.corruption_statistics import THIRDS, weighted_means
 from analysis.module_effects import by_order
 from analysis.resampling import bootstrap_weights, stream
-from analysis.results import EffectsFile, read_effects
+from analysis.results import EffectsFile, read_effects, stale
 
 PAPERS_SAMPLES = 500
 RULE = {"metric": "logit_difference", "deviations": 2.0, "at_least": 0}  # NOTICE's
@@ -88,13 +88,15 @@ class Place:
         return "".join(f" {word}" for word in words) + (" --keep-wrong" if configuration.get("keep_wrong") else "")
 
     def tree(self, found: dict[str, xr.Dataset], name: str) -> tuple[xr.Dataset, Path]:
-        """This model's group of a file that an analysis writes, and the file."""
+        """This model's group of a file that an analysis writes, and the file; raises `NotRun` where it lacks the model, or is stale."""
         path = self.folder.path / f"{name}.nc"
         if self.model not in found:
             needs = "attention.nc" if name == "head_functions" else "*/*-heads.nc"
             there = any((self.folder.path / self.model).glob(f"*/{needs}"))
             command = f"python -m analysis.{name} --results {self.folder.path}" if there else self.whole_study()
             raise NotRun(f"{name}.nc has no {self.model}", command)
+        if stale(path, self.folder.path):
+            raise NotRun(f"{name}.nc is older than what it is made of", f"python -m analysis.{name} --results {self.folder.path}")
         return found[self.model], path
 
     def by_notices_rule(self, found: dict[str, xr.Dataset], name: str) -> tuple[xr.Dataset, Path]:
@@ -129,20 +131,6 @@ class Place:
     def estimate(self, name: str, resampled: np.ndarray) -> Estimate:
         """See `claim.estimate`."""
         return estimate(name, resampled, self.folder.resampling.confidence)
-
-
-def at_largest(means: np.ndarray) -> np.ndarray:
-    """The resampled means of the cell whose mean, of the samples as they are, is largest: [resample, ...] -> [resample].
-
-    The cell stays the same in every resample: the largest of each resample would be larger than the largest of the samples.
-
-    Examples
-    --------
-    >>> at_largest(np.array([[1.0, 3.0], [5.0, 2.0], [0.0, 4.0]])).tolist()
-    [3.0, 2.0, 4.0]
-    """
-    flat = means.reshape(len(means), -1)
-    return flat[:, np.nanargmax(flat[0])]
 
 
 def _data(dataset: str) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.claims.claim import DECODER, LLAVA, Claim, Estimate, Finding, NotRun, Undecidable, beyond, every
-from analysis.claims.place import Place, at_largest, enough_layers
+from analysis.claims.claim import DECODER, HOLDS, LLAVA, Claim, Estimate, Finding, NotRun, Undecidable, beyond, every
+from analysis.claims.largest import HOW_LESS, largest_less
+from analysis.claims.place import Place, enough_layers
 from analysis.corruption_statistics import THIRDS, thirds
 from interventions.effects import MEASUREMENTS
 
@@ -65,8 +66,18 @@ def mostly_in(place: Place, edge: str, third: str) -> Finding:
 
 
 def later(place: Place, late: str, early: str) -> Finding:
-    """Whether one edge's drop lies in later layers than another's."""
+    """Whether one edge's drop lies in later layers than another's.
+
+    Raises
+    ------
+    Undecidable
+        When an edge's mean drop over layers is not clearly above 0: the centre of noise is where it is noisiest.
+    """
     _, means, path = drops(place, late, early)
+    for number, edge in enumerate((late, early)):
+        drop = place.estimate(f"mean drop of {edge}", means[:, number].mean(axis=1))
+        if beyond(drop) != HOLDS:
+            raise Undecidable(f"{drop}: not clearly above 0, so it has no centre")
     centres = centre(means[:, 0]), centre(means[:, 1])
     found = place.estimate(f"layers later, {late} than {early}", centres[0] - centres[1])
     each: list[Estimate] = [place.estimate(f"centre of {edge}", of_edge) for edge, of_edge in zip((late, early), centres, strict=True)]
@@ -74,11 +85,15 @@ def later(place: Place, late: str, early: str) -> Finding:
 
 
 def costs_less(place: Place, edge: str, others: tuple[str, ...]) -> Finding:
-    """Whether blocking an edge costs less at its worst than blocking each of the others."""
-    _, means, path = drops(place, edge, *others)
-    own, *of_others = (at_largest(means[:, number]) for number in range(means.shape[1]))
-    found = tuple(place.estimate(f"largest drop, {other} less {edge}", of - own) for other, of in zip(others, of_others, strict=True))
-    return Finding(every(map(beyond, found)), (*found, place.estimate(f"largest drop, {edge}", own)), "relative drop of P(answer)", (path,))
+    """Whether blocking an edge costs less at its worst than blocking each of the others (see `largest_less`)."""
+    values, _, path = drops(place, edge, *others)
+    own = values[:, 0]
+    found = tuple(
+        largest_less(place, f"largest drop, {other} less {edge}", values[:, number], own, "largest drop", place.dataset)
+        for number, other in enumerate(others, start=1)
+    )
+    largest = largest_less(place, f"largest drop, {edge}", own, None, "largest drop", place.dataset)
+    return Finding(every(map(beyond, found)), (*found, largest), "relative drop of P(answer)", (path,))
 
 
 def _claim(name: str, says: str, test: str, judge: Callable[[Place], Finding]) -> Claim:
@@ -98,6 +113,7 @@ def _claim(name: str, says: str, test: str, judge: Callable[[Place], Finding]) -
 
 BOTH = "holds when both intervals lie above 0, does not hold when one lies below"
 ONE = "holds when its interval lies above 0, does not hold when below"
+DROPS = "undecided unless both edges' mean drops over layers lie clearly above 0"
 CLAIMS = [
     _claim(
         "lower-layers",
@@ -114,19 +130,19 @@ CLAIMS = [
     _claim(
         "two-stages",
         "the object's information goes to the question after the rest of the image's",
-        f"centre of the drop over layers, object:question less background:question: {ONE}",
+        f"centre of the drop over layers, object:question less background:question: {ONE}; {DROPS}",
         partial(later, late="object:question", early="background:question"),
     ),
     _claim(
         "higher-layers",
         "the question's tokens pass the answer on to the last token in higher layers than those in which they read the image",
-        f"centre of the drop over layers, question:last less image:question: {ONE}",
+        f"centre of the drop over layers, question:last less image:question: {ONE}; {DROPS}",
         partial(later, late="question:last", early="image:question"),
     ),
     _claim(
         "indirectly",
         "the image reaches the last token through the question, hardly directly",
-        f"largest mean drop over layers, image:question and question:last, each less image:last: {BOTH}",
+        f"largest mean drop over layers, image:question and question:last, each less image:last; {HOW_LESS}: {BOTH}",
         partial(costs_less, edge="image:last", others=("image:question", "question:last")),
     ),
 ]

@@ -1,5 +1,6 @@
-"""The first screen of the report: of each model its accuracy, the heads found and what heads look at; and which analyses were not made."""
+"""The first screen of the report: of each model its accuracy, heads found and what heads look at; which analyses are missing or stale."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import xarray as xr
 from analysis.head_functions import FUNCTIONS, OVERALL
 from analysis.report_page.data import Gathering
 from analysis.report_page.tables import number
-from analysis.results import head_name
+from analysis.results import head_name, stale
 from analysis.universal_heads import KINDS
 
 MADE_BY = {
@@ -30,10 +31,19 @@ TABLES = (
 
 def not_made(results: Path) -> list[dict[str, str]]:
     """The analyses that have no file in the folder, with the command that makes each."""
+    return _made_by(results, lambda path: not path.is_file())
+
+
+def made_before(results: Path) -> list[dict[str, str]]:
+    """The analyses whose file is older than what it is made of (`results.stale`), with the command that makes each again."""
+    return _made_by(results, lambda path: stale(path, results))
+
+
+def _made_by(results: Path, which: Callable[[Path], bool]) -> list[dict[str, str]]:
     return [
         {"what": what, "file": name, "command": f"{command} --results {Path(results).name or results}"}
         for name, (what, command) in MADE_BY.items()
-        if not (Path(results) / name).is_file()
+        if which(Path(results) / name)
     ]
 
 
