@@ -16,7 +16,7 @@ import xarray as xr
 ray = pytest.importorskip("ray", reason="Ray is not installed (pip install -r requirements-ray.txt)")
 from ray.cluster_utils import Cluster
 
-from interventions import patching
+from interventions import accuracy, patching
 from interventions.attribution_patching import attribute_heads
 from interventions.backends import BackendError, Batch, ray_cluster
 from interventions.backends.options import RayOptions
@@ -149,6 +149,17 @@ def pids():
     (workers,) = ray_cluster._workers.values()
     ray.get([worker.ready.remote() for worker in workers])
     return ray.get([worker.__ray_call__.remote(lambda _: os.getpid()) for worker in workers])
+
+
+def test_accuracy_there_is_that_of_this_process(options, monkeypatch, capsys):
+    printed = []
+    for where in ([], ["--backend", "ray", "--address", options.ray.address], ["--backend", "remote-dry-run"]):
+        command = ["accuracy", "--models", "blip-shapes", "--data", "validation", options.data, "--per-category", "2", "--device", "cpu"]
+        monkeypatch.setattr(sys, "argv", [*command, *where])
+        accuracy.main()
+        printed.append(capsys.readouterr().out)
+    assert printed[0].startswith("blip-shapes on validation: ")
+    assert printed == printed[:1] * 3
 
 
 def test_what_is_wrong_with_a_batch_is_raised_when_the_others_are_finished(options, blip):
