@@ -11,8 +11,9 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Any, Literal, TypeVar
 
 import datasets
 import pandas as pd
@@ -23,6 +24,7 @@ from data_prep import samples
 from data_prep.answer_match import is_normalised_match
 from data_prep.preparing import rng_of
 from data_prep.samples import SampleError
+from interventions.backends.options import Backend, RayOptions, RemoteOptions  # loads no more than itself
 
 ALL = "(all)"
 PUBLISHED: Mapping[str, Mapping[str, float]] = {  # % by exact match, over a whole data set (Golovanevsky et al., What Do VLMs NOTICE?)
@@ -70,6 +72,12 @@ class SelectSamples:
     """Number format of the weights; nf4 (4 bits; the paper's for LLaVA) needs the packages of requirements-nf4.txt."""
     revision: str | None = None
     """Revision of a checkpoint on the Hub."""
+    backend: Backend = "local"
+    """Where the model answers, as in the intervention scripts: local, ray, remote or remote-dry-run."""
+    ray: Annotated[RayOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RayOptions)
+    """Options of the backend ray."""
+    remote: Annotated[RemoteOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RemoteOptions)
+    """Options of the backend remote."""
 
 
 @dataclass(frozen=True)
@@ -106,20 +114,26 @@ def select_samples(options: SelectSamples, vlm: Any = None) -> Selection:
 
     Raises
     ------
-    SampleError, ModelError, ResultsError
+    SampleError, ModelError, ResultsError, BackendError
         For options, a table, a model or folders that cannot be used, and when no answer is correct.
     """
-    from interventions.answers import answer_all  # the models' stage stands above this one; nothing else here needs it
-    from interventions.models.loading import HUB, load, resolve
+    from interventions import backends  # the models' stage stands above this one; nothing else here needs it
+    from interventions.answers import answer_all, ask_backend
+    from interventions.models.loading import HUB, resolve
     from interventions.results import check_writable, write_text
+    from interventions.study import Options, Study, open_model
 
     _check(options)
     check_writable(options.out.resolve().parent)
     source = HUB[options.published] if options.published else resolve(options.model)[1]
     table, old = samples.load(options.table), samples.provenance(options.table)
-    fingerprint = samples.fingerprint(table)
-    vlm = vlm or load(options.model, options.device, options.dtype, options.revision)
-    answers = answer_all(vlm, table, fingerprint, options.results, table[0]["dataset"], options.batch)
+    fingerprint, old_name = samples.fingerprint(table), table[0]["dataset"]
+    shared = {key: getattr(options, key) for key in ("model", "device", "dtype", "revision", "backend", "ray", "remote")}
+    asked = Options(data=str(options.table), out=options.results, **shared)
+    backends.choose(asked)  # raises where it cannot be used
+    vlm = vlm or open_model(asked)
+    study = Study(asked, vlm, old_name, table, fingerprint, {}, options.table)
+    answers = answer_all(vlm, table, fingerprint, options.results, old_name, options.batch, partial(ask_backend, study))
 
     judged = judge(table, answers)
     accuracy = accuracy_table(judged, PUBLISHED.get(source, {}))
@@ -132,7 +146,7 @@ def select_samples(options: SelectSamples, vlm: Any = None) -> Selection:
         first = [f"{judged.sample_id[index]}: {reason}" for index, reason in list(reasons.items())[:3]]
         lines = [*first, *accuracy.to_string(index=False).splitlines()]
         raise SampleError(f"{vlm.name} answers no sample of {options.table} correctly ({options.match} match); the first, and all:", lines)
-    name = options.name or f"{table[0]['dataset']}-{vlm.name}-selected"
+    name = options.name or f"{old_name}-{vlm.name}-selected"
     selection = {
         "table_fingerprint": fingerprint,
         "model": vlm.name,

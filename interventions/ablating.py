@@ -6,6 +6,7 @@ from nnsight import save
 from torch import Tensor
 
 from interventions.capture import Captured, Example
+from interventions.memory import halving
 from interventions.models.vlm import Vlm, measure
 from interventions.verify import chosen, hold
 from interventions.whole_runs import answers_of, clean_of, runs_in_a_trace, whole_runs
@@ -25,7 +26,11 @@ def run_ablated(
     ablated : which heads are replaced in each run
     put_in : by what
     """
-    parts = [_run_together(vlm, captured, component, some, put_in) for some in ablated.split(runs_in_a_trace(vlm, captured))]
+    parts = [
+        part
+        for together in ablated.split(runs_in_a_trace(vlm, captured))
+        for part in halving(lambda some: _run_together(vlm, captured, component, some, put_in), together, "ablated runs")
+    ]
     return torch.cat([measured for measured, _ in parts]), torch.cat([top for _, top in parts])
 
 

@@ -6,18 +6,23 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+from tempfile import TemporaryDirectory
+from typing import Annotated
 
 import tyro
 from datasets import Dataset
 from tqdm import tqdm
 
-from data_prep.samples import load as load_samples
+from data_prep import samples as sample_table
 from data_prep.shapes import make_shapes
-from interventions.answers import accuracy, answer_tokens, generate_answers
+from interventions import backends
+from interventions.answers import Ask, accuracy, answer_tokens, ask_backend, generate_answers
+from interventions.backends.options import Backend, RayOptions, RemoteOptions
 from interventions.command import reporting_errors
-from interventions.models.loading import load
 from interventions.models.vlm import Vlm
+from interventions.study import Options, Study, open_model
 
 
 @dataclass
@@ -40,28 +45,52 @@ class Accuracy:
     """Seed of the rendered scenes."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:<number>."""
+    backend: Backend = "local"
+    """Where the model answers, as in the intervention scripts: local, ray, remote or remote-dry-run. Ray on several
+    machines needs folders as --data: it cannot read what is rendered on the spot on this one."""
+    ray: Annotated[RayOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RayOptions)
+    """Options of the backend ray."""
+    remote: Annotated[RemoteOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RemoteOptions)
+    """Options of the backend remote."""
 
 
-def measure_accuracy(vlm: Vlm, samples: Dataset, batch: int = 32) -> dict[str, dict[str, int]]:
-    """For each category, how many questions were asked and how many answered correctly (greedy answer, exact match)."""
+def measure_accuracy(vlm: Vlm, samples: Dataset, batch: int = 32, ask: Ask | None = None) -> dict[str, dict[str, int]]:
+    """For each category, how many questions were asked and how many answered correctly (greedy answer, exact match).
+
+    Parameters
+    ----------
+    ask : see `answer_all`
+    """
     answers: dict[str, str] = {}
     tokens = answer_tokens(vlm, samples)
-    for start in tqdm(range(0, len(samples), batch), desc=f"{vlm.name} answers", unit="batch"):
-        answers |= generate_answers(vlm, [samples[i] for i in range(start, min(start + batch, len(samples)))], tokens)
+    rows = [range(start, min(start + batch, len(samples))) for start in range(0, len(samples), batch)]
+    found = ask(rows, tokens) if ask else (generate_answers(vlm, [samples[i] for i in some], tokens) for some in rows)
+    for some in tqdm(found, desc=f"{vlm.name} answers", unit="batch", total=len(rows)):
+        answers |= some
     return accuracy(samples, answers)
+
+
+def _folder(options: Accuracy, name: str, temporary: Path) -> Path:
+    """A data set's folder, in which it is rendered first where it is to be."""
+    if name not in ("validation", "test"):
+        return Path(name)
+    sample_table.save(make_shapes(options.per_category, options.seed, split=name), temporary / name, {"name": "shapes", "left_out": []})
+    return temporary / name
 
 
 def main() -> None:
     options = tyro.cli(Accuracy)
-    with reporting_errors():
-        tables = {}
-        for name in options.data:
-            rendered = name in ("validation", "test")
-            tables[name] = make_shapes(options.per_category, options.seed, split=name) if rendered else load_samples(name)
+    with reporting_errors(), TemporaryDirectory() as temporary:
+        shared = {key: getattr(options, key) for key in ("device", "backend", "ray", "remote")}
+        backends.choose(Options(**shared))  # raises where it cannot be used
+        folders = {name: _folder(options, name, Path(temporary)) for name in options.data}
         for model in options.models:
-            vlm = load(model, options.device)
-            for name, samples in tables.items():
-                counts = measure_accuracy(vlm, samples)
+            of_model = Options(model, out=Path(temporary), **shared)
+            vlm = open_model(of_model)
+            for name, folder in folders.items():
+                samples = sample_table.load(folder)
+                study = Study(of_model, vlm, samples[0]["dataset"], samples, sample_table.fingerprint(samples), {}, folder)
+                counts = measure_accuracy(vlm, samples, ask=partial(ask_backend, study))
                 asked, correct = (sum(count[key] for count in counts.values()) for key in ("asked", "correct"))
                 print(f"{vlm.name} on {name}: {correct / asked:.2%} of {asked}")
                 for category, count in counts.items():

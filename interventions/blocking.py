@@ -7,7 +7,6 @@ Keys are masked before the softmax, so that the attention they would have got go
 has z = 0: the attention adds to it no more than the bias of its output projection.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,13 +16,12 @@ from nnsight import save
 from torch import Tensor
 
 from interventions.capture import CORRUPT, Captured, Example
+from interventions.memory import halving
 from interventions.models.vlm import Vlm, measure
 from interventions.packing import Packing, additive, pack
 from interventions.planning import tokens_in_a_trace
 from interventions.sweep import known_of, say_once
 from interventions.verify import chosen, hold
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def sweep_blocks(vlm: Vlm, captured: Captured, blocks: Sequence[Block], tokens: 
         if apart and here:
             say_once(f"{vlm.name}: {reason}: such blocked runs are not packed, but batched whole prompt by whole prompt")
         if here:
-            measured[here] = _run_in_memory(vlm, captured, [blocks[i] for i in here], apart, tokens or tokens_in_a_trace(vlm))
+            measured[here] = _run_in_traces(vlm, captured, [blocks[i] for i in here], apart, tokens or tokens_in_a_trace(vlm))
     return measured
 
 
@@ -69,20 +67,13 @@ def _start(vlm: Vlm, block: Block) -> int:
     return min(block.queries) if vlm.architecture.causal else 0
 
 
-def _run_in_memory(vlm: Vlm, captured: Captured, blocks: Sequence[Block], apart: bool, tokens: int) -> Float[Tensor, "block measurement"]:
+def _run_in_traces(vlm: Vlm, captured: Captured, blocks: Sequence[Block], apart: bool, tokens: int) -> Float[Tensor, "block measurement"]:
     """One trace, or two of half the runs each where that is too many tokens or more than the device's memory holds, and so on."""
     needed = sum(captured.lengths[0] - (0 if apart else _start(vlm, block)) for block in blocks)
     if needed <= tokens or len(blocks) == 1:
-        try:
-            return _run_together(vlm, captured, blocks, apart)
-        except torch.OutOfMemoryError:
-            if len(blocks) == 1:
-                raise
-        if vlm.device.type == "cuda":
-            torch.cuda.empty_cache()
-        log.warning("%d blocked runs did not fit in memory; going on with %d at a time", len(blocks), len(blocks) // 2)
+        return torch.cat(halving(lambda some: _run_together(vlm, captured, some, apart), blocks, "blocked runs"))
     half = len(blocks) // 2
-    return torch.cat([_run_in_memory(vlm, captured, part, apart, tokens) for part in (blocks[:half], blocks[half:])])
+    return torch.cat([_run_in_traces(vlm, captured, part, apart, tokens) for part in (blocks[:half], blocks[half:])])
 
 
 def _run_together(vlm: Vlm, captured: Captured, blocks: Sequence[Block], apart: bool) -> Float[Tensor, "block measurement"]:

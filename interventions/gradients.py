@@ -6,6 +6,7 @@ Sundararajan et al. 2017, here on the z of one layer at a time as in Marks et al
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from nnsight import save
 from torch import Tensor
 
 from interventions.capture import CLEAN, CORRUPT, Captured
+from interventions.memory import halving
 from interventions.models.vlm import Vlm, measure
 from interventions.whole_runs import answers_of, runs_in_a_trace, whole_runs
 
@@ -60,7 +62,9 @@ def integrated_attribution(vlm: Vlm, captured: Captured, component: str, steps: 
     for number in range(vlm.n_layers):
         if component in vlm.components_of(number):
             together = runs_in_a_trace(vlm, captured, layers_kept=vlm.n_layers - number)
-            found = torch.cat([_on_path(vlm, captured, component, number, some) for some in torch.from_numpy(points).split(together)])
+            on_path = partial(_on_path, vlm, captured, component, number)
+            parts = [part for some in torch.from_numpy(points).split(together) for part in halving(on_path, some, "steps on a path")]
+            found = torch.cat(parts)
             mean = torch.tensordot(torch.from_numpy(weights).to(found), found, dims=1)
             result[number] = _of_heads(vlm, change[number] * mean)
     return result

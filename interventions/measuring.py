@@ -1,18 +1,17 @@
 """What is measured of some pairs in one go, wherever the weights are (see `Vlm.run`): tensors stay there, numbers come back."""
 
-import logging
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
-import torch
 
 from interventions.capture import Example, capture
+from interventions.memory import halving
 from interventions.models.vlm import Vlm
 from interventions.plan import Patch
 from interventions.sweep import sweep
 from interventions.verify import verify
 
-log = logging.getLogger(__name__)
 Measured = tuple[list[np.ndarray], list[list[np.ndarray]]]
 
 
@@ -47,21 +46,16 @@ def measure_pairs(
     VerificationError
         See `verify`.
     """
-    try:
-        captured = capture(vlm, examples, tuple(dict.fromkeys(components)), divergence)
-        swept = [sweep(vlm, captured, of_examples, tokens) for of_examples in every]
-    except torch.OutOfMemoryError:
-        if len(examples) == 1:
-            raise
-        return _by_halves(vlm, examples, components, every, tokens, divergence, checked)
-    for number in checked:
-        ours = examples[number].on(vlm)
-        for of_examples, measured in zip(every, swept, strict=True):
-            verify(vlm, ours, of_examples[number], measured[number])
-    return list(captured.measured.cpu().numpy()), [[of_one.cpu().numpy() for of_one in measured] for measured in swept]
+
+    def measure(numbers: range) -> Measured:
+        return _together(vlm, examples, components, every, tokens, divergence, checked, numbers)
+
+    parts = halving(measure, range(len(examples)), "pairs")
+    runs = [of_pair for found, _ in parts for of_pair in found]
+    return runs, [list(chain.from_iterable(of_parts)) for of_parts in zip(*(swept for _, swept in parts), strict=True)]
 
 
-def _by_halves(
+def _together(
     vlm: Vlm,
     examples: Sequence[Example],
     components: Sequence[str],
@@ -69,14 +63,15 @@ def _by_halves(
     tokens: int,
     divergence: bool,
     checked: Sequence[int],
+    numbers: range,
 ) -> Measured:
-    half = len(examples) // 2
-    log.warning("%d pairs did not fit in memory; going on with %d at a time", len(examples), half)
-    runs: list[np.ndarray] = []
-    patched: list[list[np.ndarray]] = [[] for _ in every]
-    for part in (range(half), range(half, len(examples))):
-        own, of_own = slice(part.start, part.stop), [number - part.start for number in checked if number in part]
-        found, swept = measure_pairs(vlm, examples[own], components, [of_all[own] for of_all in every], tokens, divergence, of_own)
-        runs += found
-        patched = [before + more for before, more in zip(patched, swept, strict=True)]
-    return runs, patched
+    """`measure_pairs` of the pairs of some numbers, all captured together."""
+    here = slice(numbers.start, numbers.stop)
+    captured = capture(vlm, examples[here], tuple(dict.fromkeys(components)), divergence)
+    swept = [sweep(vlm, captured, of_all[here], tokens) for of_all in every]
+    for number in checked:
+        if number in numbers:
+            ours = examples[number].on(vlm)
+            for of_all, measured in zip(every, swept, strict=True):
+                verify(vlm, ours, of_all[number], measured[number - numbers.start])
+    return list(captured.measured.cpu().numpy()), [[of_one.cpu().numpy() for of_one in measured] for measured in swept]

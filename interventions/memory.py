@@ -1,10 +1,45 @@
-"""How much memory a device has left, and how much was used at most."""
+"""How much memory a device has left, how much was used at most, and what to do where it does not suffice."""
 
+import logging
 import resource
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import psutil
 import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+def halving(run: Callable[[Any], Result], things: Sequence | Tensor, what: str) -> list[Result]:
+    """What `run` gives of all things together, or of half of them at a time where the device's memory does not suffice, and so on.
+
+    Parameters
+    ----------
+    things : at least one, in a sequence or along a tensor's first dimension
+    what : they are, for the log
+
+    Returns
+    -------
+    The result of each part, in order.
+
+    Raises
+    ------
+    torch.OutOfMemoryError
+        When one thing alone does not fit.
+    """
+    try:
+        return [run(things)]
+    except torch.OutOfMemoryError:
+        if len(things) == 1:
+            raise
+    torch.cuda.empty_cache()  # not above, where the error still holds the tensors of its frames
+    half = len(things) // 2
+    log.warning("%d %s did not fit in memory; going on with %d at a time", len(things), what, half)
+    return [*halving(run, things[:half], what), *halving(run, things[half:], what)]
 
 
 def free_memory(device: torch.device) -> int:

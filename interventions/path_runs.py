@@ -16,6 +16,7 @@ A head's inputs are its queries, its keys and its values, of all tokens. Whateve
 head's z alone, so the z that the changed inputs make is what is kept of 1 and put in in 2: `sweep` runs these as any patched heads.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +26,7 @@ from nnsight import save
 from torch import Tensor
 
 from interventions.capture import CLEAN, CORRUPT, Captured, rows_of
+from interventions.memory import halving
 from interventions.models.vlm import Vlm, measure
 from interventions.packing import Packing
 from interventions.paths import WHOLE, Ends, Head, Receiver
@@ -69,9 +71,13 @@ def run_paths(vlm: Vlm, captured: Captured, paths: Paths) -> Float[Tensor, "send
     result = base.expand(len(paths.senders), len(paths.receivers), -1).clone()
     changing = [i for i, sender in enumerate(paths.senders) if _first_change(vlm, captured, paths, sender) is not None]
     together = max(1, (runs_in_a_trace(vlm, captured) - 1) // len(paths.inputs))
+
+    def run(some: Sequence[int]) -> Tensor:
+        return _run_together(vlm, captured, replace(paths, senders=tuple(paths.senders[i] for i in some)))
+
     for start in range(0, len(changing), together):
         part = changing[start : start + together]
-        result[part] = _run_together(vlm, captured, replace(paths, senders=tuple(paths.senders[i] for i in part)))
+        result[part] = torch.cat(halving(run, part, "senders"))
     return result
 
 

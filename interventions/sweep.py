@@ -23,6 +23,7 @@ from nnsight import save
 from torch import Tensor
 
 from interventions.capture import CLEAN, CORRUPT, Captured, rows_of
+from interventions.memory import halving
 from interventions.models.vlm import Known, Vlm, measure
 from interventions.packing import Packing, pack
 from interventions.plan import Patch
@@ -73,27 +74,14 @@ def sweep(
     for apart in (False, True):
         here = [[run for run in of_sample if run.apart == apart] for of_sample in runs]
         for trace in _traces(here, captured.lengths, tokens or tokens_in_a_trace(vlm)):
-            results[[run.number for run in trace]] = _run_in_memory(vlm, captured, trace)
+            parts = halving(lambda some: run_together(vlm, captured, some), trace, "patched runs")
+            results[[run.number for run in trace]] = torch.cat(parts)
     return list(results.split(sizes))
 
 
 @cache
 def say_once(message: str) -> None:
     log.warning(message)
-
-
-def _run_in_memory(vlm: Vlm, captured: Captured, runs: Sequence[Run]) -> Float[Tensor, "run measurement"]:
-    """One trace, or two of half the runs each where the device's memory does not do, and so on."""
-    try:
-        return run_together(vlm, captured, runs)
-    except torch.OutOfMemoryError:
-        if len(runs) == 1:
-            raise
-    if vlm.device.type == "cuda":
-        torch.cuda.empty_cache()
-    half = len(runs) // 2
-    log.warning("%d patched runs did not fit in memory; going on with %d at a time", len(runs), half)
-    return torch.cat([_run_in_memory(vlm, captured, part) for part in (runs[:half], runs[half:])])
 
 
 def changing_runs(vlm: Vlm, captured: Captured, patches: Sequence[Sequence[Patch]]) -> list[list[Run]]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from interventions.backends import Work
+
 
 @dataclass(frozen=True)
 class Fatal:
@@ -26,14 +28,16 @@ class Fatal:
 
 @dataclass(frozen=True)
 class KilledOnce:
-    """Work whose process kills itself at one sample, after a while, the first time; the mark is left for the second."""
+    """Work whose process kills itself at one sample, after some seconds, the first time; the mark is left for the second."""
 
     sample: str
     mark: Path
+    after: float = 0.0
+    work: Work | None = None
 
     def __call__(self, study, batch):
         if self.sample in batch.samples and not self.mark.exists():
             self.mark.touch()
-            time.sleep(1)
+            time.sleep(self.after)
             os.kill(os.getpid(), signal.SIGKILL)
-        return [{"x": {"process": np.array(os.getpid())}} for _ in batch.samples]
+        return self.work(study, batch) if self.work else [{"x": {"process": np.array(os.getpid())}} for _ in batch.samples]

@@ -133,6 +133,23 @@ def test_integrated_gradients_agree_with_a_slow_sum_over_the_path(vlm, make_pair
         torch.testing.assert_close(found[layer], expected, atol=1e-4, rtol=1e-4)
 
 
+def test_steps_that_do_not_fit_in_memory_are_halved(vlm, make_pair, monkeypatch):
+    component = vlm.architecture.head_component
+    captured, _ = captured_pair(vlm, make_pair(vlm, "sip", 1), (component,))
+    monkeypatch.setattr(gradients, "runs_in_a_trace", lambda *_, **__: 5)
+    whole, real, sizes = integrated_attribution(vlm, captured, component, steps=5), gradients._on_path, []
+
+    def small_device(vlm, captured, component, number, points):
+        sizes.append(len(points))
+        if len(points) > 2:
+            raise torch.OutOfMemoryError("too much")
+        return real(vlm, captured, component, number, points)
+
+    monkeypatch.setattr(gradients, "_on_path", small_device)
+    torch.testing.assert_close(integrated_attribution(vlm, captured, component, steps=5), whole, atol=1e-5, rtol=1e-4)
+    assert sizes[:5] == [5, 2, 3, 1, 2]
+
+
 def test_integrated_gradients_sum_to_what_patching_the_whole_layer_changes(vlm, make_pair):
     """Completeness, to the error of the quadrature; the plain gradient misses it."""
     component = vlm.architecture.head_component

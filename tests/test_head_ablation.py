@@ -101,6 +101,17 @@ def as_mask(vlm, heads):
     return mask
 
 
+def does_not_hold(most, real):
+    """`ablating._run_together` on a device whose memory holds so many runs."""
+
+    def run(vlm, captured, component, masks, put_in):
+        if len(masks) > most:
+            raise torch.OutOfMemoryError("too much")
+        return real(vlm, captured, component, masks, put_in)
+
+    return run
+
+
 def test_ablated_runs_agree_with_raw_hooks(vlm, make_pair, monkeypatch):
     """Sets over one and several layers, none and all, put in: any numbers; in one trace and in several."""
     pair = make_pair(vlm, "sip", 1)
@@ -116,6 +127,9 @@ def test_ablated_runs_agree_with_raw_hooks(vlm, make_pair, monkeypatch):
         measured, top = run_ablated(vlm, captured, component, masks, put_in)
         monkeypatch.setattr(ablating, "runs_in_a_trace", lambda *_: 3)
         torch.testing.assert_close(run_ablated(vlm, captured, component, masks, put_in)[0], measured, atol=TOLERANCE, rtol=0)
+        monkeypatch.setattr(ablating, "_run_together", does_not_hold(2, ablating._run_together))  # in halves of what does not fit
+        for again, whole in zip(run_ablated(vlm, captured, component, masks, put_in), (measured, top), strict=True):
+            torch.testing.assert_close(again, whole, atol=TOLERANCE, rtol=0)
         monkeypatch.undo()
         for heads, row, token in zip(sets, measured, top, strict=True):
             logits = hooked_ablation(vlm, component, ours.ids[1:], ours.pixels["pixel_values"][1], heads, put_in)

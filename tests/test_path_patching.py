@@ -402,6 +402,18 @@ def test_traces_of_fewer_runs_give_the_same_numbers_and_wrong_ones_are_found_out
     monkeypatch.setattr(path_runs, "whole_runs", lambda *arguments: made.append(arguments[-1]) or real(*arguments))
     torch.testing.assert_close(run_paths(vlm, captured, paths), whole, atol=TOLERANCE, rtol=0)
     assert made == [3, 3, 3]  # the base run, and one sender twice
+    monkeypatch.undo()
+    real, sizes = path_runs._run_together, []
+
+    def small_device(vlm, captured, paths):
+        sizes.append(len(paths.senders))
+        if len(paths.senders) > 1:
+            raise torch.OutOfMemoryError("too much")
+        return real(vlm, captured, paths)
+
+    monkeypatch.setattr(path_runs, "_run_together", small_device)
+    torch.testing.assert_close(run_paths(vlm, captured, paths), whole, atol=TOLERANCE, rtol=0)
+    assert sizes == [3, 1, 2, 1, 1]
     verify_paths(vlm, ours, paths, whole)
     with pytest.raises(VerificationError, match=r"the path L\d.H\d -> .* of .*-shapes: among others the run measured"):
         verify_paths(vlm, ours, paths, whole + 0.01)

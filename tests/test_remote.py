@@ -100,7 +100,7 @@ def test_a_batch_is_measured_there_as_here_in_one_job(both, make_pair, server, c
 
 def test_what_is_sent_takes_the_dtype_of_the_model_there(server, make_pair):
     there = load("llava-shapes", revision="half", server=RemoteServer(Host(server.url)))
-    here = load("llava-shapes", dtype="bfloat16")
+    here = load("llava-shapes", device="cpu", dtype="bfloat16")
     assert (there.number_format, there.dtype) == ("bfloat16", torch.bfloat16)
     wide = [replace(pair, pixels={name: values.float() for name, values in pair.pixels.items()}) for pair in asked(there, make_pair)[0]]
     expected = here.run(measure_pairs, *asked(here, make_pair))

@@ -85,7 +85,7 @@ def resize(driver, width: int, height: int = 900) -> None:
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
-def until(condition: Callable[[], object], seconds: float = 10) -> object:
+def until(condition: Callable[[], object], seconds: float = 60) -> object:
     """The value of a condition once it is true; an element that is not there yet is waited for."""
     end = time.monotonic() + seconds
     while True:
@@ -97,8 +97,11 @@ def until(condition: Callable[[], object], seconds: float = 10) -> object:
 
 
 def go(browser, address: str) -> None:
+    """Follow an address, until what it names is shown."""
     browser.execute_script("location.hash = arguments[0]", address)
-    until(lambda: browser.execute_script("return location.hash === arguments[0]", address))
+    shown = """const page = pageAt(location.hash);
+        return location.hash === arguments[0] && one.hidden === !page && document.title === (page ? `${page.name} · ${title}` : title)"""
+    until(lambda: browser.execute_script(shown, address))
 
 
 def find(browser, selector: str):

@@ -15,7 +15,7 @@ from data_prep import samples
 from data_prep.answer_match import is_normalised_match, normalised
 from data_prep.samples import SampleError
 from data_prep.select_samples import ALL, PUBLISHED, SelectSamples, accuracy_table, draw, in_halves, main, select_samples
-from interventions import answers
+from interventions import answers, study
 from interventions.models import loading
 from interventions.study import Options, prepare
 from tests.conftest import ROOT
@@ -264,9 +264,12 @@ def test_a_study_finds_the_answers(table, saying, blip):
 
 
 def test_a_models_own_answers_are_judged(tmp_path, shapes, vlm):
-    """The shipped models, by each sample alone; the selected table is one that a study takes wholly."""
+    """The shipped models, by each sample alone, also as a remote host is asked; the selected table is one that a study takes wholly."""
     samples.save(shapes, tmp_path / "shapes", {"name": "shapes", "seed": 1, "left_out": []})
     made = select_samples(options(tmp_path / "shapes", per_category=2), vlm)
+    elsewhere = {"backend": "remote-dry-run", "results": tmp_path / "elsewhere"}
+    there = select_samples(options(tmp_path / "shapes", model=vlm.name, per_category=2, out=tmp_path / "there", **elsewhere))
+    pd.testing.assert_frame_equal(there.accuracy, made.accuracy)
     said = [vlm.generate([row["question"]], [row["clean_image"]])[0].strip().rstrip(".") for row in shapes]
     right = {row["sample_id"] for row, text in zip(shapes, said, strict=True) if text == row["correct_answer"]}
     assert made.accuracy.exact.to_list()[-1] == len(right)
@@ -317,7 +320,7 @@ def test_wrong_options_are_refused_before_the_work(table, saying, blip, wrong, m
 
 
 def test_the_command_prints_accuracy_and_warnings(table, saying, monkeypatch, capsys, blip):
-    monkeypatch.setattr(loading, "load", lambda *_: blip)
+    monkeypatch.setattr(study, "open_model", lambda _: blip)
     main(options(table, per_category=4))
     printed = capsys.readouterr()
     assert re.search(r"things +colour +13 +8 +11 +61.54 +84.62\n", printed.out)
@@ -332,7 +335,8 @@ def test_both_forms_explain_themselves_without_the_models_stage(tmp_path):
         done = subprocess.run([sys.executable, *command, "--help"], capture_output=True, text=True, cwd=folder, check=False)
         assert done.returncode == 0, done.stderr
         assert "Example: python -m data_prep.select_samples" in " ".join(done.stdout.split())
-    loaded = "[name for name in sys.modules if name.split('.')[0] in ('interventions', 'nnsight')]"
+    loaded = "[name for name in sys.modules if name.split('.')[0] in ('interventions', 'nnsight', 'torch')]"
     code = f"import json, sys, data_prep.select_samples; print(json.dumps({loaded}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert json.loads(done.stdout) == []
+    options_alone = {"interventions", "interventions.backends", "interventions.backends.options"}
+    assert set(json.loads(done.stdout)) == options_alone

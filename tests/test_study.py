@@ -18,6 +18,7 @@ from data_prep import samples as sample_table
 from interventions import effects, measuring, patching, planning
 from interventions.attention_patterns import attention_patterns, capture_attention
 from interventions.capture import CLEAN, capture, example
+from interventions.command import reporting_errors
 from interventions.head_patching import patch_heads
 from interventions.models.vlm import Scored
 from interventions.module_patching import patch_modules
@@ -29,6 +30,8 @@ from interventions.sweep import sweep
 from interventions.verify import VerificationError
 from tests.conftest import ROOT
 from tests.hooks import layers_and_modules
+
+MUCH = 2**40  # bytes of free memory, with which plans are the same on any machine
 
 
 @pytest.fixture
@@ -182,7 +185,7 @@ def test_a_study_keeps_the_plan_it_began_with(study, monkeypatch):
     key = f"{study.vlm.name}/shapes/sip"
     begun = json.loads((study.options.out / "manifest.json").read_text())["plans"][key]
     assert begun["samples"] == 1
-    monkeypatch.undo()
+    monkeypatch.setattr(planning, "free_memory", lambda device: MUCH)
     seen = []
     real = patching._patch_pairs
     monkeypatch.setattr(patching, "_patch_pairs", lambda study, pairs, *rest: seen.append(len(pairs)) or real(study, pairs, *rest))
@@ -194,6 +197,7 @@ def test_a_study_keeps_the_plan_it_began_with(study, monkeypatch):
 
 
 def test_pairs_that_do_not_fit_in_memory_together_are_halved(study, monkeypatch, caplog):
+    monkeypatch.setattr(planning, "free_memory", lambda device: MUCH)
     whole = values(patch_heads(study))
     real, sizes = measuring.capture, []
 
@@ -210,6 +214,20 @@ def test_pairs_that_do_not_fit_in_memory_together_are_halved(study, monkeypatch,
     assert "8 pairs did not fit in memory; going on with 4 at a time" in caplog.text
     np.testing.assert_allclose(halved.logit_correct, whole.logit_correct, atol=5e-5)
     np.testing.assert_allclose(halved.clean_logit_correct, whole.clean_logit_correct, atol=5e-5)
+
+
+def test_what_never_fits_in_memory_is_said_in_one_line(study, monkeypatch):
+    def no_device(*_):
+        raise torch.OutOfMemoryError("Traceback ...\nCUDA out of memory. Tried to allocate 2 GiB.")
+
+    monkeypatch.setattr(measuring, "capture", no_device)
+    with pytest.raises(SystemExit) as ended, reporting_errors():
+        patch_heads(study)
+    assert str(ended.value).startswith(
+        "error: even one run does not fit in the device's memory (CUDA out of memory. Tried to allocate 2 GiB.)"
+    )
+    assert all(what in str(ended.value) for what in ("--batch 1", "--dtype", "--device"))
+    assert "\n" not in str(ended.value)
 
 
 def test_memory_stays_flat(study):
@@ -406,20 +424,9 @@ def test_a_script_reports_an_error_in_one_message(tmp_path):
 
 
 def test_ctrl_c_and_kill_lose_no_finished_sample(tmp_path, data):
-    """The script is interrupted twice, by SIGINT and by SIGKILL, and then left to end."""
-    command = [
-        sys.executable,
-        f"{ROOT}/interventions/head_patching.py",
-        "--model",
-        "blip-shapes",
-        "--data",
-        data,
-        "--samples",
-        "2",
-        "--batch",
-        "1",
-    ]
-    command += ["--batch", "1", "--tokens", "every", "--out", str(tmp_path / "results")]
+    """The script is ended twice, by SIGINT and by SIGKILL, each time when it has kept a sample more, and then left to end."""
+    options = ["--model", "blip-shapes", "--data", data, "--samples", "2", "--batch", "1", "--tokens", "every", "--out"]
+    options += [str(tmp_path / "results")]
     parts = tmp_path / "results/blip-shapes/shapes/sip/.cross_attention-heads.partial"
 
     def finished():
@@ -427,17 +434,18 @@ def test_ctrl_c_and_kill_lose_no_finished_sample(tmp_path, data):
 
     kept = 0
     for how in (signal.SIGINT, signal.SIGKILL):
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + 120
+        held_up = [sys.executable, "-m", "tests.held_up", "head_patching", *options]
+        process = subprocess.Popen(held_up, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 300
         while finished() <= kept and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(how)
         _, errors = process.communicate()
-        if how == signal.SIGINT and process.returncode:
-            assert process.returncode == 130
-            assert "run the same command again" in errors
-        assert finished() >= kept
+        assert process.returncode == (130 if how == signal.SIGINT else -how)
+        assert ("run the same command again" in errors) == (how == signal.SIGINT)
+        assert finished() == kept + 1
         kept = finished()
+    command = [sys.executable, f"{ROOT}/interventions/head_patching.py", *options]
     subprocess.run(command, check=True, capture_output=True)
     whole = [*command[:-1], str(tmp_path / "whole")]
     subprocess.run(whole, check=True, capture_output=True)

@@ -88,19 +88,21 @@ class RayCluster:
         Raises
         ------
         BackendError
-            The cluster cannot hold one.
+            No node of the cluster can hold one.
         """
         on_gpus = task.device == "cuda"
         gpus = float(on_gpus) if self.options.gpus_per_worker is None else self.options.gpus_per_worker
         if bool(gpus) != on_gpus:
             raise BackendError(f"--gpus-per-worker {gpus:g} does not go with a model on {task.device}: choose --device to match")
         cpus = float(task.threads)
-        there = ray.cluster_resources()
-        room = int(there.get("GPU", 0) / gpus) if gpus else int(there.get("CPU", 0) / cpus)
+        nodes = [(node["Resources"].get("GPU", 0), node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        room = sum(int(min(has / takes for has, takes in zip(node, (gpus, cpus), strict=True) if takes)) for node in nodes)
         if not room:
-            asked = f"{gpus:g} GPUs (--gpus-per-worker)" if gpus else f"{cpus:g} CPU cores (--threads)"
+            asked = f"{gpus:g} GPUs (--gpus-per-worker) and {cpus:g} CPU cores" if gpus else f"{cpus:g} CPU cores (--threads)"
+            largest = max(nodes, key=lambda node: node if gpus else node[::-1])
             raise BackendError(
-                f"a Ray worker takes {asked}, and the cluster has {there.get('GPU', 0):g} GPUs and {there.get('CPU', 0):g} CPU cores"
+                f"a Ray worker takes {asked} of one node, and the largest of the cluster's {len(nodes)} nodes has {largest[0]:g} GPUs and "
+                f"{largest[1]:g} CPU cores"
             )
         if self.options.workers > room:
             log.warning("the Ray cluster has room for %d workers, not for %d", room, self.options.workers)

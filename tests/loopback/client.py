@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 KEY = "0b8f3f8e-6a1d-4f5e-9a67-2f1f5d1c7a11"
 BLIP = 'interventions.models.wrappers.BlipModel:{"repo_id": "blip-shapes", "revision": null}'
 LLAVA = 'nnsight.modeling.transformers.TransformersModel:{"repo_id": "llava-shapes", "revision": null, "task": "image-text-to-text"}'
-START = 60  # seconds
+START = 180  # seconds
 
 
 class LoopbackServer:

@@ -45,7 +45,7 @@ class Jobs:
         self.responses: dict[str, ResponseModel] = {}
         self.results: dict[str, bytes] = {}
         self.sessions: dict[str, asyncio.Queue] = {}
-        self.faults: dict[str, Any] = {"refuse": 0, "delay": 0.0, "lose": 0, "least_version": ""}
+        self.faults: dict[str, Any] = {"refuse": 0, "delay": 0.0, "gather": 0, "lose": 0, "least_version": ""}
         self.seen: list[dict[str, Any]] = []
         self.waiting: queue.Queue = queue.Queue()
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -64,6 +64,7 @@ class Jobs:
             seen = self.seen[-1]
             self.tell(job, request.session_id, ResponseModel(id=job, status=Status.RUNNING, description="running"))
             time.sleep(self.faults["delay"])
+            self.gather()
             seen["queued"] = self.waiting.qsize()
             try:
                 result = self.run(request, blob)
@@ -73,6 +74,13 @@ class Jobs:
                 self.tell(job, request.session_id, ResponseModel(id=job, status=Status.COMPLETED, data=data))
             except BaseException:
                 self.tell(job, request.session_id, ResponseModel(id=job, status=Status.ERROR, description=traceback.format_exc()))
+
+    def gather(self) -> None:
+        """Once, hold a job up until so many others wait behind it."""
+        end = time.monotonic() + PATIENCE
+        while self.waiting.qsize() < self.faults["gather"] and time.monotonic() < end:
+            time.sleep(0.01)
+        self.faults["gather"] = 0
 
     def run(self, request: RequestModel, blob: bytes) -> bytes:
         if request.model_key not in self.models:
