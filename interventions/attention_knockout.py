@@ -83,7 +83,7 @@ def attention_knockout(study: Study, edges: Sequence[str] = (), window: int = 0)
     _check(study, wanted, window)
     corruption = study.options.corruption
     path = study.folder / f"attention_knockout{f'-window{window}' if window > 1 else ''}.nc"
-    configuration = study.configuration(edges=list(wanted), window=window)
+    configuration = study.configuration(edges=list(wanted), window=window, samples_of=corruption)
     store = Store(path, configuration, study.options.overwrite)
     if not store.is_finished:
         edges_of, absent = _all_edges(study, study.pairs_for([path], corruption)[0], wanted, strict=bool(edges))

@@ -24,7 +24,7 @@ from interventions.command import reporting_errors
 from interventions.gradients import attribution, integrated_attribution, of_cells
 from interventions.head_patching import head_target
 from interventions.models.vlm import Vlm
-from interventions.per_sample import attributes, cells_of, each_sample, sample_coordinates
+from interventions.per_sample import attributes, cells_of, each_sample, noise_options, sample_coordinates
 from interventions.plan import patches
 from interventions.results import Arrays, Store
 from interventions.roles import EVERY, Cell
@@ -87,7 +87,7 @@ def attribute_heads(
         raise ValueError(f"{component!r} of {architecture.name} has no heads; choose from {', '.join(architecture.attention)}")
     if steps < 0 or top < 1:
         raise ValueError(f"--steps must be at least 0 and --top at least 1, not {steps} and {top}")
-    configuration = study.configuration(corruption=corruption, **asdict(wanted))
+    configuration = study.configuration(corruption=corruption, **asdict(wanted), **noise_options(study, corruption))
     path = study.folder / study.label(corruption) / f"{wanted.component}-attribution.nc"
     store = Store(path, configuration, study.options.overwrite)
     if not store.is_finished:

@@ -64,7 +64,7 @@ def direct_effects(study: Study) -> Path:
     vlm, corruption = study.vlm, study.options.corruption
     check_decoder(vlm)
     path = study.folder / "direct_effect.nc"
-    store = Store(path, study.configuration(), study.options.overwrite)
+    store = Store(path, study.configuration(samples_of=corruption), study.options.overwrite)
     if not store.is_finished:
         pairs, parts = each_sample(study, store, corruption, _of_pair)
         store.finish(_assemble(study, pairs, parts), effects.write)

@@ -31,7 +31,7 @@ from interventions.capture import CLEAN, CORRUPT, capture
 from interventions.command import reporting_errors
 from interventions.faithfulness import OPERATIONS, RANKED, table
 from interventions.models.vlm import Vlm
-from interventions.per_sample import attributes, each_sample, sample_coordinates
+from interventions.per_sample import attributes, each_sample, noise_options, sample_coordinates
 from interventions.ranking import Heads, all_heads, check_sizes, growing_sizes, random_order, ranked_heads
 from interventions.replacements import REPLACEMENTS, Material, Sources
 from interventions.results import Arrays, Store
@@ -107,6 +107,7 @@ def ablate_heads(
         sizes=list(sizes),
         random_sets=random_sets,
         replacements=list(replacements),
+        **noise_options(study, corruption),
     )
     store = Store(study.folder / corruption / f"{component}-ablation.nc", configuration, study.options.overwrite)
     if not store.is_finished:

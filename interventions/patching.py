@@ -97,6 +97,8 @@ def _store(study: Study, target: Target, corruption: str) -> Store:
         granularity="heads" if target.heads else "module",
         tokens=list(target.tokens),
         window=target.window,
+        **registry.configuration(corruption, study.options.painting),
+        **({"noise_multiple": study.options.noise_multiple, "noise_draws": study.draws(corruption)} if study.draws(corruption) > 1 else {}),
     )
     return Store(study.folder / study.label(corruption) / f"{target.name}.nc", configuration, study.options.overwrite)
 
@@ -285,7 +287,6 @@ def _assemble(
         "dtype": vlm.number_format,
         "device": vlm.device_type,
         "seed": study.options.seed,
-        **study.noise_attributes(corruption),
         **study.provenance(),
     }
     return effects.validate(dataset)

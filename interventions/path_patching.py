@@ -20,6 +20,7 @@ import torch
 import tyro
 import xarray as xr
 
+from corruptions import registry
 from corruptions.pair import Pair
 from interventions import effects
 from interventions.capture import CLEAN, CORRUPT, Example, capture
@@ -37,7 +38,7 @@ from interventions.paths import (
     parse_head,
     parse_receiver,
 )
-from interventions.per_sample import attributes, cells_of, each_sample, sample_coordinates
+from interventions.per_sample import attributes, cells_of, each_sample, noise_options, sample_coordinates
 from interventions.plain_paths import verify_paths
 from interventions.plan import Patch
 from interventions.ranking import Heads, ranked_heads
@@ -151,6 +152,8 @@ def patch_paths(
         receivers=list(map(str, asked.receivers)),
         token=token,
         mlps=mlps,
+        **registry.configuration(corruption, study.options.painting),
+        **noise_options(study, corruption),
     )
     between = "" if ends.receiving == ends.sending else f"-to-{ends.receiving}"
     store = Store(study.folder / study.label(corruption) / f"{ends.sending}{between}-paths.nc", configuration, study.options.overwrite)

@@ -94,6 +94,12 @@ def sample_coordinates(study: Study, pairs: Sequence[Pair]) -> dict[str, Any]:
     }
 
 
+def noise_options(study: Study, corruption: str) -> dict[str, Any]:
+    """What the numbers depend on beside the rest, where the corruption is noise."""
+    draws = study.draws(corruption)
+    return {"noise_multiple": study.options.noise_multiple, "noise_draws": draws} if draws > 1 else {}
+
+
 def attributes(study: Study, title: str, component: str, corruption: str | None = None) -> dict[str, Any]:
     """What a file says about its making; without a corruption, of clean runs alone."""
     vlm = study.vlm
@@ -111,6 +117,5 @@ def attributes(study: Study, title: str, component: str, corruption: str | None 
         "dtype": vlm.number_format,
         "device": vlm.device_type,
         "seed": study.options.seed,
-        **(study.noise_attributes(corruption.removesuffix("-noising")) if corruption else {}),
         **study.provenance(),
     }

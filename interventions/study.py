@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 import tyro
 from datasets import Dataset
@@ -34,7 +33,6 @@ from interventions.noise import Noise, draw_noise, embedding_deviation, embeddin
 from interventions.results import check_writable, read_manifest, update_manifest
 
 SMALL_WIDTH = 256
-MOST_MEASURED = 1000  # samples over which embeddings are measured
 LIBRARIES = ("nnsight", "torch", "transformers", "numpy", "xarray")
 
 
@@ -68,7 +66,7 @@ class Options:
     direction: Literal["denoising", "noising"] = "denoising"
     """denoising puts clean states into the corrupt run; noising puts corrupt states into the clean run."""
     noise_multiple: float = 3.0
-    """Standard deviation of gaussian_noise, as a multiple of that of the embeddings over the data set's clean runs (of at most 1,000)."""
+    """Standard deviation of gaussian_noise, as a multiple of that of the embeddings over the data set's clean runs."""
     noise_draws: int = 10
     """Draws of gaussian_noise a sample; they are kept apart in the file, and metrics are averaged over them."""
     divergence: bool = False
@@ -129,12 +127,6 @@ class Study:
     def draws(self, corruption: str) -> int:
         """How many corrupt runs a sample has."""
         return self.options.noise_draws if corruption.startswith("gaussian_noise") else 1
-
-    def noise_options(self, corruption: str) -> dict[str, Any]:
-        """The options of a corruption by noise; none of others."""
-        if not corruption.startswith("gaussian_noise"):
-            return {}
-        return {"noise_multiple": self.options.noise_multiple, "noise_draws": self.options.noise_draws}
 
     def label(self, corruption: str) -> str:
         """What results under a corruption are filed under."""
@@ -242,32 +234,24 @@ class Study:
         return draw_noise(self.vlm, pair, pair.noise, sigma, self.options.seed, draw)
 
     def embedding_mean(self, corruption: str) -> Tensor:
-        """The mean of the embeddings that are replaced, over the clean runs of the data set (see `_clean_runs`); measured once."""
+        """The mean of the embeddings that are replaced, over the clean runs of the pairs; measured once."""
         if corruption not in self.means:
-            self.means[corruption] = embedding_mean(self.vlm, self._clean_runs(), registry.MODALITIES[corruption])
+            pairs, _ = self.pairs(corruption)
+            self.means[corruption] = embedding_mean(self.vlm, pairs, pairs[0].noise)
         return self.means[corruption]
 
     def embedding_deviation(self, corruption: str) -> float:
-        """The standard deviation of embeddings that get noise, over the clean runs of the data set (see `_clean_runs`); measured once."""
+        """The standard deviation of the embeddings that get noise, over the clean runs of the pairs; measured once."""
         if corruption not in self.deviations:
-            key = f"{self.vlm.name}/{self.name}/{registry.MODALITIES[corruption]}"
-            of = {"model_revision": self.vlm.revision, "dataset_fingerprint": self.fingerprint, "dtype": self.vlm.number_format}
-            of |= {"device": self.vlm.device_type, "program_version": __version__}
+            pairs, _ = self.pairs(corruption)
+            key = f"{self.vlm.name}/{self.name}/{corruption}"
+            of = self.configuration(corruption=corruption)
             known = read_manifest(self.options.out).get("embedding_deviations", {}).get(key, {})
             if known.get("of") != of:
-                deviation = embedding_deviation(self.vlm, self._clean_runs(), registry.MODALITIES[corruption])
-                known = {"deviation": deviation, "of": of}
+                known = {"deviation": embedding_deviation(self.vlm, pairs, pairs[0].noise), "of": of}
                 update_manifest(self.options.out, "embedding_deviations", key, known)
             self.deviations[corruption] = known["deviation"]
         return self.deviations[corruption]
-
-    def _clean_runs(self) -> list[Sample]:
-        """The samples over which embeddings are measured: all whose prompt fits or, of a larger table, as many as `MOST_MEASURED`, drawn
-        once and for all. They do not depend on which samples are used: a sample's noise is the same among few and among many."""
-        samples = list(sample_table.rows(self.table))
-        if len(samples) > MOST_MEASURED:
-            samples = [samples[i] for i in np.sort(np.random.default_rng(0).choice(len(samples), MOST_MEASURED, replace=False))]
-        return [sample for sample in samples if len(self.vlm.tokenize(sample["question"]).ids) <= self.vlm.longest_prompt]
 
     def scored(self, pair: Pair) -> Scored:
         """By what tokens the two answers are scored; raises `LeftOut` when they cannot be told apart."""
@@ -289,14 +273,8 @@ class Study:
             )
         return scored
 
-    def configuration(self, corruption: str | None = None, **more: Any) -> dict[str, Any]:
-        """Everything that the numbers depend on.
-
-        Parameters
-        ----------
-        corruption : of the corrupt runs; None for clean runs, of the samples that can be used under the options' corruption
-        """
-        of = corruption or self.options.corruption
+    def configuration(self, **more: Any) -> dict[str, Any]:
+        """Everything that the numbers depend on."""
         return {
             "model": self.vlm.name,
             "model_revision": self.vlm.revision,
@@ -308,20 +286,13 @@ class Study:
             "device": self.vlm.device_type,
             "definition": self.options.definition,
             "keep_wrong": self.options.keep_wrong,
-            **({"corruption": corruption, "direction": self.options.direction} if corruption else {"samples_of": of}),
-            **registry.configuration(of, self.options.painting),
-            **(self.noise_options(corruption) if corruption else {}),
+            "direction": self.options.direction,
             "divergence": self.options.divergence,
             "shared_pieces": self.options.shared_pieces,
             "program_version": __version__,
             **({"backend": "remote"} if self.options.backend == "remote" else {}),  # with libraries of its own
             **more,
         }
-
-    def noise_attributes(self, corruption: str) -> dict[str, Any]:
-        """What a file says of its noise: the options, and the standard deviation that they gave."""
-        options = self.noise_options(corruption)
-        return options | {"noise_sigma": self.options.noise_multiple * self.embedding_deviation(corruption)} if options else {}
 
     def provenance(self) -> dict[str, str]:
         """What else a result should say about its making."""
