@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.overlap import jaccard, overlap_of_tasks, pair_overlap
+from analysis.overlap import jaccard, overlap_of_tasks, pair_overlap, shared_by_chance
 
 SHUFFLES = 4000
 
@@ -64,6 +64,52 @@ def test_sets_in_one_layer_overlap_beyond_chance_but_not_beyond_their_layer(gene
 
 def test_p_is_uniform_where_sets_are_random(generator):
     p = [pair_overlap(*(generator.random((2, 4, 12)) < 0.4), 50, generator) for _ in range(200)]
+    for values in ([one.p for one in p], [one.p_in_layers for one in p]):
+        assert np.mean(np.array(values) <= 0.1) <= 0.1 + 3 * np.sqrt(0.09 / 200)
+        assert np.mean(np.array(values) <= 0.5) > 0.2
+
+
+def test_signed_sets_against_every_set_of_those_signs():
+    """By hand: positive heads 0 and 1, negative 2, of 6 heads; the other has one positive and two negative ones, in 60 ways."""
+    one = np.array([[1, 1, -1, 0, 0, 0]])
+    other = np.array([[1, 0, -1, -1, 0, 0]])
+    drawn = [(p, n) for p in range(6) for n in combinations([i for i in range(6) if i != p], 2)]
+    shared = np.array([(p in (0, 1)) + (2 in n) for p, n in drawn])
+    assert len(drawn) == 60
+    found = pair_overlap(one, other, 0, np.random.default_rng(0))
+    assert found.shared == 2
+    assert found.p == pytest.approx(np.mean(shared >= 2))
+    assert found.p == pytest.approx(8 / 60)  # 2 places of the positive one, 4 partners of head 2
+    assert found.expected == pytest.approx(2 / 6 + 2 / 6) == shared.mean()
+
+
+def test_chance_of_signed_sets_against_shuffles(generator):
+    a, b = (np.repeat([1, -1, 0], [positive, negative, 30 - positive - negative]) for positive, negative in ((7, 9), (6, 11)))
+    shuffles = generator.permuted(np.tile(b, (40_000, 1)), axis=1)
+    seen = np.bincount(((shuffles == a) & (a != 0)).sum(axis=1), minlength=17) / 40_000
+    chance = shared_by_chance([7, 9], [6, 11], 30)
+    assert chance.sum() == pytest.approx(1)
+    np.testing.assert_allclose(chance, seen, atol=0.012)
+
+
+def test_signed_sets_within_layers_against_shuffles(generator):
+    one, other = (generator.choice([-1, 0, 0, 1], size=(3, 8)) for _ in range(2))
+    found = pair_overlap(one, other, SHUFFLES, generator)
+    shuffled = generator.permuted(np.tile(other, (SHUFFLES, 1, 1)), axis=2)
+    shared = ((shuffled == one) & (one != 0)).sum(axis=(1, 2))
+    assert found.expected_in_layers == pytest.approx(shared.mean(), abs=0.1)
+    assert found.p_in_layers == pytest.approx((shared >= found.shared).mean(), abs=0.04)
+
+
+def test_tasks_share_a_head_with_the_sign_that_it_has_more_often(generator):
+    tasks = np.array([[[1, 1, -1, 0]], [[1, -1, -1, 1]], [[1, -1, 1, 0]], [[0, 1, -1, 0]]])
+    found = overlap_of_tasks(tasks, 99, generator)
+    assert {k: of.shared for k, of in found.items()} == {2: 3, 3: 2, 4: 0}
+    assert overlap_of_tasks(abs(tasks), 99, generator)[4].shared == 2
+
+
+def test_signed_sets_that_are_random_overlap_as_chance_says(generator):
+    p = [pair_overlap(*generator.choice([-1, 0, 0, 1], size=(2, 4, 12)), 50, generator) for _ in range(200)]
     for values in ([one.p for one in p], [one.p_in_layers for one in p]):
         assert np.mean(np.array(values) <= 0.1) <= 0.1 + 3 * np.sqrt(0.09 / 200)
         assert np.mean(np.array(values) <= 0.5) > 0.2
