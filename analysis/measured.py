@@ -4,6 +4,7 @@ A task is "<dataset>/<category>". What is judged (metric, token, component, corr
 """
 
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,27 @@ class Measure:
         return {self.image_corruption: "image", self.text_corruption: "text"}
 
 
+def check_shares(options: object, *names: str) -> None:
+    """Raise `ResultsError` where one of these options is not a share, above 0 and below 1."""
+    for name in names:
+        if not 0 < getattr(options, name) < 1:
+            raise ResultsError(f"{name} is {getattr(options, name)}; it must lie between 0 and 1")
+
+
+def check_finite(options: object, *names: str) -> None:
+    """Raise `ResultsError` where one of these options is not a finite number."""
+    for name in names:
+        if not isfinite(getattr(options, name)):
+            raise ResultsError(f"{name} is {getattr(options, name)}; it must be a finite number")
+
+
+def check_not_negative(options: object, *names: str) -> None:
+    """Raise `ResultsError` where one of these options is below 0."""
+    for name in names:
+        if getattr(options, name) < 0:
+            raise ResultsError(f"{name} is {getattr(options, name)}; it cannot be negative")
+
+
 @dataclass(frozen=True)
 class Measured:
     """The effects of all heads of one model.
@@ -75,6 +97,15 @@ class Measured:
     def of(self, corruption: str) -> dict[str, xr.DataArray]:
         """The effects of the tasks that ran under a corruption, in the order of `tasks`."""
         return {task: self.effects[corruption, task] for task in self.tasks if (corruption, task) in self.effects}
+
+
+def flat(values: xr.DataArray) -> np.ndarray:
+    """[sample, layer, head] as [sample, head].
+
+    >>> flat(xr.DataArray(np.zeros((5, 2, 3)), dims=("sample", "layer", "head"))).shape
+    (5, 6)
+    """
+    return values.transpose("sample", "layer", "head").values.reshape(values.sizes["sample"], -1)
 
 
 def measured(results: Path, measure: Measure) -> dict[str, Measured]:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 BLOCK = 4096  # sign flips at a time: 16 MB for 1,024 heads
 SIDES = (1, -1)
@@ -89,7 +89,7 @@ def _random_signs(samples: int, flips: int, generator: np.random.Generator) -> I
         yield bits.reshape(rows, samples) * np.float32(2) - 1
 
 
-def student_p(mean: np.ndarray, mean_square: np.ndarray, samples: int) -> np.ndarray:
+def student_p(mean: np.ndarray, mean_square: np.ndarray, samples: int, needed: float = 1) -> np.ndarray:
     """Two-sided p-value of Student's t that a mean is 0; what `sign_flip_p` tends to as samples grow, at a fraction of the cost.
 
     t = mean / sqrt((mean_square - mean^2) / (samples - 1)); 1 where every effect is 0 or there is one sample.
@@ -97,7 +97,9 @@ def student_p(mean: np.ndarray, mean_square: np.ndarray, samples: int) -> np.nda
     Parameters
     ----------
     mean, mean_square : [...], of the effects and of their squares over samples
+    needed : p above this are not worked out but given as 1, which saves most of the time where they are many
 
+    >>> from scipy import stats
     >>> x = np.array([1.0, 2.0, 3.0])
     >>> p, scipys = student_p(x.mean(), (x**2).mean(), len(x)), stats.ttest_1samp(x, 0).pvalue
     >>> bool(np.isclose(p, scipys))
@@ -108,7 +110,23 @@ def student_p(mean: np.ndarray, mean_square: np.ndarray, samples: int) -> np.nda
     error = np.sqrt(np.maximum(mean_square - mean**2, 0) / (samples - 1))
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(mean == 0, 0, np.abs(mean) / error)
-    return 2 * stats.t.sf(t, samples - 1)
+    p = np.ones_like(t)
+    small = t >= special.stdtrit(samples - 1, 1 - needed / 2)
+    p[small] = 2 * special.stdtr(samples - 1, -t[small])
+    return p
+
+
+def discoveries(p: np.ndarray, alpha: float) -> np.ndarray:
+    """Whether each p-value is among the discoveries at rate alpha of Benjamini and Hochberg (1995), along the last axis.
+
+    As `scipy.stats.false_discovery_control(p) <= alpha`, in less time: they are the p up to the largest p_(k) <= alpha k / n.
+
+    >>> discoveries(np.array([0.04, 0.9, 0.01, 0.02]), alpha=0.06)  # of 0.015, 0.03, 0.045, 0.06
+    array([ True, False,  True,  True])
+    """
+    ordered = np.sort(p, axis=-1)
+    passing = ordered <= alpha * np.arange(1, p.shape[-1] + 1) / p.shape[-1]
+    return p <= np.where(passing, ordered, -1).max(axis=-1, keepdims=True)
 
 
 def bootstrap_weights(samples: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
@@ -166,3 +184,32 @@ def replicated_p(p: np.ndarray, sign: np.ndarray, at_least: int) -> np.ndarray:
     """
     one_sided = [np.sort(np.where(sign == side, p / 2, 1 - p / 2), axis=0)[at_least - 1] for side in SIDES]
     return np.minimum((len(p) - at_least + 1) * np.stack(one_sided), 1)
+
+
+def replicated_by_sign(
+    p: np.ndarray, sign: np.ndarray, stands_out: np.ndarray, ran: np.ndarray, at_least: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`replicated_p` of each corruption, and whether a head stands out with that sign in enough of the tasks that ran.
+
+    Parameters
+    ----------
+    p, sign, stands_out : [corruption, task, ..., head]
+    ran : bool [corruption, task]
+    at_least : number of tasks; 0 for all that ran
+
+    Returns
+    -------
+    Both [2, corruption, ..., head]: positive, negative
+
+    >>> p, sign = np.array([[[0.01], [0.04], [1.0]]]), np.array([[[1], [1], [0]]])
+    >>> replicated, large = replicated_by_sign(p, sign, p < 1, np.array([[True, True, False]]), at_least=0)
+    >>> replicated[:, 0, 0], large[:, 0, 0]
+    (array([0.02 , 0.995]), array([ True, False]))
+    """
+    shape = (len(SIDES), len(p), *p.shape[2:])
+    by_side, large = np.ones(shape), np.zeros(shape, dtype=bool)
+    for c, tasks in enumerate(ran):
+        wanted = at_least or int(tasks.sum())
+        by_side[:, c] = replicated_p(p[c, tasks], sign[c, tasks], wanted)
+        large[:, c] = [(stands_out[c, tasks] & (sign[c, tasks] == side)).sum(axis=0) >= wanted for side in SIDES]
+    return by_side, large

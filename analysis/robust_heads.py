@@ -17,7 +17,7 @@ from analysis import robust_tables as tables
 from analysis.command import reporting
 from analysis.measured import measured
 from analysis.power import power, power_text
-from analysis.results import write_tree, write_whole
+from analysis.results import ResultsError, write_tree, write_whole
 from analysis.robust_rule import RobustRule, judge
 
 FILE = "robust_heads"
@@ -111,6 +111,11 @@ class RobustHeads(RobustRule):
     """Also print how large an effect the rule finds at these heads and samples, and write it to robust_power.csv."""
     runs: int = 100
     """Simulated studies behind each number of --power."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.runs < 1:
+            raise ResultsError(f"runs is {self.runs}; at least one study is needed")
 
 
 def main() -> None:

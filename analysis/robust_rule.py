@@ -9,8 +9,9 @@ a task when
 It is universal under a corruption when it stands out with the same sign in every task (or in at least k of n), and so many tasks have
 an effect of that sign beyond chance: q <= alpha of their partial conjunction, over all heads, corruptions and signs of the model.
 
-Where no head has an effect, at most a share alpha of studies names a universal head. Where some have, about a share alpha of the heads that
-pass the test is expected to have none; standing out is asked for after it, and only takes heads away.
+Where no head has an effect, at most a share alpha of studies names a universal head; where one task is enough to, only if noise is
+symmetric. Where some have, about a share alpha of the heads that pass the test is expected to have none; standing out is asked for after
+it, and only takes heads away.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -20,9 +21,10 @@ import xarray as xr
 from scipy import stats
 
 from analysis import resampling
-from analysis.measured import METRICS, Measured
+from analysis.measured import METRICS, Measured, check_not_negative, check_shares, flat
 from analysis.results import ResultsError
-from analysis.universal_heads import Rule, check_tasks, important_heads, kinds, means, universal_heads
+from analysis.robust_frequencies import bootstrap, frequencies
+from analysis.universal_heads import KINDS, Rule, check_tasks, important_heads, kinds, means, universal_heads
 
 FEWEST_FLIPS = 10_000
 TESTS = ("flips", "t")
@@ -32,6 +34,9 @@ TESTS = ("flips", "t")
 class RobustRule(Rule):
     """What makes a head important beyond chance; thresholds of size are those of NOTICE's rule, on signed means."""
 
+    at_least: int = 0
+    """Tasks in which a head must be important to be universal; 0 for every task that ran. Where it is 1, or one task ran, the rate of false
+    discoveries holds for noise that is symmetric only: ask for 2 or more."""
     alpha: float = 0.05
     """Share of false discoveries that is allowed."""
     test: str = "flips"
@@ -47,12 +52,8 @@ class RobustRule(Rule):
         super().__post_init__()
         if self.test not in TESTS:
             raise ResultsError(f"there is no test {self.test!r}; choose one of {', '.join(TESTS)}")
-        for name in ("alpha", "confidence"):
-            if not 0 < getattr(self, name) < 1:
-                raise ResultsError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
-        for name in ("flips", "resamples", "permutations"):
-            if getattr(self, name) < 0:
-                raise ResultsError(f"{name} is {getattr(self, name)}; it cannot be negative")
+        check_shares(self, "alpha", "confidence")
+        check_not_negative(self, "flips", "resamples")
 
 
 def judge(effects: Measured, rule: RobustRule) -> xr.Dataset:
@@ -64,12 +65,14 @@ def judge(effects: Measured, rule: RobustRule) -> xr.Dataset:
     -------
     (corruption, task, layer, head), NaN, 0 or false where a task did not run:
         mean_effect and its sign; low, high (percentile bootstrap); p, q, significant; stands_out; important (significant and stands out);
-        mean_absolute_effect, selected (by NOTICE's rule), selection_frequency (share of resamples in which it is)
+        mean_absolute_effect, selected (by NOTICE's rule); selection_frequency, notice_selection_frequency (share of resamples in which the
+        head is important, and is selected)
     (corruption, layer, head):
         overall_effect (mean of the tasks' means), overall_low, overall_high (bootstrap, stratified by task); universal_p and universal_q
-        (of the sign that replicates better), universal, universal_sign (0 where both signs do alike); notice_universal,
-        universal_frequency (share of resamples in which NOTICE's rule makes it so)
+        (of the sign that replicates better), universal, universal_sign (0 where both signs do alike); notice_universal;
+        universal_frequency, notice_universal_frequency (share of resamples in which either rule makes it so)
     (layer, head): kind, notice_kind
+    (named, layer, head): kind_frequency (share of resamples in which the head is of each kind: vision, text, multimodal)
     (corruption, task): samples, left_out, smallest_p (that the test can give)
 
     Raises
@@ -100,16 +103,21 @@ def judge(effects: Measured, rule: RobustRule) -> xr.Dataset:
     of_task = {"sign": sign, "p": p, "q": q, "significant": significant, "stands_out": stands_out, "selected": selected.values}
     of_task |= {"important": significant & stands_out}
     of_head = {"overall_effect": mean.mean("task").values} | _replicated(p, sign, stands_out, ran, rule)
+    of_kind: dict[str, np.ndarray] = {}
     if rule.resamples:
-        of_task_resampled, of_head_resampled = _bootstrap(effects, mean.shape, rule)
-        of_task |= of_task_resampled
-        of_head |= of_head_resampled
+        for resampled in (bootstrap(effects, mean.shape, rule), frequencies(effects, mean.shape, rule)):
+            of_task |= resampled.of_task
+            of_head |= resampled.of_head
+            of_kind |= resampled.of_kind
     found = found.assign(
         {name: (mean.dims, values) for name, values in of_task.items()}
         | {name: (("corruption", "layer", "head"), values) for name, values in of_head.items()}
+        | {name: (("named", "layer", "head"), values) for name, values in of_kind.items()}
         | {"smallest_p": (("corruption", "task"), _smallest_p(found["samples"].values, rule))}
         | {"notice_universal": universal_heads(selected, found["samples"] > 0, rule.at_least)}
     )
+    if of_kind:
+        found = found.assign_coords(named=list(KINDS[:-1]))
     found["kind"], found["notice_kind"] = kinds(found["universal"]), kinds(found["notice_universal"])
     for name in ("mean_effect", "mean_absolute_effect", "low", "high", "overall_effect", "overall_low", "overall_high"):
         if name in found:
@@ -164,15 +172,6 @@ def complete(effects: Measured) -> Measured:
     return replace(effects, effects=kept, left_out=left_out, modality=modality)
 
 
-def flat(values: xr.DataArray) -> np.ndarray:
-    """[sample, layer, head] as [sample, head].
-
-    >>> flat(xr.DataArray(np.zeros((5, 2, 3)), dims=("sample", "layer", "head"))).shape
-    (5, 6)
-    """
-    return values.transpose("sample", "layer", "head").values.reshape(values.sizes["sample"], -1)
-
-
 def enough_flips(effects: Measured, rule: RobustRule) -> int:
     """Sign flips from which on one head alone can be universal: its smallest p, times all heads and corruptions, is at most alpha / 2.
 
@@ -209,13 +208,8 @@ def _smallest_p(samples: np.ndarray, rule: RobustRule) -> np.ndarray:
 
 def _replicated(p: np.ndarray, sign: np.ndarray, stands_out: np.ndarray, ran: np.ndarray, rule: RobustRule) -> dict[str, np.ndarray]:
     """universal_p, universal_q, universal_sign and universal [corruption, layer, head] from what was found in the tasks that ran."""
-    shape = (len(resampling.SIDES), len(p), *p.shape[2:])
-    by_side, large = np.ones(shape), np.zeros(shape, dtype=bool)
-    for c, tasks in enumerate(ran):
-        wanted = rule.at_least or int(tasks.sum())
-        by_side[:, c] = resampling.replicated_p(p[c, tasks], sign[c, tasks], wanted)
-        large[:, c] = [(stands_out[c] & (sign[c] == side)).sum(axis=0) >= wanted for side in resampling.SIDES]
-    q = stats.false_discovery_control(by_side.ravel()).reshape(shape)
+    by_side, large = resampling.replicated_by_sign(p, sign, stands_out, ran, rule.at_least)
+    q = stats.false_discovery_control(by_side.ravel()).reshape(by_side.shape)
     positive, negative = (q <= rule.alpha) & large
     leaning = np.sign(by_side[1] - by_side[0])
     return {
@@ -224,26 +218,3 @@ def _replicated(p: np.ndarray, sign: np.ndarray, stands_out: np.ndarray, ran: np
         "universal_sign": np.where(positive | negative, positive.astype("int8") - negative, leaning).astype("int8"),
         "universal": positive | negative,
     }
-
-
-def _bootstrap(effects: Measured, shape: tuple[int, ...], rule: RobustRule) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """low, high and selection_frequency [corruption, task, layer, head]; overall_low, overall_high, universal_frequency without task."""
-    of_task = {name: np.full(shape, np.nan) for name in ("low", "high", "selection_frequency")}
-    of_head = {name: np.full((shape[0], *shape[2:]), np.nan) for name in ("overall_low", "overall_high", "universal_frequency")}
-    for c, corruption in enumerate(effects.corruptions):
-        tasks = effects.of(corruption)
-        overall, times_selected = np.zeros((rule.resamples, *shape[2:])), np.zeros((rule.resamples, *shape[2:]), dtype="int16")
-        for task, values in tasks.items():
-            at = c, effects.tasks.index(task)
-            generator = resampling.stream(rule.seed, "bootstrap", corruption, task)
-            weights = resampling.bootstrap_weights(values.sizes["sample"], rule.resamples, generator)
-            resampled = (weights @ flat(values)).reshape(overall.shape)
-            of_task["low"][at], of_task["high"][at] = resampling.percentile_interval(resampled, rule.confidence)
-            overall += resampled / len(tasks)
-            absolute = xr.DataArray((weights @ np.abs(flat(values))).reshape(overall.shape), dims=("resample", "layer", "head"))
-            selected = important_heads(absolute, rule.deviations)[0].values
-            of_task["selection_frequency"][at] = selected.mean(axis=0)
-            times_selected += selected
-        of_head["overall_low"][c], of_head["overall_high"][c] = resampling.percentile_interval(overall, rule.confidence)
-        of_head["universal_frequency"][c] = (times_selected >= (rule.at_least or len(tasks))).mean(axis=0)
-    return of_task, of_head

@@ -6,6 +6,7 @@ corruption only, multimodal under both. `robust_heads` is a rule that also asks 
 """
 
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import xarray as xr
 
 from analysis.chance import family_wise_p
 from analysis.command import reporting
-from analysis.measured import METRICS, Measure, Measured, measured
+from analysis.measured import METRICS, Measure, Measured, check_finite, check_not_negative, measured
 from analysis.results import MODALITIES, ResultsError, head_name, write_tree, write_whole
 
 KINDS = ("vision", "text", "multimodal", "none")
@@ -41,6 +42,8 @@ class Rule(Measure):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_finite(self, "deviations")
+        check_not_negative(self, "permutations", "seed")
         if self.at_least < 0:
             raise ResultsError(f"a head cannot be asked to be important in {self.at_least} tasks; 0 is every task, 1 any, 2 at least two")
 
@@ -265,7 +268,7 @@ def find_and_write(results: Path, rule: Rule | None = None, *, metric: str = "lo
 
 
 def summary(found: dict[str, xr.Dataset]) -> str:
-    """The universal heads in words, a line a model.
+    """The universal heads in words, a line a model; a second one where only one modality was corrupted, which leaves kinds open.
 
     >>> summary(find(Path("results"), Rule(permutations=0)))
     'blip-small: vision: L1.H2; text: L0.H5; multimodal: L3.H0'
@@ -274,9 +277,16 @@ def summary(found: dict[str, xr.Dataset]) -> str:
     for model, dataset in found.items():
         heads = {kind: [head_name(*map(int, at)) for at in np.argwhere((dataset["kind"] == kind).values)] for kind in KINDS[:-1]}
         lines.append(f"{model}: " + "; ".join(f"{kind}: {' '.join(names) or 'no head'}" for kind, names in heads.items()))
-        if not any(heads.values()):
-            lines += [f"  {line}" for line in _nearest(dataset)]
+        lines += [f"  {line}" for line in ((*_open_kinds(dataset),) if any(heads.values()) else _nearest(dataset))]
     return "\n".join(lines)
+
+
+def _open_kinds(dataset: xr.Dataset) -> Iterator[str]:
+    """What kinds say less than they seem to, in words, where no corruption of one modality ran."""
+    ran = set(dataset["modality"].values.tolist())
+    for missing, kind in (("image", "text"), ("text", "vision")):
+        if missing not in ran:
+            yield f"no {missing} corruption was run, so a head named {kind} may be multimodal"
 
 
 def _nearest(dataset: xr.Dataset) -> list[str]:

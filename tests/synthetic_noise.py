@@ -44,3 +44,17 @@ def noise_study(
     """A study in which no head has an effect; a noisy head is noisy in every task."""
     spread = spreads(generator, layers, heads)
     return study({(c, f"d/{t}"): noise(generator, samples, spread) for c in corruptions for t in range(tasks)})
+
+
+def skewed_study(
+    generator: np.random.Generator, samples: int, layers: int, heads: int, tasks: int, corruptions: Sequence[str] = ("sip", "str")
+) -> Measured:
+    """As `noise_study`, of noise with mean 0 that is skewed: lognormal factors that heads share, and lognormal noise of each head."""
+    spread = spreads(generator, layers, heads)
+    loading = generator.normal(size=(4, spread.size)) * 0.35
+
+    def of_task() -> np.ndarray:
+        shared, own = (generator.lognormal(size=(samples, many)) - np.exp(0.5) for many in (4, spread.size))
+        return (shared @ loading + own).reshape(samples, *spread.shape) * spread
+
+    return study({(c, f"d/{t}"): of_task() for c in corruptions for t in range(tasks)})

@@ -6,6 +6,7 @@ from scipy import stats
 
 from analysis.resampling import (
     bootstrap_weights,
+    discoveries,
     percentile_interval,
     replicated_p,
     sign_flip_p,
@@ -64,6 +65,21 @@ def test_student_p_is_scipys(generator):
     constant = student_p(np.array([0.0, 1.0]), np.array([0.0, 1.0]), 20)
     np.testing.assert_array_equal(constant, [1, 0])
     np.testing.assert_array_equal(student_p(np.array([2.0]), np.array([4.0]), 1), [1])
+
+
+def test_student_p_that_are_not_needed_are_1(generator):
+    effects = generator.normal(0.3, 1, size=(20, 200))
+    moments = effects.mean(axis=0), (effects**2).mean(axis=0), 20
+    p, needed = student_p(*moments), student_p(*moments, needed=0.1)
+    np.testing.assert_array_equal(needed, np.where(p <= 0.1, p, 1))
+    assert 20 < (needed < 1).sum() < 180
+
+
+def test_discoveries_are_scipys(generator):
+    p = generator.uniform(size=(300, 40)) ** generator.choice([1, 3, 8], size=(300, 1))
+    p[:, :5] = p[:, 5:6]  # ties
+    np.testing.assert_array_equal(discoveries(p, 0.1), stats.false_discovery_control(p, axis=-1) <= 0.1)
+    np.testing.assert_array_equal(discoveries(np.ones(4), 0.05), np.zeros(4, dtype=bool))
 
 
 def test_sign_flips_tend_to_student(generator):

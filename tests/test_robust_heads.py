@@ -15,9 +15,10 @@ from analysis.chance import family_wise_p
 from analysis.power import power, power_text, simulate
 from analysis.report_page import robust as report_robust
 from analysis.results import ResultsError, read_tree
-from analysis.robust_heads import find, find_and_write
+from analysis.robust_heads import RobustHeads, find, find_and_write
 from analysis.robust_rule import RobustRule, judge
-from tests.synthetic_noise import noise, noise_study, spreads, study
+from analysis.robust_tables import overlap_table, summary, universal_table
+from tests.synthetic_noise import noise, noise_study, skewed_study, spreads, study
 from tests.synthetic_results import HEADS, LAYERS, MULTIMODAL, SAMPLES, TEXT, VISION, effects, save, write_results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,9 +86,80 @@ def test_selection_frequencies_against_a_loop_of_resamples(generator):
     for _ in range(4000):
         means = [np.abs(x[generator.integers(15, size=15), 0]).mean(axis=0) for x in tasks.values()]
         selected.append([mean >= mean.mean() + mean.std() for mean in means])
-    np.testing.assert_allclose(found["selection_frequency"].values[:, 0], np.mean(selected, axis=0), atol=0.04)
-    np.testing.assert_allclose(found["universal_frequency"].values[0], np.all(selected, axis=1).mean(axis=0), atol=0.04)
-    assert 0.2 < found["selection_frequency"].max() < 1
+    np.testing.assert_allclose(found["notice_selection_frequency"].values[:, 0], np.mean(selected, axis=0), atol=0.04)
+    np.testing.assert_allclose(found["notice_universal_frequency"].values[0], np.all(selected, axis=1).mean(axis=0), atol=0.04)
+    assert 0.2 < found["notice_selection_frequency"].max() < 1
+
+
+@pytest.mark.parametrize("at_least", [0, 1])
+def test_frequencies_of_the_signed_rule_against_judging_each_resample(generator, at_least):
+    """The share of resamples in which the rule itself, with Student's t, names a head."""
+    effect = {"sip": [1, 0.8, 0, -0.7, 0, 0, 0, 0], "str": [1, 0, 0.8, 0, 0, 0, 0, 0]}
+    tasks = {(c, f"d/{t}"): generator.normal(effect[c], 1, size=(25, 2, 8))[:, :1] for c in effect for t in "ab"}
+    tasks["sip", "d/b"][..., 3] *= -1
+    rule = replace(FAST, test="t", deviations=0.5, alpha=0.2, at_least=at_least)
+    found = judge(study(tasks), replace(rule, resamples=2000))
+    again = 100
+    important, universal = np.zeros((2, 2, 8)), np.zeros((2, 8))
+    kinds = dict.fromkeys(("vision", "text", "multimodal"), np.zeros(8))
+    for _ in range(again):
+        one = judge(study({key: x[generator.integers(25, size=25)] for key, x in tasks.items()}), rule)
+        important += one["important"].values[:, :, 0] / again
+        universal += one["universal"].values[:, 0] / again
+        kinds = {kind: share + (one["kind"].values[0] == kind) / again for kind, share in kinds.items()}
+    np.testing.assert_allclose(found["selection_frequency"].values[:, :, 0], important, atol=0.15)
+    np.testing.assert_allclose(found["universal_frequency"].values[:, 0], universal, atol=0.15)
+    for kind, share in kinds.items():
+        np.testing.assert_allclose(found["kind_frequency"].sel(named=kind).values[0], share, atol=0.15)
+    assert universal[0, 0] > 0.9
+    assert 0.2 < universal[0, 1] < 1
+    assert (universal[0, 3] > 0.2) == (at_least == 1)
+
+
+def test_a_noisy_head_has_notices_frequency_and_not_this_rules(generator):
+    x = generator.normal(0, 0.1, size=(40, 4, 5))
+    x[:, 2, 3] *= 50
+    x[:, 2, 3] -= x[:, 2, 3].mean()
+    of = judge(study({("sip", "d/a"): x}), replace(FAST, resamples=300)).sel(corruption="sip", layer=2, head=3)
+    assert (float(of["notice_universal_frequency"]), float(of["notice_selection_frequency"].item())) == (1, 1)
+    assert (float(of["universal_frequency"]), float(of["selection_frequency"].item())) < (0.05, 0.05)
+
+
+def test_frequencies_do_not_depend_on_how_many_resamples_are_judged_at_a_time(generator, monkeypatch):
+    tasks = study({(c, "d/a"): noise(generator, 20, spreads(generator, 2, 5)) + 0.5 for c in ("sip", "str")})
+    names = ["selection_frequency", "universal_frequency", "kind_frequency"]
+    rule = replace(FAST, resamples=50, deviations=0)
+    whole = judge(tasks, rule)[names]
+    monkeypatch.setattr("analysis.robust_frequencies.BLOCK", 7)
+    xr.testing.assert_identical(judge(tasks, rule)[names], whole)
+    assert 0 < whole["kind_frequency"].sum() < 10
+
+
+def test_heads_of_opposite_sign_are_not_shared(generator):
+    """By hand: a head with +1 in one task and -1 in the other, one with +1 in both; of 12 heads."""
+    tasks = {("sip", f"d/{name}"): generator.normal(0, 0.01, size=(40, 3, 4)) for name in "ab"}
+    tasks["sip", "d/a"][:, 0, :2] += [1, 1]
+    tasks["sip", "d/b"][:, 0, :2] += [1, -1]
+    rows = overlap_table({"m": judge(study(tasks), replace(FAST, permutations=999))}).set_index(["rule", "compared"])
+    robust, notice = (rows.loc[(rule, "two tasks")] for rule in ("robust", "notice"))
+    assert (robust["shared"], robust["heads_a"], robust["heads_b"], robust["jaccard"]) == (1, 2, 2, 0.5)
+    assert robust["expected"] == pytest.approx(2 * 1 / 12)  # two positive heads and one
+    assert robust["p"] == pytest.approx(2 / 12)  # the one positive head falls on either of two, the negative one on none
+    assert (notice["shared"], notice["jaccard"]) == (2, 1)
+    assert notice["p"] == pytest.approx(1 / 66)
+    together = rows.loc[("robust", "tasks together")]
+    assert (together["at_least"], together["shared"]) == (2, 1)
+    assert together["p"] == pytest.approx(2 / 12, abs=0.04)
+
+
+def test_corruptions_share_universal_heads_of_the_same_sign(generator):
+    tasks = {(c, "d/a"): generator.normal(0, 0.01, size=(40, 3, 4)) for c in ("sip", "str")}
+    tasks["sip", "d/a"][:, 1, 1] += 1
+    tasks["str", "d/a"][:, 1, 1] -= 1
+    found = judge(study(tasks), FAST)
+    assert found["kind"].values[1, 1] == "multimodal"
+    rows = overlap_table({"m": found}).set_index(["rule", "compared"])["shared"]
+    assert (rows["robust", "universal heads"], rows["robust", "two corruptions"], rows["notice", "universal heads"]) == (0, 0, 1)
 
 
 def test_a_noisy_head_is_notices_and_not_this_rules(generator):
@@ -184,6 +256,17 @@ def test_at_most_5_percent_of_studies_without_an_effect_name_a_head(tasks, at_le
     assert min(named["notice_universal"], named["without correction"]) > 0.6 * runs
 
 
+def test_skewed_noise_names_no_head_in_every_task_of_three_but_one_task_is_not_enough():
+    runs = 100
+    named = {0: 0, 1: 0}
+    for seed in range(runs):
+        null = skewed_study(np.random.default_rng([8, seed]), samples=50, layers=4, heads=6, tasks=3)
+        for at_least in named:
+            named[at_least] += bool(judge(null, replace(FAST, seed=seed, test="t", at_least=at_least))["universal"].any())
+    assert named[0] <= 0.05 * runs
+    assert named[1] > 0.1 * runs  # what the command warns of
+
+
 def test_power_against_the_noncentral_t(generator):
     # one head with an effect among 20 of independent normal noise: its q is <= alpha about when its p is <= alpha / 20
     effects_ = study({("sip", "d/a"): generator.normal(size=(5000, 4, 5))})
@@ -230,19 +313,22 @@ def test_the_files_hold_what_was_found(results):
     assert len(rows) == 2 * 2 * 2 * LAYERS * HEADS
     row = rows[(rows.model == "blip-small") & (rows.corruption == "sip") & (rows.task == "shape") & (rows.name == "L1.H2")].iloc[0]
     assert (row.dataset, row.layer, row["head"], row.significant, row["sign"], row.selection_frequency) == ("shapes", 1, 2, True, 1, 1)
+    assert row.notice_selection_frequency == 1
     assert row.low < row.mean_effect < row.high
     assert row.mean_effect == pytest.approx(1, abs=0.1)
     universal = pd.read_csv(results / "robust_universal.csv")
     assert list(universal[universal.model == "blip-small"].name) == ["L1.H2", "L0.H5", "L3.H0"]
     assert list(universal[universal.model == "blip-small"].kind) == ["vision", "text", "multimodal"]
     assert (universal.sip_tasks_important[0], universal.sip_tasks[0], universal.sip_universal_frequency[0]) == (2, 2, 1)
+    assert (universal.sip_notice_universal_frequency[0], universal.kind_frequency[0]) == (1, 1)
+    assert "share of resamples that give a head its kind: L0.H5 1.00, L1.H2 1.00, L3.H0 1.00" in words
     overlap = pd.read_csv(results / "robust_overlap.csv")
     assert set(overlap.compared) == {"tasks together", "two tasks", "two corruptions", "universal heads"}
     both = overlap[(overlap.model == "blip-small") & (overlap.rule == "robust") & (overlap.compared == "universal heads")].iloc[0]
     assert (both.heads_a, both.heads_b, both.shared) == (2, 2, 1)
     assert both.p == pytest.approx(stats.hypergeom.sf(0, LAYERS * HEADS, 2, 2), rel=1e-5)
     assert "blip-small: vision: L1.H2; text: L0.H5; multimodal: L3.H0" in words
-    assert "sip: heads that are important in at least 2 of 2 tasks: 2; chance gives 0.1" in words
+    assert "sip: heads that are important with one sign in at least 2 of 2 tasks: 2; chance gives 0.1" in words
     names = ["robust_heads.nc", "robust_heads.csv", "robust_universal.csv", "robust_overlap.csv"]
     before = [(results / name).read_bytes() for name in names]
     find_and_write(results, rule)
@@ -267,6 +353,43 @@ def test_too_few_samples_are_told(tmp_path):
     assert "sip, d/colour: too few samples (5) or flips for one head alone to be significant among 24" in words
 
 
+def test_one_task_that_is_enough_is_warned_of(generator):
+    tasks = {("sip", f"d/{name}"): generator.normal(0, 0.1, size=(40, 3, 4)) for name in "ab"}
+    warning = "warning: under sip one task is enough to name a head, which leans on noise that is symmetric"
+
+    def said(of: dict[tuple[str, str], np.ndarray], at_least: int) -> str:
+        found = {"m": judge(study(of), replace(FAST, at_least=at_least))}
+        return summary(found, overlap_table(found))
+
+    assert warning in said(tasks, at_least=1)
+    assert warning in said({key: x for key, x in tasks.items() if key[1] == "d/a"}, at_least=0)
+    assert "warning" not in said(tasks, at_least=0)
+
+
+def test_one_modality_alone_leaves_kinds_open(generator):
+    x = generator.normal(0, 0.1, size=(40, 3, 4))
+    x[:, 1, 1] += 1
+    for corruptions, wanted in (
+        (("sip",), "no text corruption was run, so a head named vision may be multimodal"),
+        (("str",), "no image corruption was run, so a head named text may be multimodal"),
+    ):
+        found = {"m": judge(study({(c, "d/a"): x for c in corruptions}), FAST)}
+        assert summary(found, overlap_table(found)).count(wanted) == 1
+    both = {"m": judge(study({(c, "d/a"): x for c in ("sip", "str")}), FAST)}
+    assert "may be multimodal" not in summary(both, overlap_table(both))
+
+
+def test_the_frequency_of_a_heads_kind_counts_none_too(generator):
+    tasks = {(c, "d/a"): noise(generator, 20, spreads(generator, 2, 5)) for c in ("sip", "str")}
+    found = judge(study(tasks), replace(FAST, resamples=200, deviations=0, alpha=0.9))
+    rows = universal_table({"m": found}).set_index("name")
+    for name, row in rows.iterrows():
+        of = found["kind_frequency"].sel(layer=int(name[1]), head=int(name[4:]))
+        wanted = 1 - float(of.sum()) if row["kind"] == "none" else float(of.sel(named=row["kind"]))
+        assert row["kind_frequency"] == pytest.approx(wanted)
+    assert "none" in set(rows["kind"])
+
+
 def test_tasks_that_did_not_run_under_a_corruption(tmp_path, generator):
     for corruption, categories in (("sip", ("colour", "shape")), ("str", ("shape",))):
         logits = generator.normal(0, 0.1, size=(SAMPLES, 3, 4, 1))
@@ -287,12 +410,19 @@ def test_tasks_that_did_not_run_under_a_corruption(tmp_path, generator):
         ({"test": "z"}, "there is no test 'z'; choose one of flips, t"),
         ({"alpha": 5.0}, r"alpha is 5.0; it must lie between 0 and 1"),
         ({"resamples": -1}, "resamples is -1; it cannot be negative"),
+        ({"seed": -1}, "seed is -1; it cannot be negative"),
+        ({"deviations": float("nan")}, "deviations is nan; it must be a finite number"),
         ({"at_least": 3}, "blip-small has 2 tasks under sip, fewer than --at-least 3"),
     ],
 )
 def test_bad_options_are_named(results, rule, message):
     with pytest.raises(ResultsError, match=message):
         find(results, RobustRule(**rule))
+
+
+def test_no_simulated_study_is_named():
+    with pytest.raises(ResultsError, match="runs is 0; at least one study is needed"):
+        RobustHeads(runs=0)
 
 
 def test_the_script_runs_from_any_folder_and_says_what_is_wrong(results, tmp_path):
@@ -324,7 +454,7 @@ def test_what_the_report_says(results):
     low, high = (float(end) for end in image["interval"].split(" to "))
     assert low < float(image["effect"]) < high
     assert [row["compared"] for row in blip["overlap"] if row["rule"] == "robust"] == [
-        "important in at least 2 tasks under sip",
-        "important in at least 2 tasks under str",
-        "universal under sip and str",
+        "important in at least 2 tasks under sip, with the same sign",
+        "important in at least 2 tasks under str, with the same sign",
+        "universal under sip and str, with the same sign",
     ]

@@ -15,7 +15,7 @@ from analysis.results import head_name
 
 MOST_HEADS = 30
 MOST_LABELLED = 12  # sets up to which the cells of the matrix are numbered
-RULE_NAMES = {"notice": "NOTICE's rule", "robust": "robust rule"}
+RULE_NAMES = {"notice": "NOTICE's rule", "robust": "robust rule (same sign)"}
 ALPHA = 0.05
 
 

@@ -66,9 +66,12 @@ def _overlap(overlap: pd.DataFrame) -> list[dict[str, str]]:
     return [
         {
             "rule": "NOTICE's" if row["rule"] == "notice" else "robust",
-            "compared": f"important in at least {row['at_least']} tasks under {row['a']}"
-            if row["compared"] == "tasks together"
-            else f"universal under {row['a']} and {row['b']}",
+            "compared": (
+                f"important in at least {row['at_least']} tasks under {row['a']}"
+                if row["compared"] == "tasks together"
+                else f"universal under {row['a']} and {row['b']}"
+            )
+            + (", with the same sign" if row["rule"] == "robust" else ""),
             "shared": number(row["shared"], "d"),
             **{name: number(row[name], form) for name, form in forms.items()},
         }
