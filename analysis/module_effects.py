@@ -30,6 +30,9 @@ class MapRule:
     seed: int = 0
     """Seed of the resamples and of the sign flips."""
 
+    def __post_init__(self) -> None:
+        self.comparing  # noqa: B018 (raises where a setting is wrong)
+
     @property
     def comparing(self) -> Comparing:
         """The same settings, for `corruption_statistics.compare`; raises `ResultsError` where one is wrong."""
@@ -76,7 +79,7 @@ def describe(effects: xr.Dataset, rule: MapRule | None = None) -> xr.Dataset:
     Raises
     ------
     ResultsError
-        When no sample has an effect, or a setting is wrong.
+        When no sample has an effect.
 
     >>> from pathlib import Path
     >>> from analysis.results import effects_files, read_effects
@@ -88,7 +91,6 @@ def describe(effects: xr.Dataset, rule: MapRule | None = None) -> xr.Dataset:
     array([0.11, 0.48, 0.41])
     """
     rule = rule or MapRule()
-    rule.comparing  # noqa: B018 (raises where a setting is wrong)
     parts = by_order(effects, rule.metric)
     if not parts:
         raise ResultsError("no sample has an effect")

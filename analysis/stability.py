@@ -18,11 +18,11 @@ import xarray as xr
 from scipy import stats
 
 from analysis.command import reporting
-from analysis.measured import Measure, Measured, measured
+from analysis.measured import Measure, Measured, check_finite, check_not_negative, check_shares, flat, measured
 from analysis.overlap import jaccard
 from analysis.resampling import stream, student_p
 from analysis.results import ResultsError, write_tree, write_whole
-from analysis.robust_rule import complete, flat
+from analysis.robust_rule import complete
 from analysis.universal_heads import important_heads
 
 FILE = "stability"
@@ -47,6 +47,9 @@ class Subsampling(Measure):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_shares(self, "alpha")
+        check_finite(self, "deviations")
+        check_not_negative(self, "seed")
         if self.repeats < 1:
             raise ResultsError(f"repeats is {self.repeats}; at least one subsample of each size is needed")
 

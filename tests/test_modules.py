@@ -203,8 +203,9 @@ def test_what_cannot_be_mapped_is_said(tmp_path):
     module_file(tmp_path, np.full((4, 3, 5), np.nan))
     with pytest.raises(ResultsError, match=r"mlp\.nc: no sample has an effect"):
         find(tmp_path, QUICK)
-    with pytest.raises(ResultsError, match="no metric 'kl'"):
-        find(tmp_path, MapRule(metric="kl"))
+    for wrong, message in (({"metric": "kl"}, "no metric 'kl'"), ({"confidence": 2.0}, "confidence is 2.0; it is a share between 0 and 1")):
+        with pytest.raises(ResultsError, match=f"^(there is )?{message}"):
+            MapRule(**wrong)
     module_file(tmp_path, noise()[:, :2])
     found, beside = find(tmp_path, QUICK)
     assert np.isnan(found["m/d/mlp"]["share"]).all()

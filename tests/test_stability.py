@@ -89,6 +89,10 @@ def test_the_files_hold_what_was_found(tmp_path):
 def test_bad_input_is_named(tmp_path):
     with pytest.raises(ResultsError, match="repeats is 0; at least one subsample"):
         Subsampling(repeats=0)
+    with pytest.raises(ResultsError, match=r"alpha is 3.0; it must lie between 0 and 1"):
+        Subsampling(alpha=3.0)
+    with pytest.raises(ResultsError, match=r"deviations is inf; it must be a finite number"):
+        Subsampling(deviations=float("inf"))
     save(effects(np.ones((2, 2, 2, 1)), ["correct"], ["correct"]), tmp_path / "m" / "d" / "sip" / "cross_attention-heads.nc")
     with pytest.raises(ResultsError, match="has one sample, which cannot be taken apart"):
         find_and_write(tmp_path)

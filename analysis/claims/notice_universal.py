@@ -25,9 +25,9 @@ from analysis.claims.claim import (
 )
 from analysis.claims.place import Place, enough_layers
 from analysis.corruption_statistics import thirds
-from analysis.measured import Measure, Measured
+from analysis.measured import Measure, Measured, flat
 from analysis.results import ResultsError, head_name
-from analysis.robust_rule import complete, flat
+from analysis.robust_rule import complete
 
 ALPHA = 0.05
 ROUNDING = 1e-9
