@@ -4,8 +4,7 @@ import numpy as np
 from scipy import stats
 
 from analysis.claims.place import Place
-from analysis.measured import Measured
-from analysis.robust_rule import flat
+from analysis.measured import Measured, flat
 
 DEVIATIONS = 2.0  # of NOTICE's rule
 
