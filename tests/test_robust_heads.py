@@ -122,7 +122,7 @@ def test_a_noisy_head_has_notices_frequency_and_not_this_rules(generator):
     x[:, 2, 3] -= x[:, 2, 3].mean()
     of = judge(study({("sip", "d/a"): x}), replace(FAST, resamples=300)).sel(corruption="sip", layer=2, head=3)
     assert (float(of["notice_universal_frequency"]), float(of["notice_selection_frequency"].item())) == (1, 1)
-    assert (float(of["universal_frequency"]), float(of["selection_frequency"].item())) < (0.05, 0.05)
+    assert max(float(of["universal_frequency"]), float(of["selection_frequency"].item())) < 0.05
 
 
 def test_frequencies_do_not_depend_on_how_many_resamples_are_judged_at_a_time(generator, monkeypatch):
