@@ -198,6 +198,7 @@ def test_maps_follow_their_choices(browser):
     until(lambda: drawn(browser, "#thirds"))
     assert browser.execute_script("return document.querySelector('#thirds .plot').data.map((one) => one.x)") == [[0.2] * 3, [0.5] * 3]
     find(browser, "#head-maps details summary").send_keys(Keys.ENTER)
+    until(lambda: browser.find_elements(By.CSS_SELECTOR, "#head-maps details table"))
     assert len(column(browser, "Mean over tasks of each head", 0)) == 24
 
 
