@@ -91,8 +91,6 @@ def run(options: RunAll) -> None:
     ModelError, SampleError, ResultsError, ValueError
         Before any work where an option is wrong; each says what and what to do.
     """
-    from corruptions import registry
-    from interventions import backends
     from interventions.attention_patterns import attention_patterns  # libraries take seconds to load: not before `--help`
     from interventions.head_patching import head_target
     from interventions.models.architecture import COMPONENTS
@@ -100,19 +98,16 @@ def run(options: RunAll) -> None:
     from interventions.module_patching import module_targets
     from interventions.patching import patch_study
     from interventions.results import check_writable
-    from interventions.study import Options, load_data, open_model, prepare
+    from interventions.study import Options, check_options, load_data, open_model, prepare
 
     for name in options.models:
         resolve(name)
     if options.power_runs < 0:
         raise ValueError(f"--power-runs is {options.power_runs}; it cannot be negative")
     check_writable(options.out)
-    for corruption in options.corruptions:
-        if corruption not in registry.NAMES:
-            raise ValueError(f"unknown corruption {corruption!r}; choose from {', '.join(registry.NAMES)}")
-        registry.configuration(corruption, options.painting)  # raises where its diffusion model cannot be used
     shared = {name: getattr(options, name) for name in SHARED}
-    backends.choose(Options(backend=options.backend, ray=options.ray, remote=options.remote))  # raises where it cannot be used
+    for corruption in options.corruptions:
+        check_options(Options(corruption=corruption, **shared))
     for data in options.datasets:
         load_data(Options(data=data, samples=options.samples, out=options.out, seed=options.seed))
 

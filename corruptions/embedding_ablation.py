@@ -7,7 +7,8 @@ from data_prep.samples import Sample, option_spans
 
 
 class EmbeddingAblation:
-    """Image and question stay; the corrupt run's embeddings become their mean over the data set's clean runs, or 0.
+    """Image and question stay; the corrupt run's embeddings become their mean over the data set's clean runs (1,000 of a
+    larger one's), or 0.
 
     The mean of image states is taken at each position; that of a question's tokens over all positions, which do not correspond.
     """

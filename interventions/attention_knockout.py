@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import tyro
 import xarray as xr
 
@@ -83,7 +84,7 @@ def attention_knockout(study: Study, edges: Sequence[str] = (), window: int = 0)
     _check(study, wanted, window)
     corruption = study.options.corruption
     path = study.folder / f"attention_knockout{f'-window{window}' if window > 1 else ''}.nc"
-    configuration = study.configuration(edges=list(wanted), window=window, samples_of=corruption)
+    configuration = study.configuration(samples_of=corruption, edges=list(wanted), window=window)
     store = Store(path, configuration, study.options.overwrite)
     if not store.is_finished:
         edges_of, absent = _all_edges(study, study.pairs_for([path], corruption)[0], wanted, strict=bool(edges))
@@ -116,7 +117,7 @@ def _check(study: Study, edges: Sequence[str], window: int) -> None:
     if len(set(edges)) < len(edges):
         raise ValueError(f"an edge is named twice: {' '.join(edges)}")
     if not 1 <= window <= study.vlm.n_layers:
-        raise ValueError(f"a window of {window} layers does not fit; the model has {study.vlm.n_layers}")
+        raise ValueError(f"a window of {window} layers does not fit; {study.vlm.name} has {study.vlm.n_layers}")
 
 
 def _all_edges(study: Study, pairs: Sequence[Pair], wanted: Sequence[str], strict: bool) -> tuple[dict[str, Edges], list[dict[str, str]]]:
@@ -189,10 +190,18 @@ def _sizes(block: Block | None) -> tuple[float, float]:
     return len(block.queries), sum(np.nan if numbers is None else len(numbers) for numbers in block.keys.values())
 
 
+def table(dataset: xr.Dataset) -> pd.DataFrame:
+    """The mean relative change of P(correct answer) over the samples that have an edge: a row an edge, a column a centre layer."""
+    return dataset.effects.relative_change().transpose("sample", "edge", "layer").mean("sample").to_pandas()
+
+
 def main() -> None:
     options = tyro.cli(AttentionKnockout)
     with reporting_errors():
-        print(attention_knockout(prepare(options), options.edges, options.window))
+        path = attention_knockout(prepare(options), options.edges, options.window)
+        with xr.open_dataset(path) as dataset:
+            print(table(dataset).to_string(float_format="%.3f"))
+        print(path)
 
 
 if __name__ == "__main__":

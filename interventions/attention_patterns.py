@@ -55,7 +55,7 @@ def attention_patterns(study: Study, component: str | None = None, query: str | 
     if component not in vlm.architecture.attention:
         raise ValueError(f"{component!r} of {vlm.architecture.name} has no attention; choose from {', '.join(vlm.architecture.attention)}")
     path = study.folder / "attention.nc"
-    configuration = study.configuration(component=component, query=query, samples_of=study.options.corruption)
+    configuration = study.configuration(samples_of=study.options.corruption, component=component, query=query)
     store = Store(path, configuration, study.options.overwrite)
     if store.is_finished:
         return path

@@ -7,7 +7,7 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -18,13 +18,13 @@ from jaxtyping import Float, Int
 
 from corruptions.pair import Pair
 from interventions import effects
-from interventions.agreement import ESTIMATES, agreement
+from interventions.agreement import ESTIMATES, NO_AGREEMENT, agreement
 from interventions.capture import CLEAN, CORRUPT, Example, capture
 from interventions.command import reporting_errors
 from interventions.gradients import attribution, integrated_attribution, of_cells
 from interventions.head_patching import head_target
 from interventions.models.vlm import Vlm
-from interventions.per_sample import attributes, cells_of, each_sample, noise_options, sample_coordinates
+from interventions.per_sample import cells_of, each_sample, patching_attributes, sample_coordinates
 from interventions.plan import patches
 from interventions.results import Arrays, Store
 from interventions.roles import EVERY, Cell
@@ -33,6 +33,7 @@ from interventions.sweep import sweep
 from interventions.verify import verify
 
 Exact = Literal["none", "top", "all"]
+EXACT_SAMPLES = 3
 
 
 @dataclass
@@ -51,6 +52,9 @@ class AttributionPatching(Options):
     """Points of integrated gradients on the path from the corrupt z to the clean z of each layer; 0 leaves them out."""
     exact: Exact = "top"
     """Cells (layer, head, token) of each sample that are patched exactly too: none, those of the largest |attribution|, or all."""
+    exact_samples: int | None = None
+    """With `--exact top`: so many first samples have all cells patched exactly, not the largest ones alone; how well estimates and exact
+    effects agree is judged by these. Default: 3, and with `--tokens every`, where cells are very many, none."""
     top: int = 20
     """How many cells are the largest."""
 
@@ -63,11 +67,18 @@ class Wanted:
     tokens: tuple[str, ...]
     steps: int = 0
     exact: Exact = "top"
+    exact_samples: int = 0
     top: int = 20
 
 
 def attribute_heads(
-    study: Study, component: str | None = None, tokens: tuple[str, ...] = (), steps: int = 0, exact: Exact = "top", top: int = 20
+    study: Study,
+    component: str | None = None,
+    tokens: tuple[str, ...] = (),
+    steps: int = 0,
+    exact: Exact = "top",
+    exact_samples: int | None = None,
+    top: int = 20,
 ) -> Path:
     """Write `<out>/<model>/<dataset>/<corruption>/<component>-attribution.nc`.
 
@@ -78,26 +89,33 @@ def attribute_heads(
     Raises
     ------
     ValueError
-        Unknown component or role; steps or a number of cells that cannot be.
+        Unknown component or role; steps or a number of cells or samples that cannot be.
     """
     architecture, corruption = study.vlm.architecture, study.options.corruption
     target = head_target(study, component, tokens)
-    wanted = Wanted(target.component, target.tokens, steps, exact, top)
+    if exact_samples is None:
+        exact_samples = 0 if target.tokens == (EVERY,) else EXACT_SAMPLES
+    wanted = Wanted(target.component, target.tokens, steps, exact, exact_samples if exact == "top" else 0, top)
     if wanted.component not in architecture.attention:
         raise ValueError(f"{component!r} of {architecture.name} has no heads; choose from {', '.join(architecture.attention)}")
     if steps < 0 or top < 1:
         raise ValueError(f"--steps must be at least 0 and --top at least 1, not {steps} and {top}")
-    configuration = study.configuration(corruption=corruption, **asdict(wanted), **noise_options(study, corruption))
+    if exact_samples < 0:
+        raise ValueError(f"--exact-samples must be at least 0, not {exact_samples}")
+    configuration = study.configuration(corruption, **asdict(wanted))
     path = study.folder / study.label(corruption) / f"{wanted.component}-attribution.nc"
     store = Store(path, configuration, study.options.overwrite)
     if not store.is_finished:
-        pairs, parts = each_sample(study, store, corruption, partial(_of_pair, wanted=wanted))
+        first = study.pairs_for([path], corruption)[0][: wanted.exact_samples]
+        whole = frozenset(pair.sample["sample_id"] for pair in first)
+        pairs, parts = each_sample(study, store, corruption, partial(_of_pair, wanted=wanted, whole=whole))
         store.finish(_assemble(study, pairs, parts, wanted), effects.write)
     return path
 
 
-def _of_pair(study: Study, pair: Pair, check: bool, wanted: Wanted) -> Arrays:
-    """The arrays of each draw of the noise, or of the one corrupt run."""
+def _of_pair(study: Study, pair: Pair, check: bool, wanted: Wanted, whole: frozenset[str]) -> Arrays:
+    """The arrays of each draw of the noise, or of the one corrupt run; all cells are exact in the samples of `whole`."""
+    wanted = replace(wanted, exact="all") if pair.sample["sample_id"] in whole else wanted
     cells = cells_of(study, pair, wanted.tokens)
     divergence = study.options.divergence
     examples = study.examples(pair, study.options.corruption)
@@ -177,18 +195,19 @@ def _assemble(study: Study, pairs: Sequence[Pair], parts: Sequence[Arrays], want
     if runs.shape[1] == 1:
         dataset = dataset.isel(draw=0, drop=True)
     title = f"Effects of patching {wanted.component} heads, estimated by gradients"
-    dataset.attrs = attributes(study, title, wanted.component, study.label(corruption))
-    dataset.attrs |= {"direction": study.options.direction, "granularity": "heads", "window": 1}
-    dataset.attrs |= {"steps": wanted.steps, "exact": wanted.exact, "top": wanted.top}
+    dataset.attrs = patching_attributes(study, title, wanted.component, corruption) | {"granularity": "heads", "window": 1}
+    dataset.attrs |= {"steps": wanted.steps, "exact": wanted.exact, "exact_samples": wanted.exact_samples, "top": wanted.top}
     return effects.validate(dataset)
 
 
 def main() -> None:
     options = tyro.cli(AttributionPatching)
     with reporting_errors():
-        path = attribute_heads(prepare(options), options.component, options.tokens, options.steps, options.exact, options.top)
-        if options.exact != "none":
-            print(agreement(effects.read(path), options.top).to_string(float_format="%.3f"))
+        path = attribute_heads(
+            prepare(options), options.component, options.tokens, options.steps, options.exact, options.exact_samples, options.top
+        )
+        rows = agreement(effects.read(path), options.top)
+        print(rows.to_string(float_format="%.3f") if len(rows) else NO_AGREEMENT)
         print(path)
 
 

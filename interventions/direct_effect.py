@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import tyro
 import xarray as xr
@@ -181,10 +182,27 @@ def _assemble(study: Study, pairs: Sequence[Pair], parts: Sequence[Arrays]) -> x
     return xr.Dataset(variables, coordinates, attributes(study, title, COMPONENT) | {"samples_of": study.options.corruption})
 
 
+def largest_heads(dataset: xr.Dataset, count: int = 10) -> pd.DataFrame:
+    """The heads of the largest |mean direct effect|, the largest first: layer, head, and the mean over samples in logits."""
+    means = dataset["head_effect"].transpose("sample", "layer", "head").mean("sample").to_series()
+    return means.sort_values(key=abs, ascending=False, kind="stable")[:count].rename("direct_effect").to_frame()
+
+
+def lens_table(dataset: xr.Dataset) -> pd.DataFrame:
+    """Means over samples, a row a layer: the MLP's direct effect, and LD and P(correct answer) by the logit lens after the layer."""
+    lens = {"LD": dataset.effects.logit_difference_of(), "probability": dataset.effects.probability_of()}
+    columns = {"mlp_effect": dataset["mlp_effect"]} | lens
+    return xr.Dataset({name: values.mean("sample") for name, values in columns.items()}).to_dataframe()
+
+
 def main() -> None:
     options = tyro.cli(DirectEffect)
     with reporting_errors():
-        print(direct_effects(prepare(options)))
+        path = direct_effects(prepare(options))
+        with xr.open_dataset(path) as dataset:
+            for rows in (largest_heads(dataset), lens_table(dataset)):
+                print(rows.to_string(float_format="%.3f"), end="\n\n")
+        print(path)
 
 
 if __name__ == "__main__":

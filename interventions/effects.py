@@ -212,7 +212,14 @@ class Effects:
     def _measured(self, name: str, run: str) -> xr.DataArray:
         if run not in ("patched", "clean", "corrupt"):
             raise ValueError(f"run {run!r} is not one of patched, clean, corrupt")
-        return self._dataset[name if run == "patched" else f"{run}_{name}"].astype("float64")
+        return self._variable(name if run == "patched" else f"{run}_{name}").astype("float64")
+
+    def _variable(self, name: str) -> xr.DataArray:
+        if name not in self._dataset:
+            there = ", ".join(map(str, self._dataset.data_vars))
+            title = self._dataset.attrs.get("title", "a dataset")
+            raise SchemaError(f"the metric needs the variable {name!r}, which the file ({title}) lacks; there are {there}")
+        return self._dataset[name]
 
     def logit_difference_of(self, run: str = "patched") -> xr.DataArray:
         """LD = logit(correct) - logit(incorrect) of one run.
@@ -300,15 +307,15 @@ class Effects:
 
         Raises
         ------
-        KeyError
+        SchemaError
             When it was not measured (--divergence).
 
         >>> one = xr.Dataset({"kl_from_clean": ("layer", [0.1, 0.5]), "corrupt_kl_from_clean": ((), 0.5)})
         >>> one.effects.divergence().values
         array([-0.4,  0. ])
         """
-        baseline = self._dataset[f"corrupt_{DIVERGENCE}"] if self.base == "corrupt" else 0.0
-        return self._averaged(self._dataset[DIVERGENCE].astype("float64") - baseline, "divergence")
+        baseline = self._variable(f"corrupt_{DIVERGENCE}") if self.base == "corrupt" else 0.0
+        return self._averaged(self._variable(DIVERGENCE).astype("float64") - baseline, "divergence")
 
     def by_role(self, metric: str = "logit_difference") -> xr.DataArray:
         """Whole-module effects averaged over the tokens of each role in each sample: dims sample, layer[, head], role.

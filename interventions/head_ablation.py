@@ -31,8 +31,8 @@ from interventions.capture import CLEAN, CORRUPT, capture
 from interventions.command import reporting_errors
 from interventions.faithfulness import OPERATIONS, RANKED, table
 from interventions.models.vlm import Vlm
-from interventions.per_sample import attributes, each_sample, noise_options, sample_coordinates
-from interventions.ranking import Heads, all_heads, check_sizes, growing_sizes, random_order, ranked_heads
+from interventions.per_sample import attributes, each_sample, sample_coordinates
+from interventions.ranking import Heads, all_heads, check_sizes, growing_sizes, made_of, random_order, ranked_heads
 from interventions.replacements import REPLACEMENTS, Material, Sources
 from interventions.results import Arrays, Store
 from interventions.study import Options, Study, prepare
@@ -79,7 +79,8 @@ def ablate_heads(
     "random 1", ...) and heads (their number): logit_correct, logit_incorrect, log_normalizer, kl_from_clean (with the option
     `divergence`), and top_token, the token with the largest logit; NaN and -1 where nothing was run: `resample` of a sample whose length
     no other has. Baselines clean_* and corrupt_*; on sample, correct_token and incorrect_token, by which the answers are scored.
-    ranked_layer (rank) and ranked_head (set, rank): a set of n heads is the first n. `interventions.faithfulness` has the metrics.
+    ranked_layer (rank) and ranked_head (set, rank): a set of n heads is the first n. `interventions.faithfulness` has the metrics, and
+    `ds.effects` gives differences to the clean run. Where the corruption is noise, `corrupt` is its first draw.
 
     Raises
     ------
@@ -95,19 +96,18 @@ def ablate_heads(
     if random_sets < 0:
         raise ValueError(f"--random-sets cannot be {random_sets}")
     ranking = ranking or _default_ranking(study, component)
-    ranked = ranked_heads(ranking, vlm, component, token or vlm.architecture.main_token)
+    ranked = ranked_heads(ranking, vlm, component, token or vlm.architecture.main_token, made_of(study))
     sizes = tuple(sizes) or growing_sizes(len(ranked))
     check_sizes(sizes, len(ranked))
     heads = all_heads(vlm, component)
     orders = {RANKED: ranked} | {f"random {n + 1}": random_order(ranked, heads, study.options.seed, n) for n in range(random_sets)}
     configuration = study.configuration(
-        corruption=corruption,
+        corruption,
         component=component,
         ranking=hashlib.sha256(json.dumps(ranked).encode()).hexdigest()[:12],
         sizes=list(sizes),
         random_sets=random_sets,
         replacements=list(replacements),
-        **noise_options(study, corruption),
     )
     store = Store(study.folder / corruption / f"{component}-ablation.nc", configuration, study.options.overwrite)
     if not store.is_finished:
@@ -231,6 +231,9 @@ def _assemble(
     title = f"What is left of the answer as {component} heads are knocked out of the clean run, or kept alone"
     replaced = "; ".join(f"{replacement}: {REPLACEMENTS[replacement]}" for replacement in replacements)
     attrs = attributes(study, title, component, study.options.corruption) | {"replaced_by": replaced, "ranked_by": sets.ranked_by}
+    attrs |= {"direction": "noising"}  # so that differences are to the clean run
+    if "noise_draws" in attrs:
+        attrs["noise_draws"] = 1  # the first alone
     return xr.Dataset(variables, coordinates, attrs)
 
 

@@ -1,7 +1,7 @@
 """Corrupt runs that differ from the clean one in embeddings alone: Gaussian noise (ROME; on a VLM's image, Palit et al.), mean and zero."""
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from corruptions.pair import Pair
+from data_prep.samples import Sample
 from interventions.models.vlm import Pixels, Vlm, moved
+
+SAMPLES_A_RUN = 16  # on a remote host a run is a job
 
 
 @dataclass(frozen=True)
@@ -45,41 +48,58 @@ def draw_noise(vlm: Vlm, pair: Pair, modality: str, sigma: float, seed: int, dra
     return Noise(modality, torch.from_numpy(values.astype(np.float32)), torch.ones(len(mask))).on(vlm)
 
 
-def embedding_deviation(vlm: Vlm, pairs: Iterable[Pair], modality: str) -> float:
-    """The standard deviation of all numbers of these embeddings, over the clean runs of some pairs."""
-    count, total, squares = 0, 0.0, 0.0
-    for pair in tqdm(list(pairs), desc=f"{vlm.name} deviation of {modality} embeddings", unit="sample"):
-        states, there = embeddings(vlm, pair, modality)
-        numbers = states[there].double()
-        count, total, squares = count + numbers.numel(), total + float(numbers.sum()), squares + float((numbers**2).sum())
-    return float(np.sqrt(squares / count - (total / count) ** 2))
+def embedding_deviation(vlm: Vlm, samples: Sequence[Sample], modality: str) -> float:
+    """The standard deviation of all numbers of the image's or the question's embeddings, over the clean runs of some samples."""
+    count, total, squares = _sums(vlm, samples, modality, f"{vlm.name} deviation of {modality} embeddings", each_position=False)
+    numbers = count * total.shape[-1]
+    return float(np.sqrt(squares / numbers - (float(total.sum()) / numbers) ** 2))
 
 
-def embeddings(vlm: Vlm, pair: Pair, modality: str) -> tuple[Float[Tensor, "position width"], Bool[Tensor, " position"]]:
-    """The embeddings of a pair's clean run, and which of them are the image's or the question's."""
-    prompt = vlm.prompt(pair.clean_question)
-    states = vlm.run(_embeddings, vlm.ids([prompt]), vlm.pixels([pair.clean_image]), modality)
-    return states, torch.from_numpy(vlm.embedded_positions(modality, prompt)).to(vlm.device)
+def embedding_mean(vlm: Vlm, samples: Sequence[Sample], modality: str) -> Float[Tensor, "position width"]:
+    """The mean of these embeddings over the clean runs of some samples, in float64: of an image at each of its positions, of questions
+    over all their tokens (one position)."""
+    each_position = modality == "image"
+    count, total, _ = _sums(vlm, samples, modality, f"{vlm.name} mean of {modality} embeddings", each_position)
+    return total / (count // len(total))
 
 
-def _embeddings(vlm: Vlm, ids: Tensor, pixels: Pixels, modality: str) -> Tensor:
+def _sums(
+    vlm: Vlm, samples: Sequence[Sample], modality: str, label: str, each_position: bool
+) -> tuple[int, Float[Tensor, "position width"], float]:
+    """How many embeddings there are, their sum (over positions too unless `each_position`) and that of their squares; in float64."""
+    count, total, squares = 0, torch.zeros(1, vlm.embedding_width(modality), dtype=torch.float64), 0.0
+    with tqdm(total=len(samples), desc=label, unit="sample") as bar:
+        for start in range(0, len(samples), SAMPLES_A_RUN):
+            some = samples[start : start + SAMPLES_A_RUN]
+            prompts = [vlm.prompt(sample["question"]) for sample in some]
+            runs = [(vlm.ids([prompt]), vlm.pixels([sample["clean_image"]])) for prompt, sample in zip(prompts, some, strict=True)]
+            there = [torch.from_numpy(vlm.embedded_positions(modality, prompt)) for prompt in prompts]
+            here, of_squares = vlm.run(_sums_of_runs, runs, there, modality, each_position)
+            count += sum(int(positions.sum()) for positions in there)
+            total, squares = total + torch.from_numpy(here), squares + of_squares
+            bar.update(len(some))
+    return count, total, squares
+
+
+def _sums_of_runs(
+    vlm: Vlm, runs: Sequence[tuple[Tensor, Pixels]], there: Sequence[Bool[Tensor, " position"]], modality: str, each_position: bool
+) -> tuple[np.ndarray, float]:
+    """The sum of the embeddings of some runs and that of their squares; where the weights are (see `Vlm.run`)."""
+    total: Tensor | float = 0.0
+    squares = 0.0
+    for (ids, pixels), positions in zip(runs, there, strict=True):
+        states = _embeddings(vlm, ids, pixels, modality)
+        found = states[positions.to(states.device)].double()
+        total = total + (found if each_position else found.sum(0, keepdim=True))
+        squares += float((found**2).sum())
+    return torch.as_tensor(total).cpu().numpy(), squares
+
+
+def _embeddings(vlm: Vlm, ids: Tensor, pixels: Pixels, modality: str) -> Float[Tensor, "position width"]:
     with torch.no_grad(), vlm.model.trace(**vlm.inputs(ids.to(vlm.device), moved(pixels, vlm))) as tracer:
         states = save(vlm.read_embeddings(modality)[0].clone())
         tracer.stop()
     return states
-
-
-def embedding_mean(vlm: Vlm, pairs: Iterable[Pair], modality: str) -> Float[Tensor, "position width"]:
-    """The mean of these embeddings over the clean runs of some pairs, in float64: of an image at each of its positions, of questions over
-    all their tokens (one position)."""
-    total: Tensor | float = 0.0
-    count = 0
-    for pair in tqdm(list(pairs), desc=f"{vlm.name} mean of {modality} embeddings", unit="sample"):
-        states, there = embeddings(vlm, pair, modality)
-        here = states[there].double()
-        total = total + (here if modality == "image" else here.sum(0, keepdim=True))
-        count += 1 if modality == "image" else len(here)
-    return torch.as_tensor(total) / count
 
 
 def replaced(vlm: Vlm, pair: Pair, modality: str, by: Float[Tensor, "position width"] | None) -> Noise:

@@ -10,14 +10,13 @@ from time import perf_counter
 import numpy as np
 import xarray as xr
 
-from corruptions import registry
 from corruptions.pair import Pair
 from interventions import effects
 from interventions.backends import Batch, measure
 from interventions.capture import CLEAN, CORRUPT, prompts_of
 from interventions.measuring import measure_pairs
 from interventions.memory import peak_memory
-from interventions.per_sample import cells_of
+from interventions.per_sample import cells_of, patching_attributes
 from interventions.plan import Patch, patches
 from interventions.planning import Plan, batches, plan, tokens_in_a_trace
 from interventions.results import Arrays, Store, read_manifest, update_manifest
@@ -87,18 +86,16 @@ def _check(study: Study, target: Target) -> None:
         choices = ", ".join(architecture.attention)
         raise ValueError(f"{target.component!r} of {architecture.name} has no heads; choose from {choices}")
     if not 1 <= target.window <= study.vlm.n_layers:
-        raise ValueError(f"a window of {target.window} layers does not fit; the model has {study.vlm.n_layers}")
+        raise ValueError(f"a window of {target.window} layers does not fit; {study.vlm.name} has {study.vlm.n_layers}")
 
 
 def _store(study: Study, target: Target, corruption: str) -> Store:
     configuration = study.configuration(
-        corruption=corruption,
+        corruption,
         component=target.component,
         granularity="heads" if target.heads else "module",
         tokens=list(target.tokens),
         window=target.window,
-        **registry.configuration(corruption, study.options.painting),
-        **({"noise_multiple": study.options.noise_multiple, "noise_draws": study.draws(corruption)} if study.draws(corruption) > 1 else {}),
     )
     return Store(study.folder / study.label(corruption) / f"{target.name}.nc", configuration, study.options.overwrite)
 
@@ -270,23 +267,7 @@ def _assemble(
     for variable in map(str, dataset.variables):
         if variable in effects.DESCRIPTIONS:
             dataset[variable].attrs["long_name"] = effects.DESCRIPTIONS[variable]
-    dataset.attrs = {
-        "title": f"Effects of patching {component}{' heads' if heads else ''}",
-        "model": vlm.name,
-        "model_revision": vlm.revision,
-        "dataset": study.name,
-        "dataset_fingerprint": study.fingerprint,
-        "corruption": study.label(corruption),
-        "direction": study.options.direction,
-        "window": target.window,
-        "modality": registry.MODALITIES[corruption],
-        "component": component,
-        "granularity": "heads" if heads else "module",
-        "main_token": vlm.architecture.main_token,
-        "definition": study.options.definition,
-        "dtype": vlm.number_format,
-        "device": vlm.device_type,
-        "seed": study.options.seed,
-        **study.provenance(),
-    }
+    title = f"Effects of patching {component}{' heads' if heads else ''}"
+    dataset.attrs = patching_attributes(study, title, component, corruption)
+    dataset.attrs |= {"granularity": "heads" if heads else "module", "window": target.window}
     return effects.validate(dataset)

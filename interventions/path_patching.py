@@ -20,7 +20,6 @@ import torch
 import tyro
 import xarray as xr
 
-from corruptions import registry
 from corruptions.pair import Pair
 from interventions import effects
 from interventions.capture import CLEAN, CORRUPT, Example, capture
@@ -38,10 +37,10 @@ from interventions.paths import (
     parse_head,
     parse_receiver,
 )
-from interventions.per_sample import attributes, cells_of, each_sample, noise_options, sample_coordinates
+from interventions.per_sample import cells_of, each_sample, patching_attributes, sample_coordinates
 from interventions.plain_paths import verify_paths
 from interventions.plan import Patch
-from interventions.ranking import Heads, ranked_heads
+from interventions.ranking import Heads, made_of, ranked_heads
 from interventions.results import Arrays, Store
 from interventions.roles import EVERY
 from interventions.study import Options, Study, prepare
@@ -136,7 +135,7 @@ def patch_paths(
 
     def ranked(component: str) -> Heads:
         path = ranking or _default_ranking(study, component)
-        return ranked_heads(path, vlm, component, ranking_token or vlm.architecture.main_token)
+        return ranked_heads(path, vlm, component, ranking_token or vlm.architecture.main_token, made_of(study))
 
     for texts in (senders, receivers):
         no_duplicates(texts)
@@ -145,15 +144,13 @@ def patch_paths(
     to = to or list(default_receivers(vlm, ends, from_heads, ranked(ends.receiving), top))
     asked = Asked(ends, tuple(from_heads), tuple(to), token, mlps)
     configuration = study.configuration(
-        corruption=corruption,
+        corruption,
         component=ends.sending,
         receiver_component=ends.receiving,
         senders=list(map(str, asked.senders)),
         receivers=list(map(str, asked.receivers)),
         token=token,
         mlps=mlps,
-        **registry.configuration(corruption, study.options.painting),
-        **noise_options(study, corruption),
     )
     between = "" if ends.receiving == ends.sending else f"-to-{ends.receiving}"
     store = Store(study.folder / study.label(corruption) / f"{ends.sending}{between}-paths.nc", configuration, study.options.overwrite)
@@ -221,9 +218,8 @@ def _assemble(study: Study, pairs: Sequence[Pair], parts: Sequence[Arrays], aske
     if runs.shape[1] == 1:
         dataset = dataset.isel(draw=0, drop=True)
     title = f"Effects of patching direct paths from {asked.ends.sending} heads to {asked.ends.receiving} heads and the answer"
-    dataset.attrs = attributes(study, title, asked.ends.sending, study.label(study.options.corruption))
-    dataset.attrs |= {"receiver_component": asked.ends.receiving, "direction": study.options.direction}
-    dataset.attrs |= {"token": asked.token, "mlps": asked.mlps, "granularity": "paths"}
+    dataset.attrs = patching_attributes(study, title, asked.ends.sending, study.options.corruption)
+    dataset.attrs |= {"receiver_component": asked.ends.receiving, "token": asked.token, "mlps": asked.mlps, "granularity": "paths"}
     return dataset
 
 

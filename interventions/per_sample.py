@@ -94,16 +94,10 @@ def sample_coordinates(study: Study, pairs: Sequence[Pair]) -> dict[str, Any]:
     }
 
 
-def noise_options(study: Study, corruption: str) -> dict[str, Any]:
-    """What the numbers depend on beside the rest, where the corruption is noise."""
-    draws = study.draws(corruption)
-    return {"noise_multiple": study.options.noise_multiple, "noise_draws": draws} if draws > 1 else {}
-
-
 def attributes(study: Study, title: str, component: str, corruption: str | None = None) -> dict[str, Any]:
     """What a file says about its making; without a corruption, of clean runs alone."""
     vlm = study.vlm
-    corrupted = {"corruption": corruption, "modality": registry.MODALITIES[corruption.removesuffix("-noising")]} if corruption else {}
+    corrupted = {"corruption": corruption, "modality": registry.MODALITIES[corruption], **study.noise(corruption)} if corruption else {}
     return {
         "title": title,
         "model": vlm.name,
@@ -119,3 +113,9 @@ def attributes(study: Study, title: str, component: str, corruption: str | None 
         "seed": study.options.seed,
         **study.provenance(),
     }
+
+
+def patching_attributes(study: Study, title: str, component: str, corruption: str) -> dict[str, Any]:
+    """What a file of effects of patching says about its making."""
+    of = {"corruption": study.label(corruption), "direction": study.options.direction}
+    return attributes(study, title, component, corruption) | of

@@ -3,7 +3,8 @@
 In: a file of effects of head patching, or a table with the columns layer and head. Out: (layer, head) pairs, the most important first.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pandas as pd
 
 from interventions import effects
 from interventions.models.vlm import Vlm
+from interventions.study import Study
 
+log = logging.getLogger(__name__)
 Heads = tuple[tuple[int, int], ...]
 
 
@@ -25,19 +28,27 @@ def all_heads(vlm: Vlm, component: str) -> Heads:
     return tuple((layer, head) for layer in layers for head in range(vlm.n_heads))
 
 
-def ranked_heads(path: Path, vlm: Vlm, component: str, token: str) -> Heads:
+def made_of(study: Study) -> dict[str, str]:
+    """What effects that rank the heads of a study should be of too; see `ranked_heads`."""
+    return {"dataset_fingerprint": study.fingerprint, "direction": study.options.direction}
+
+
+def ranked_heads(path: Path, vlm: Vlm, component: str, token: str, of: Mapping[str, str] | None = None) -> Heads:
     """The heads of a file, the most important first.
 
     Parameters
     ----------
     path : effects (.nc): heads in order of the mean |logit difference| at `token` over all samples; or a table (.csv) whose rows are in
         order of importance. Where a table has columns model and component, rows of others are passed over.
+    of : attributes that effects should have beside the model's name; the log warns of others.
 
     Raises
     ------
     RankingError, FileNotFoundError, SchemaError
+        Effects of another model (a part of a model is one) are refused too.
     """
-    found = _from_table(path, vlm.name, component) if path.suffix.lower() == ".csv" else _from_effects(path, component, token)
+    is_table = path.suffix.lower() == ".csv"
+    found = _from_table(path, vlm.name, component) if is_table else _from_effects(path, vlm.name, component, token, of or {})
     there = set(all_heads(vlm, component))
     if unknown := [head for head in found if head not in there]:
         raise RankingError(f"{path}: {vlm.name} has no {component} head {unknown[0][1]} in a layer {unknown[0][0]}; is it another model's?")
@@ -46,8 +57,13 @@ def ranked_heads(path: Path, vlm: Vlm, component: str, token: str) -> Heads:
     return found
 
 
-def _from_effects(path: Path, component: str, token: str) -> Heads:
+def _from_effects(path: Path, model: str, component: str, token: str, of: Mapping[str, str]) -> Heads:
     dataset = effects.read(path)
+    if dataset.attrs["model"] != model:
+        raise RankingError(f"{path} holds effects of {dataset.attrs['model']}, and heads of {model} are to be ranked")
+    for name, wanted in of.items():
+        if dataset.attrs.get(name, wanted) != wanted:
+            log.warning("%s ranks heads by another %s: %s, not %s", path, name.replace("_", " "), dataset.attrs[name], wanted)
     if dataset.attrs["granularity"] != "heads" or dataset.attrs["component"] != component:
         here = f"{dataset.attrs['component']} ({dataset.attrs['granularity']})"
         raise RankingError(f"{path} holds effects of {here}, and heads of {component} are to be ranked")

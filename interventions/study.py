@@ -1,5 +1,6 @@
 """What every intervention script shares: its options, the model, the samples it uses and their corrupt partners."""
 
+import math
 import os
 import platform
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 import tyro
 from datasets import Dataset
@@ -34,6 +36,8 @@ from interventions.results import check_writable, read_manifest, update_manifest
 
 SMALL_WIDTH = 256
 LIBRARIES = ("nnsight", "torch", "transformers", "numpy", "xarray")
+MOST_MEASURED = 1000  # samples over which embeddings are measured
+AT_LEAST = {"samples": 1, "seed": 0, "noise_draws": 1, "threads": 0, "batch": 0, "verify": 0}
 
 
 @dataclass
@@ -66,7 +70,8 @@ class Options:
     direction: Literal["denoising", "noising"] = "denoising"
     """denoising puts clean states into the corrupt run; noising puts corrupt states into the clean run."""
     noise_multiple: float = 3.0
-    """Standard deviation of gaussian_noise, as a multiple of that of the embeddings over the data set's clean runs."""
+    """Standard deviation of gaussian_noise, as a multiple of that of the embeddings over the data set's clean runs (all whose prompt fits,
+    or 1,000 that are drawn from a larger data set, always the same)."""
     noise_draws: int = 10
     """Draws of gaussian_noise a sample; they are kept apart in the file, and metrics are averaged over them."""
     divergence: bool = False
@@ -126,7 +131,7 @@ class Study:
 
     def draws(self, corruption: str) -> int:
         """How many corrupt runs a sample has."""
-        return self.options.noise_draws if corruption.startswith("gaussian_noise") else 1
+        return self.options.noise_draws if is_noise(corruption) else 1
 
     def label(self, corruption: str) -> str:
         """What results under a corruption are filed under."""
@@ -215,9 +220,12 @@ class Study:
             raise LeftOut(f"the model answers {generated!r}, not {sample['correct_answer']!r}")
 
     def _check_length(self, sample: Sample) -> None:
-        tokens = len(self.vlm.tokenize(sample["question"]).ids)
+        tokens = self._length(sample)
         if tokens > self.vlm.longest_prompt:
             raise LeftOut(f"the prompt has {tokens} tokens, the model takes {self.vlm.longest_prompt}")
+
+    def _length(self, sample: Sample) -> int:
+        return len(self.vlm.tokenize(sample["question"]).ids)
 
     def examples(self, pair: Pair, corruption: str) -> list[Example]:
         """A pair as the model takes it, once for each draw of the noise, in the study's direction."""
@@ -230,28 +238,40 @@ class Study:
         if pair.becomes != "noisy":
             mean = self.embedding_mean(corruption) if pair.becomes == "mean" else None
             return replaced(self.vlm, pair, pair.noise, mean)
-        sigma = self.options.noise_multiple * self.embedding_deviation(corruption)
-        return draw_noise(self.vlm, pair, pair.noise, sigma, self.options.seed, draw)
+        return draw_noise(self.vlm, pair, pair.noise, self.sigma(corruption), self.options.seed, draw)
+
+    def sigma(self, corruption: str) -> float:
+        """The standard deviation of the noise."""
+        return self.options.noise_multiple * self.embedding_deviation(corruption)
 
     def embedding_mean(self, corruption: str) -> Tensor:
-        """The mean of the embeddings that are replaced, over the clean runs of the pairs; measured once."""
+        """The mean of the embeddings that are replaced, over the table's clean runs (see `measured_samples`); measured once."""
         if corruption not in self.means:
-            pairs, _ = self.pairs(corruption)
-            self.means[corruption] = embedding_mean(self.vlm, pairs, pairs[0].noise)
+            self.means[corruption] = embedding_mean(self.vlm, self.measured_samples(), registry.MODALITIES[corruption])
         return self.means[corruption]
 
     def embedding_deviation(self, corruption: str) -> float:
-        """The standard deviation of the embeddings that get noise, over the clean runs of the pairs; measured once."""
+        """The standard deviation of the embeddings that get noise, over the table's clean runs (see `measured_samples`); measured once,
+        and kept in the manifest."""
         if corruption not in self.deviations:
-            pairs, _ = self.pairs(corruption)
             key = f"{self.vlm.name}/{self.name}/{corruption}"
-            of = self.configuration(corruption=corruption)
+            of = self._made_by() | {"most_samples": MOST_MEASURED}
             known = read_manifest(self.options.out).get("embedding_deviations", {}).get(key, {})
             if known.get("of") != of:
-                known = {"deviation": embedding_deviation(self.vlm, pairs, pairs[0].noise), "of": of}
+                deviation = embedding_deviation(self.vlm, self.measured_samples(), registry.MODALITIES[corruption])
+                known = {"deviation": deviation, "of": of}
                 update_manifest(self.options.out, "embedding_deviations", key, known)
             self.deviations[corruption] = known["deviation"]
         return self.deviations[corruption]
+
+    def measured_samples(self) -> list[Sample]:
+        """The rows over whose clean runs embeddings are measured: all of the table whose prompt fits, or 1,000 of them, always the same.
+
+        Whichever samples are chosen, and however the model answers them: what a sample's corrupt run gets does not depend on the others.
+        """
+        rows = list(sample_table.rows(self.table))
+        order = np.random.default_rng(0).permutation(len(rows)) if len(rows) > MOST_MEASURED else range(len(rows))
+        return list(islice((rows[i] for i in order if self._length(rows[i]) <= self.vlm.longest_prompt), MOST_MEASURED))
 
     def scored(self, pair: Pair) -> Scored:
         """By what tokens the two answers are scored; raises `LeftOut` when they cannot be told apart."""
@@ -273,26 +293,52 @@ class Study:
             )
         return scored
 
-    def configuration(self, **more: Any) -> dict[str, Any]:
-        """Everything that the numbers depend on."""
+    def configuration(self, corruption: str | None = None, samples_of: str | None = None, **more: Any) -> dict[str, Any]:
+        """Everything that the numbers depend on.
+
+        Parameters
+        ----------
+        corruption : of the corrupt runs
+        samples_of : of clean runs alone, which have no direction: the corruption whose samples they are
+        """
+        return {
+            **self._made_by(),
+            "dataset": self.name,
+            "samples": self.options.samples,
+            "seed": self.options.seed,
+            "definition": self.options.definition,
+            "keep_wrong": self.options.keep_wrong,
+            "divergence": self.options.divergence,
+            "shared_pieces": self.options.shared_pieces,
+            **(self._of_corrupt_runs(corruption) if corruption else {}),
+            **({"samples_of": samples_of, **registry.configuration(samples_of, self.options.painting)} if samples_of else {}),
+            **more,
+        }
+
+    def _made_by(self) -> dict[str, Any]:
+        """The model, as it runs here, and the data."""
         return {
             "model": self.vlm.name,
             "model_revision": self.vlm.revision,
-            "dataset": self.name,
             "dataset_fingerprint": self.fingerprint,
-            "samples": self.options.samples,
-            "seed": self.options.seed,
             "dtype": self.vlm.number_format,
             "device": self.vlm.device_type,
-            "definition": self.options.definition,
-            "keep_wrong": self.options.keep_wrong,
-            "direction": self.options.direction,
-            "divergence": self.options.divergence,
-            "shared_pieces": self.options.shared_pieces,
             "program_version": __version__,
             **({"backend": "remote"} if self.options.backend == "remote" else {}),  # with libraries of its own
-            **more,
         }
+
+    def _of_corrupt_runs(self, corruption: str) -> dict[str, Any]:
+        found = {"corruption": corruption, "direction": self.options.direction, **registry.configuration(corruption, self.options.painting)}
+        if is_noise(corruption):
+            found |= {"noise_multiple": self.options.noise_multiple, "noise_draws": self.options.noise_draws}
+        return found | ({"embeddings_over": MOST_MEASURED} if is_noise(corruption) or corruption.startswith("mean_ablation") else {})
+
+    def noise(self, corruption: str) -> dict[str, Any]:
+        """What a file says of its noise; nothing where the corruption is none."""
+        if not is_noise(corruption):
+            return {}
+        options = self.options
+        return {"noise_multiple": options.noise_multiple, "noise_draws": options.noise_draws, "noise_sigma": self.sigma(corruption)}
 
     def provenance(self) -> dict[str, str]:
         """What else a result should say about its making."""
@@ -312,10 +358,7 @@ def prepare(options: Options, vlm: Vlm | None = None) -> Study:
     ModelError, SampleError, ResultsError, ValueError
         Each says what is wrong and what to do.
     """
-    if options.corruption not in registry.NAMES:
-        raise ValueError(f"unknown corruption {options.corruption!r}; choose from {', '.join(registry.NAMES)}")
-    registry.configuration(options.corruption, options.painting)  # raises where its diffusion model cannot be used
-    backends.choose(options)  # raises where it cannot be used
+    check_options(options)
     check_writable(options.out)
     name, table, fingerprint = load_data(options)
     vlm = vlm or open_model(options)
@@ -324,6 +367,35 @@ def prepare(options: Options, vlm: Vlm | None = None) -> Study:
     study = Study(options, vlm, name, table, fingerprint, {}, data_folder(options))
     study.answers = answer_all(vlm, table, fingerprint, options.out, name, ask=partial(ask_backend, study))
     return study
+
+
+def check_options(options: Options) -> None:
+    """Raise, before any work, where an option cannot be used.
+
+    Raises
+    ------
+    ValueError, BackendError
+        Each says which, and what it may be.
+    """
+    if options.corruption not in registry.NAMES:
+        raise ValueError(f"unknown corruption {options.corruption!r}; choose from {', '.join(registry.NAMES)}")
+    wholes = {name: (getattr(options, name), least) for name, least in AT_LEAST.items()}
+    wholes |= {"workers": (options.ray.workers, 0), "jobs": (options.remote.jobs, 1)}
+    for name, (value, least) in wholes.items():
+        if value < least:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
+    for name, number in {"noise-multiple": options.noise_multiple, "wait-limit": options.remote.wait_limit}.items():
+        if not (math.isfinite(number) and number > 0):
+            raise ValueError(f"--{name} must be a finite number above 0, not {number:g}")
+    if (share := options.ray.gpus_per_worker) is not None and not (math.isfinite(share) and share >= 0):
+        raise ValueError(f"--gpus-per-worker must be a finite number of at least 0, not {share:g}")
+    registry.configuration(options.corruption, options.painting)  # raises where its diffusion model cannot be used
+    backends.choose(options)  # raises where it cannot be used
+
+
+def is_noise(corruption: str) -> bool:
+    """Whether a corruption draws noise, of which a sample has several corrupt runs."""
+    return corruption.startswith("gaussian_noise")
 
 
 def open_model(options: Options) -> Vlm:
@@ -350,8 +422,6 @@ def open_model(options: Options) -> Vlm:
 
 def load_data(options: Options) -> tuple[str, Dataset, str]:
     """Name, table and fingerprint of the data set; makes `shapes` in `<out>/data/` with a fifth more samples than asked for."""
-    if options.samples < 1:
-        raise ValueError(f"--samples must be at least 1, not {options.samples}")
     folder = data_folder(options)
     if options.data == "shapes" and not folder.is_dir():
         table = make_shapes(_rendered(options.samples), options.seed)

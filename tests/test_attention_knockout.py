@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from contextlib import nullcontext
 from operator import attrgetter
 
@@ -15,7 +16,8 @@ from transformers import DynamicCache
 from benchmarks.models import llava as random_llava
 from corruptions.pair import LeftOut
 from data_prep import samples as sample_table
-from interventions import blocking
+from interventions import attention_knockout as knockout_script
+from interventions import blocking, effects
 from interventions.attention_knockout import (
     ANSWER_EDGES,
     DECODER_EDGES,
@@ -407,12 +409,35 @@ def test_edges_that_no_sample_has_are_refused_when_asked_for_and_else_left_out(t
     }
 
 
+def test_the_script_prints_the_mean_change_by_edge_and_layer(tmp_path, data, monkeypatch, capsys):
+    arguments = ["--model", "blip-shapes", "--data", data, "--samples", "1", "--out", str(tmp_path), "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["attention_knockout", *arguments, "--edges", "image:all", "image:question"])
+    knockout_script.main()
+    lines = capsys.readouterr().out.splitlines()
+    dataset = values(lines[-1])
+    clean, blocked = (np.exp(dataset[f"{run}logit_correct"] - dataset[f"{run}log_normalizer"]) for run in ("clean_", ""))
+    change = ((blocked - clean) / clean).mean("sample")
+    for edge in ("image:all", "image:question"):
+        (row,) = (line.split() for line in lines if line.startswith(edge))
+        assert row[1:] == [f"{value:.3f}" for value in change.sel(edge=edge).values]
+
+
+def test_a_metric_that_the_file_has_no_numbers_for_says_so(study):
+    dataset = values(attention_knockout(study, ("image:?",), window=1))
+    with pytest.raises(
+        effects.SchemaError, match=r"needs the variable 'corrupt_logit_correct', which the file \(The clean run with .*\) lacks"
+    ):
+        dataset.effects.normalized_effect()
+    with pytest.raises(effects.SchemaError, match="needs the variable 'kl_from_clean'"):
+        dataset.effects.divergence()
+
+
 def test_wrong_edges_and_windows_are_refused(study):
     for edges, window, message in (
         (("question",), 1, "'question' is no edge source:target: '' is none of image, object"),
         (("imag:question",), 1, "'imag' is none of"),
         (("image:question", "image:question"), 1, "named twice"),
-        (("image:question",), study.vlm.n_layers + 1, "does not fit; the model has"),
+        (("image:question",), study.vlm.n_layers + 1, f"does not fit; {study.vlm.name} has {study.vlm.n_layers}"),
     ):
         with pytest.raises(ValueError, match=message):
             attention_knockout(study, edges, window)
@@ -526,6 +551,8 @@ def test_edges_into_the_answer_decoder_are_of_the_questions_roles(tmp_path, data
         found = [float(cell[name]) for name in ("logit_correct", "logit_incorrect", "log_normalizer")]
         np.testing.assert_allclose(found, by_hooks(Block((2,), (0,), {"cross_attention": keys})), atol=1e-5)
     study.options.out = tmp_path / "others"
+    with pytest.raises(ValueError, match="a window of 9 layers does not fit; blip-shapes-decoder has"):
+        attention_knockout(study, window=9)
     with pytest.raises(ValueError, match=r"image:start .*nothing is 'image'; the prompt has start, \[CLS\], question"):
         attention_knockout(study, ("image:start",))
     with pytest.raises(ValueError, match=r"question:last .*nothing is 'last'; the prompt has start"):

@@ -202,11 +202,23 @@ def test_with_the_top_cells_exact_the_others_are_not_there(study):
         estimate, there = abs(row["attribution"].values.ravel()), row["logit_correct"].notnull().values.ravel()
         assert there.sum() == 5
         np.testing.assert_allclose(sorted(estimate[there]), sorted(estimate[np.isfinite(estimate)])[-5:])
-    assert set(agreement(found, 5).index.get_level_values("over")) == {"each sample"}
+    assert agreement(found, 5).empty  # the estimate itself chose these cells
     assert bool((found["integrated_attribution"].isnull() == (found["token_role"] == "")).all())
     nothing = effects.read(attribute_heads_elsewhere(study, exact="none"))
     assert bool(nothing["logit_correct"].isnull().all())
     assert not bool(nothing["attribution"].isnull().any())
+
+
+def test_by_default_the_first_samples_are_exact_everywhere(study):
+    found = effects.read(attribute_heads(study, top=5))
+    there = found["logit_correct"].notnull().sum(("layer", "head", "token")).values
+    cells = found["attribution"].isel(sample=0).notnull().sum().item()
+    assert there.tolist() == [cells] * 3 + [5] * (len(there) - 3)
+    exact = effects.read(attribute_heads_elsewhere(study, exact="all", top=5)).isel(sample=slice(3))
+    xr.testing.assert_allclose(found["logit_correct"].isel(sample=slice(3)), exact["logit_correct"], atol=1e-5)
+    rows = agreement(found, 5)
+    assert rows["samples"].tolist() == [3, 3]
+    assert np.isfinite(rows["recall"]).all()
 
 
 def attribute_heads_elsewhere(study, **options):
@@ -264,6 +276,8 @@ def test_wrong_options_are_refused(study):
         attribute_heads(study, component="mlp")
     with pytest.raises(ValueError, match="--steps must be at least 0 and --top at least 1, not -1 and 20"):
         attribute_heads(study, steps=-1)
+    with pytest.raises(ValueError, match="--exact-samples must be at least 0, not -1"):
+        attribute_heads(study, exact_samples=-1)
     with pytest.raises(ValueError, match="no token has the role 'verb'"):
         attribute_heads(study, tokens=("verb",))
 
@@ -315,22 +329,29 @@ def test_agreement_is_what_a_slow_computation_gives():
     assert agreement(numbered, top=5).index.tolist() == [("attribution", "each sample")]
 
 
-def test_agreement_over_some_cells_claims_no_recall():
-    exact = np.array([[[[1.0, np.nan, -2.0, np.nan]]], [[[np.nan, 3.0, np.nan, 3.0]]]])
-    estimate = np.array([[[[2.0, 0.1, -1.0, 0.1]]], [[[0.1, 2.0, 0.1, 1.0]]]])
-    (row,) = agreement(attributions(estimate, exact), top=2).to_dict("records")
-    assert (row["cells"], row["same_sign"]) == (2, 1)
-    assert row["rank_correlation"] == pytest.approx(1)  # equal effects, in the second sample, have none
-    assert np.isnan(row["recall"])
+def test_agreement_is_judged_by_samples_of_which_all_cells_are_exact():
+    exact = np.array([[[[1.0, np.nan, -2.0, np.nan]]], [[[3.0, 0.0, -1.0, 2.0]]], [[[4.0, 4.0, 4.0, 4.0]]]])
+    estimate = np.array([[[[-2.0, 0.1, 1.0, 0.1]]], [[[2.0, 0.0, -3.0, 1.0]]], [[[1.0, 2.0, 3.0, 4.0]]]])
+    rows = agreement(attributions(estimate, exact), top=2)
+    row = rows.loc[("attribution", "each sample")]
+    assert (row["samples"], row["cells"], row["same_sign"]) == (2, 4, 1)
+    assert row["rank_correlation"] == pytest.approx(1)  # equal effects, in the last sample, have none
+    assert row["recall"] == pytest.approx((1 / 2 + 0 / 2) / 2)
+    assert rows["samples"].tolist() == [2, 2]
+    assert agreement(attributions(estimate, exact)[{"sample": [0]}], top=2).empty
 
 
 def test_the_script_prints_the_agreement_and_the_file(tmp_path, data, monkeypatch, capsys):
     arguments = ["--model", "blip-shapes", "--data", data, "--samples", "1", "--out", str(tmp_path / "results"), "--device", "cpu"]
-    monkeypatch.setattr(sys, "argv", ["attribution_patching", *arguments, "--exact", "all"])
+    monkeypatch.setattr(sys, "argv", ["attribution_patching", *arguments])
     attribution_patching.main()
-    lines = capsys.readouterr().out.splitlines()
-    assert "rank_correlation" in lines[0]
-    assert lines[-1].endswith("cross_attention-attribution.nc")
+    printed = capsys.readouterr().out
+    assert "rank_correlation" in printed.splitlines()[0]
+    assert "NaN" not in printed
+    assert printed.splitlines()[-1].endswith("cross_attention-attribution.nc")
+    monkeypatch.setattr(sys, "argv", ["attribution_patching", *arguments, "--exact", "none", "--overwrite"])
+    attribution_patching.main()
+    assert "not known: no sample has all its cells patched exactly" in capsys.readouterr().out
 
 
 def test_the_divergence_is_that_of_head_patching(study):

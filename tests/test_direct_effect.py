@@ -12,7 +12,7 @@ from torch import nn
 from interventions import direct_effect
 from interventions import effects as effects_schema
 from interventions.capture import Example, example
-from interventions.direct_effect import NotAdditiveError, check_decoder, direct_effects, of_example
+from interventions.direct_effect import NotAdditiveError, check_decoder, direct_effects, largest_heads, lens_table, of_example
 from interventions.models.loading import wrap
 from interventions.readout import readout
 from interventions.study import Options, prepare
@@ -192,7 +192,16 @@ def test_the_script_ends_with_the_file_or_one_message(tmp_path, data, monkeypatc
     arguments = ["--data", data, "--samples", "1", "--out", str(tmp_path / "results"), "--device", "cpu", "--model"]
     monkeypatch.setattr(sys, "argv", ["direct_effect", *arguments, "llava-shapes"])
     direct_effect.main()
-    assert capsys.readouterr().out.strip().endswith("llava-shapes/shapes/direct_effect.nc")
+    printed = capsys.readouterr().out.strip()
+    assert printed.endswith("llava-shapes/shapes/direct_effect.nc")
+    with xr.open_dataset(printed.splitlines()[-1]) as dataset:
+        means = dataset["head_effect"].mean("sample")
+        rows = largest_heads(dataset, 3)["direct_effect"]
+        assert [abs(value) for value in rows] == sorted(abs(means.values.ravel()))[:-4:-1]
+        assert all(float(means.sel(layer=layer, head=head)) == value for (layer, head), value in rows.items())
+        rows = lens_table(dataset)
+        assert rows["LD"].iloc[-1] == pytest.approx(float(dataset.effects.logit_difference_of("clean").mean()), abs=1e-4)
+        assert f"{rows['LD'].iloc[-1]:.3f}" in printed
     monkeypatch.setattr(sys, "argv", ["direct_effect", *arguments, "blip-shapes"])
     with pytest.raises(SystemExit, match=r"error: blip-shapes \(blip\) is no causal decoder"):
         direct_effect.main()

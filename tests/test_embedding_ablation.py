@@ -5,11 +5,11 @@ import torch
 from hooks import answer_logits, layers_and_modules, patched
 from test_noise_and_direction import embeddings_of, study_of
 
+from corruptions import registry
 from corruptions.embedding_ablation import KINDS
 from interventions import effects
 from interventions.capture import CORRUPT, capture
 from interventions.head_patching import patch_heads
-from interventions.noise import embedding_mean
 from interventions.plan import patches
 from interventions.roles import Cell
 from interventions.sweep import sweep
@@ -71,9 +71,11 @@ def test_a_study_agrees_with_raw_hooks(tmp_path, data, vlm, kind):
 
     by = torch.zeros(1)
     if becomes == "mean":
-        seen = [logits(pair, torch.zeros(1))[1] for pair in pairs]
+        every = [registry.make(kind, (), 0).corrupt(sample, vlm.prompt) for sample in study.table]  # chosen or not
+        assert len(every) > len(pairs)
+        seen = [logits(pair, torch.zeros(1))[1] for pair in every]
         by = torch.stack(seen).mean(0) if modality == "image" else torch.cat(seen).mean(0)
-        torch.testing.assert_close(embedding_mean(vlm, pairs, modality).float().squeeze(0), by, atol=1e-5, rtol=0)
+        torch.testing.assert_close(study.embedding_mean(kind).float().squeeze(0), by, atol=1e-5, rtol=0)
     dataset = effects.read(patch_heads(study, kind))
     assert dataset.attrs["modality"] == modality
     for pair in pairs[:3]:

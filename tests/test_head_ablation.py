@@ -18,7 +18,7 @@ from interventions.head_ablation import ablate_heads
 from interventions.head_patching import patch_heads
 from interventions.models.loading import wrap
 from interventions.per_sample import roles_of
-from interventions.ranking import RankingError, all_heads, growing_sizes, random_order, ranked_heads
+from interventions.ranking import RankingError, all_heads, growing_sizes, made_of, random_order, ranked_heads
 from interventions.replacements import MeanZ, partners_of
 from interventions.study import Options, prepare
 from interventions.verify import VerificationError
@@ -262,6 +262,25 @@ def test_each_replacement_puts_in_what_it_says(study, ranking):
 # ---------------------------------------------------------------------- rankings and sets
 
 
+def test_whose_ranking_it_is_is_looked_at(study, data, tmp_path, blip, llava, caplog):
+    vlm = study.vlm
+    component, token = vlm.architecture.head_component, vlm.architecture.main_token
+    path = patch_heads(study)
+    ranked_heads(path, vlm, component, token, made_of(study))
+    assert not caplog.text
+    other = llava if vlm is blip else blip
+    with pytest.raises(RankingError, match=f"holds effects of {vlm.name}, and heads of {other.name} are to be ranked"):
+        ranked_heads(path, other, component, token)
+    of_part = xr.load_dataset(path).assign_attrs(model=f"{vlm.name}-decoder")
+    effects.write(of_part, tmp_path / "part.nc")
+    with pytest.raises(RankingError, match=f"holds effects of {vlm.name}-decoder, and heads of {vlm.name} are to be ranked"):
+        ablate_heads(study, ranking=tmp_path / "part.nc")
+    study.options.direction, study.fingerprint = "noising", "0123"
+    ranked_heads(path, vlm, component, token, made_of(study))
+    assert "ranks heads by another direction: denoising, not noising" in caplog.text
+    assert "ranks heads by another dataset fingerprint" in caplog.text
+
+
 def test_heads_are_ranked_by_their_mean_absolute_effect(study):
     path = patch_heads(study)
     dataset = effects.read(path)
@@ -341,6 +360,16 @@ def test_the_ends_of_the_curve_are_the_clean_run_and_all_heads_ablated(study):
     left = faithfulness(dataset)
     np.testing.assert_allclose(left.sel(operation="knock_out", heads=0), 1, atol=1e-5)
     np.testing.assert_allclose(left.sel(operation="keep_only", heads=0), 0, atol=1e-5)
+
+
+def test_knocking_out_nothing_has_no_effect_in_any_metric(study, ranking):
+    study.options.divergence = True
+    with xr.open_dataset(ablate_heads(study, ranking=ranking, random_sets=1, replacements=("zero",))) as dataset:
+        metrics = ("logit_difference", "restoration_probability", "log_odds", "normalized_effect", "relative_change", "divergence")
+        for name in metrics:
+            effect = getattr(dataset.effects, name)().sel(operation="knock_out")
+            assert float(abs(effect.sel(heads=0)).max()) < 1e-4, name
+            assert float(abs(effect.sel(heads=4)).max()) > 1e-2, name
 
 
 def test_the_divergence_from_the_clean_run_is_kept_where_asked_for(study, ranking):

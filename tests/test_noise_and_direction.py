@@ -9,6 +9,7 @@ import torch
 from corruptions import registry
 from corruptions.pair import LeftOut
 from interventions import effects
+from interventions import study as study_module
 from interventions.capture import capture, example
 from interventions.head_patching import patch_heads
 from interventions.models.parts import part_of
@@ -166,7 +167,41 @@ def test_the_deviation_is_that_of_all_numbers(vlm, make_pair):
                 states.append(vlm.module.vision_model(pixel_values=pixels).last_hidden_state.ravel())
             else:
                 states.append(torch.cat(list(vlm.module.model.get_image_features(pixels).pooler_output)).ravel())
-    assert embedding_deviation(vlm, pairs, "image") == pytest.approx(float(torch.cat(states).double().std(correction=0)), rel=1e-5)
+    assert embedding_deviation(vlm, [pair.sample for pair in pairs], "image") == pytest.approx(
+        float(torch.cat(states).double().std(correction=0)), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "mean_ablation", "mean_ablation_text"])
+def test_what_a_sample_gets_does_not_depend_on_which_are_run(tmp_path, data, vlm, kind):
+    few, more = (prepare(Options(model=vlm.name, data=data, samples=n, out=tmp_path / str(n), device="cpu"), vlm) for n in (1, 2))
+    pair = few.pairs(kind)[0][0]
+    (one, *_), (other, *_) = (study.examples(pair, kind) for study in (few, more))
+    assert len(few.pairs(kind)[0]) < len(more.pairs(kind)[0])
+    assert torch.equal(one.noise.values, other.noise.values)
+
+
+def test_of_a_large_table_the_same_samples_are_measured_whoever_asks(tmp_path, data, vlm, monkeypatch):
+    monkeypatch.setattr(study_module, "MOST_MEASURED", 3)
+    study = study_of(vlm, data, tmp_path)
+    drawn = [[row["sample_id"] for row in one.measured_samples()] for one in (study, study_of(vlm, data, tmp_path / "other", seed=5))]
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) == 3
+    assert drawn[0] != study.table["sample_id"][:3]
+    monkeypatch.setattr(vlm, "longest_prompt", sorted(len(vlm.prompt(question).ids) for question in study.table["question"])[2] - 1)
+    assert len(study.measured_samples()) < 3  # prompts that do not fit are not run
+
+
+def test_a_deviation_is_measured_once_for_a_model_and_its_data(tmp_path, data, vlm, monkeypatch):
+    found = study_of(vlm, data, tmp_path).embedding_deviation("gaussian_noise")
+    real, measured = study_module.embedding_deviation, []
+    monkeypatch.setattr(study_module, "embedding_deviation", lambda *of: measured.append(of) or real(*of))
+    assert study_of(vlm, data, tmp_path, noise_multiple=1.0, keep_wrong=True).embedding_deviation("gaussian_noise") == found
+    assert not measured
+    other = study_of(vlm, data, tmp_path)
+    other.fingerprint = "0123"
+    assert other.embedding_deviation("gaussian_noise") == found
+    assert len(measured) == 1
 
 
 def test_draws_are_kept_and_averaged(tmp_path, data, vlm):

@@ -133,6 +133,7 @@ def test_another_corruption_in_the_other_direction_runs_to_the_end(tmp_path):
         (["--metric", "beauty"], "beauty"),
         (["--modules", "nose"], "nose"),
         (["--samples", "0"], "--samples must be at least 1"),
+        (["--noise-draws", "0"], "--noise-draws must be at least 1"),
         (["--power-runs", "-1"], "--power-runs is -1"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from corruptions.pair import LeftOut
 from data_prep import samples as sample_table
 from interventions import effects, measuring, patching, planning
 from interventions.attention_patterns import attention_patterns, capture_attention
+from interventions.backends.options import RayOptions, RemoteOptions
 from interventions.capture import CLEAN, capture, example
 from interventions.command import reporting_errors
 from interventions.head_patching import patch_heads
@@ -291,13 +293,24 @@ def test_what_has_no_sample_is_in_the_manifest_as_not_run(tmp_path, data, blip):
     [
         ({"data": "no-such-folder"}, "no-such-folder"),
         ({"corruption": "noise"}, "unknown corruption 'noise'; choose from sip, str"),
-        ({"samples": 0}, "--samples must be at least 1"),
+        ({"samples": 0}, "--samples must be at least 1, not 0"),
+        ({"seed": -1}, "--seed must be at least 0"),
+        ({"noise_draws": 0}, "--noise-draws must be at least 1, not 0"),
+        *(({"noise_multiple": number}, "--noise-multiple must be a finite number above 0") for number in (0.0, -1.0, math.nan, math.inf)),
+        ({"threads": -1}, "--threads must be at least 0"),
+        ({"batch": -1}, "--batch must be at least 0"),
+        ({"verify": -1}, "--verify must be at least 0"),
+        ({"ray": RayOptions(workers=-1)}, "--workers must be at least 0"),
+        ({"ray": RayOptions(gpus_per_worker=-0.5)}, "--gpus-per-worker must be a finite number of at least 0"),
+        ({"remote": RemoteOptions(jobs=0)}, "--jobs must be at least 1"),
+        ({"remote": RemoteOptions(wait_limit=0.0)}, "--wait-limit must be a finite number above 0"),
         ({"out": Path("/proc/nowhere")}, "cannot write into /proc/nowhere.*--out"),
     ],
 )
 def test_wrong_options_are_refused(tmp_path, data, blip, options, message):
     with pytest.raises((ValueError, ResultsError, OSError), match=message):
         prepare(Options(**{"model": blip.name, "data": data, "out": tmp_path, **options}), blip)
+    assert not list(tmp_path.iterdir())  # before any work
 
 
 def test_wrong_components_and_tokens_are_refused(study):

@@ -50,7 +50,7 @@ class Task:
     def of(cls, study: Study, work: Work) -> "Task":
         options = study.options
         for corruption, (pairs, _) in study.chosen.items():
-            study.examples(pairs[0], corruption)  # measures what noise depends on, over all pairs, before each worker does
+            study.examples(pairs[0], corruption)  # measures what noise depends on, over the table, before each worker does
         painting = replace(options.painting, inpainted=options.painting.inpainted.absolute())
         model = str(Path(options.model).absolute()) if Path(options.model).is_dir() else options.model
         return cls(
