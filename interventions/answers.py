@@ -2,7 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from interventions.results import Arrays, differences, update_manifest, write_te
 if TYPE_CHECKING:
     from interventions.study import Study
 
-Ask = Callable[[Sequence[Sequence[int]]], Iterable[dict[str, str]]]
+Ask = Callable[[Sequence[Sequence[int]]], "Generator[dict[str, str]]"]
 
 
 def is_exact_match(generated: str, correct: str) -> bool:
@@ -39,7 +40,7 @@ def answer_all(
     ask : the answers of some batches of rows, in any order; default: those that the model gives here
     """
     path = results / vlm.name / dataset / "answers.json"
-    configuration = {"model_revision": vlm.revision, "dtype": vlm.number_format, "dataset_fingerprint": fingerprint}
+    configuration = {"model_revision": vlm.revision, "dtype": vlm.number_format, "dataset_fingerprint": fingerprint, **vlm.weights_there}
     answers: dict[str, str] = {}
     if path.is_file():
         stored = json.loads(path.read_text())
@@ -48,21 +49,24 @@ def answer_all(
     missing = [i for i, sample_id in enumerate(samples["sample_id"]) if sample_id not in answers]
     rows = [missing[start : start + batch] for start in range(0, len(missing), batch)]
     found = ask(rows) if ask else (generate_answers(vlm, [samples[i] for i in some]) for some in rows)
-    for some in tqdm(found, desc=f"{vlm.name} answers {dataset}", unit="batch", total=len(rows), disable=not missing):
-        answers |= some
-        kept = {name: answers[name] for name in samples["sample_id"] if name in answers}
-        write_text(path, json.dumps({"configuration": configuration, "answers": kept}, ensure_ascii=False))
+    with closing(found):
+        for some in tqdm(found, desc=f"{vlm.name} answers {dataset}", unit="batch", total=len(rows), disable=not missing):
+            answers |= some
+            kept = {name: answers[name] for name in samples["sample_id"] if name in answers}
+            write_text(path, json.dumps({"configuration": configuration, "answers": kept}, ensure_ascii=False))
     update_manifest(results, "answers", f"{vlm.name}/{dataset}", accuracy(samples, answers))
     return answers
 
 
-def ask_backend(study: "Study", rows: Sequence[Sequence[int]]) -> Iterable[dict[str, str]]:
+def ask_backend(study: "Study", rows: Sequence[Sequence[int]]) -> "Generator[dict[str, str]]":
     """The answers of some batches of a study's rows, from its backend."""
     names = study.table["sample_id"]
-    todo = [backends.Batch(tuple(names[i] for i in some), ("answers",)) for some in rows]
+    paths = (f"{study.vlm.name}/{study.name}/answers.json",)
+    todo = [backends.Batch(tuple(names[i] for i in some), ("answers",), paths=paths) for some in rows]
     if todo:
-        for batch, found in backends.choose(study.options).run(study, _answer, todo):
-            yield {name: str(files["answers"]["text"]) for name, files in zip(batch.samples, found, strict=True)}
+        with closing(backends.choose(study.options).run(study, _answer, todo)) as measured:
+            for batch, found in measured:
+                yield {name: str(files["answers"]["text"]) for name, files in zip(batch.samples, found, strict=True)}
 
 
 def _answer(study: "Study", batch: backends.Batch) -> list[Mapping[str, Arrays]]:
