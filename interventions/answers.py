@@ -2,7 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from interventions.results import Arrays, differences, update_manifest, write_te
 if TYPE_CHECKING:
     from interventions.study import Study
 
-Ask = Callable[[Sequence[Sequence[int]], int], Iterable[dict[str, str]]]
+Ask = Callable[[Sequence[Sequence[int]], int], "Generator[dict[str, str]]"]
 
 
 def is_exact_match(generated: str, correct: str) -> bool:
@@ -49,6 +50,7 @@ def answer_all(
         "dataset_fingerprint": fingerprint,
         "prompt": vlm.template("?")[0],
         "answer_tokens": tokens,
+        **vlm.weights_there,
     }
     answers: dict[str, str] = {}
     if path.is_file():
@@ -58,10 +60,11 @@ def answer_all(
     missing = [i for i, sample_id in enumerate(samples["sample_id"]) if sample_id not in answers]
     rows = [missing[start : start + batch] for start in range(0, len(missing), batch)]
     found = ask(rows, tokens) if ask else (generate_answers(vlm, [samples[i] for i in some], tokens) for some in rows)
-    for some in tqdm(found, desc=f"{vlm.name} answers {dataset}", unit="batch", total=len(rows), disable=not missing):
-        answers |= some
-        kept = {name: answers[name] for name in samples["sample_id"] if name in answers}
-        write_text(path, json.dumps({"configuration": configuration, "answers": kept}, ensure_ascii=False))
+    with closing(found):
+        for some in tqdm(found, desc=f"{vlm.name} answers {dataset}", unit="batch", total=len(rows), disable=not missing):
+            answers |= some
+            kept = {name: answers[name] for name in samples["sample_id"] if name in answers}
+            write_text(path, json.dumps({"configuration": configuration, "answers": kept}, ensure_ascii=False))
     update_manifest(results, "answers", f"{vlm.name}/{dataset}", accuracy(samples, answers))
     return answers
 
@@ -74,13 +77,15 @@ def answer_tokens(vlm: Vlm, samples: Dataset) -> int:
     return max(ANSWER_TOKENS, longest + 2)
 
 
-def ask_backend(study: "Study", rows: Sequence[Sequence[int]], tokens: int) -> Iterable[dict[str, str]]:
+def ask_backend(study: "Study", rows: Sequence[Sequence[int]], tokens: int) -> "Generator[dict[str, str]]":
     """The answers of some batches of a study's rows, from its backend."""
     names = study.table["sample_id"]
-    todo = [backends.Batch(tuple(names[i] for i in some), ("answers",)) for some in rows]
+    paths = (f"{study.vlm.name}/{study.name}/answers.json",)
+    todo = [backends.Batch(tuple(names[i] for i in some), ("answers",), paths=paths) for some in rows]
     if todo:
-        for batch, found in backends.choose(study.options).run(study, partial(_answer, tokens=tokens), todo):
-            yield {name: str(files["answers"]["text"]) for name, files in zip(batch.samples, found, strict=True)}
+        with closing(backends.choose(study.options).run(study, partial(_answer, tokens=tokens), todo)) as measured:
+            for batch, found in measured:
+                yield {name: str(files["answers"]["text"]) for name, files in zip(batch.samples, found, strict=True)}
 
 
 def _answer(study: "Study", batch: backends.Batch, tokens: int) -> list[Mapping[str, Arrays]]:

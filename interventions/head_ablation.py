@@ -15,7 +15,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,11 +33,10 @@ from interventions.faithfulness import OPERATIONS, RANKED, table
 from interventions.models.vlm import Vlm
 from interventions.per_sample import attributes, each_sample, sample_coordinates
 from interventions.ranking import Heads, all_heads, check_sizes, growing_sizes, made_of, random_order, ranked_heads
-from interventions.replacements import REPLACEMENTS, Material, Sources
+from interventions.replacements import REPLACEMENTS, Material, Replacement, Sources, usual_replacements
 from interventions.results import Arrays, Store
 from interventions.study import Options, Study, prepare
 
-Replacement = Literal["mean", "zero", "resample", "corrupt"]
 NO_TOKEN = -1  # where nothing was run
 
 
@@ -59,9 +58,9 @@ class HeadAblation(Options):
     """Sizes of the sets. Default: 0, 1, 2, 4, ... and all that are ranked."""
     random_sets: int = 5
     """Random sets of each size, drawn by the seed."""
-    replacements: tuple[Replacement, ...] = ("mean",)
+    replacements: tuple[Replacement, ...] = ()
     """What replaces z: mean (over the other samples' clean runs at the same place), zero, resample (another sample's clean run of the same
-    length), corrupt (the sample's own corrupt run)."""
+    length), corrupt (the sample's own corrupt run). Default: mean; on a remote host, which z does not leave, the other three."""
 
 
 def ablate_heads(
@@ -71,7 +70,7 @@ def ablate_heads(
     token: str | None = None,
     sizes: Sequence[int] = (),
     random_sets: int = 5,
-    replacements: Sequence[Replacement] = ("mean",),
+    replacements: Sequence[Replacement] = (),
 ) -> Path:
     """Write `<out>/<model>/<dataset>/<corruption>/<component>-ablation.nc`.
 
@@ -97,6 +96,7 @@ def ablate_heads(
         raise ValueError(f"--random-sets cannot be {random_sets}")
     ranking = ranking or _default_ranking(study, component)
     ranked = ranked_heads(ranking, vlm, component, token or vlm.architecture.main_token, made_of(study))
+    replacements = tuple(replacements) or usual_replacements(study)
     sizes = tuple(sizes) or growing_sizes(len(ranked))
     check_sizes(sizes, len(ranked))
     heads = all_heads(vlm, component)

@@ -5,6 +5,7 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from interventions.per_sample import roles_of
 from interventions.study import Study
 
 log = logging.getLogger(__name__)
+Replacement = Literal["mean", "zero", "resample", "corrupt"]
 REPLACEMENTS = {
     "mean": "the mean over the other samples' clean runs, at the same place",
     "zero": "0",
@@ -25,6 +27,14 @@ REPLACEMENTS = {
     "corrupt": "that of the sample's own corrupt run (of noise, of the first draw)",
 }
 Place = tuple[str, int] | tuple[str] | tuple[()]  # a role and which of its tokens; a role; anywhere
+
+
+def usual_replacements(study: Study) -> tuple[Replacement, ...]:
+    """Those that are used where none are named: the mean or, on a remote host, those that are made there."""
+    if study.options.backend != "remote":
+        return ("mean",)
+    log.warning("z is replaced by zero, resample and corrupt: for its mean over samples it would leave the remote host")
+    return ("zero", "resample", "corrupt")
 
 
 class MeanZ:

@@ -1,5 +1,6 @@
 """What every intervention script shares: its options, the model, the samples it uses and their corrupt partners."""
 
+import logging
 import math
 import os
 import platform
@@ -30,10 +31,11 @@ from interventions.backends.options import Backend, RayOptions, RemoteOptions
 from interventions.capture import Example, PairError, example, prompts_of
 from interventions.models.loading import load
 from interventions.models.parts import part_of
-from interventions.models.vlm import Scored, Vlm
+from interventions.models.vlm import Scored, Server, Vlm
 from interventions.noise import Noise, draw_noise, embedding_deviation, embedding_mean, replaced
 from interventions.results import check_writable, read_manifest, update_manifest
 
+log = logging.getLogger(__name__)
 SMALL_WIDTH = 256
 LIBRARIES = ("nnsight", "torch", "transformers", "numpy", "xarray")
 MOST_MEASURED = 1000  # samples over which embeddings are measured
@@ -325,6 +327,7 @@ class Study:
             "device": self.vlm.device_type,
             "program_version": __version__,
             **({"backend": "remote"} if self.options.backend == "remote" else {}),  # with libraries of its own
+            **self.vlm.weights_there,
         }
 
     def _of_corrupt_runs(self, corruption: str) -> dict[str, Any]:
@@ -341,11 +344,13 @@ class Study:
         return {"noise_multiple": options.noise_multiple, "noise_draws": options.noise_draws, "noise_sigma": self.sigma(corruption)}
 
     def provenance(self) -> dict[str, str]:
-        """What else a result should say about its making."""
+        """What else a result should say about its making; versions are those where the model runs, of what runs there."""
+        versions = {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()}
+        versions |= self.vlm.server.versions if self.vlm.server else {}
         return {
             "architecture": self.vlm.architecture.name,
-            "library_versions": ", ".join(f"{name} {version(name)}" for name in LIBRARIES),
-            "python_version": platform.python_version(),
+            "library_versions": ", ".join(f"{name} {versions[name]}" for name in LIBRARIES),
+            "python_version": versions["python"],
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 
@@ -413,11 +418,21 @@ def open_model(options: Options) -> Vlm:
     from interventions.backends.remote import DryRun, Host, RemoteServer
 
     if options.backend == "remote":
-        host = Host(options.remote.host, options.remote.wait_limit)
-        return load(options.model, revision=options.revision, server=RemoteServer(host, options.out))
+        server = RemoteServer(Host(options.remote.host, options.remote.wait_limit), options.out)
+        vlm = load(options.model, revision=options.revision, server=server)
+        _say_what_is_there(options, server)
+        return vlm
     vlm = load(options.model, options.device, options.dtype, options.revision)
     DryRun().meet(vlm)
     return vlm
+
+
+def _say_what_is_there(options: Options, server: Server) -> None:
+    """Warn where a host's model is on another device, or in another number format, than the options say."""
+    wanted = {"--dtype": (options.dtype, "float32", server.number_format), "--device": (options.device, "auto", server.device_type)}
+    ignored = [f"{name} {asked}" for name, (asked, usual, there) in wanted.items() if asked.split(":")[0] not in (usual, there)]
+    if ignored:
+        log.warning("%s: the host has the model in %s on %s", " and ".join(ignored), server.number_format, server.device_type)
 
 
 def load_data(options: Options) -> tuple[str, Dataset, str]:

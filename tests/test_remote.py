@@ -8,9 +8,12 @@ import torch
 from nnsight import save
 from nnsight.intervention.backends.remote import RemoteBackend
 from nnsight.schema.config import CONFIG
+from zstandard import ZstdDecompressor
 
+from interventions.backends.description import hash_of_weights
 from interventions.backends.host import Host
 from interventions.backends.remote import DryRun, RemoteServer
+from interventions.backends.shipping import Request, ship
 from interventions.capture import Example, example
 from interventions.measuring import measure_pairs
 from interventions.models.loading import load
@@ -150,10 +153,23 @@ def test_an_image_travels_once(remote, make_pair):
     assert 0.5 * one.nbytes < sent[1] - sent[0] < 1.1 * one.nbytes
 
 
+def test_a_large_image_travels_once(llava):
+    one = torch.rand(2**20, generator=torch.Generator().manual_seed(0))  # 4 MiB, incompressible but for its exponents
+    sent = []
+    for images in ([one], [one, one.clone()]):
+        request = Request(compress=True)
+        ship(llava, measure_pairs, (images,), request)
+        sent.append(len(request.content))
+        assert len(ZstdDecompressor().decompress(request.content)) > len(images) * one.nbytes  # as nnsight's server side reads it
+    assert 0.5 * one.nbytes < sent[1] < sent[0] + 10_000
+
+
 def test_without_weights_nothing_runs_here(both, make_pair):
     here, there = both
     assert {weights.device.type for weights in there.module.parameters()} == {"meta"}
     assert (there.revision, there.number_format, there.device_type) == (here.revision, here.number_format, here.device_type)
+    assert there.weights_there == {"weights_there": hash_of_weights(here.module)}
+    assert here.weights_there == {}
     with pytest.raises(NoWeightsError, match="--backend local"):
         measure_pairs(there, *asked(there, make_pair))
 

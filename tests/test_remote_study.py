@@ -2,9 +2,14 @@
 
 import json
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import threading
+import time
 from functools import partial
+from importlib.metadata import version
 
 import pytest
 import xarray as xr
@@ -26,8 +31,8 @@ from interventions.head_patching import patch_heads
 from interventions.models.loading import load
 from interventions.module_patching import patch_modules
 from interventions.path_patching import patch_paths
-from interventions.results import Store
-from interventions.study import Options, prepare
+from interventions.results import ResultsError, Store
+from interventions.study import Options, open_model, prepare
 from tests.loopback.client import KEY, ROOT, serving
 
 UNKNOWN_KEY = "7c1e5a52-0000-4000-8000-2f1f5d1c7a11"
@@ -46,7 +51,7 @@ def key(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def no_faults(server):
-    server.fault(refuse=0, delay=0.0, gather=0, lose=0, least_version="")
+    server.fault(refuse=0, delay=0.0, gather=0, lose=0, die=0, undeployed=0, least_version="")
 
 
 @pytest.fixture
@@ -104,7 +109,7 @@ def test_a_study_there_gives_the_files_of_a_study_here(options, model, server):
         assert_same_file(ours, theirs)
     assert_same_file(attention_patterns(here), attention_patterns(there))
     said = json.loads((there.options.out / "manifest.json").read_text())["remote"]
-    heads = next(entry for name, entry in said.items() if name.endswith("heads"))
+    heads = said[str(patch_heads(there).relative_to(there.options.out))]
     assert (heads["host"], heads["samples"], heads["jobs"]) == (server.url, 4, 4)
     assert heads["bytes_sent_per_sample"] == round(heads["bytes_sent"] / 4) > 10_000
     assert 100 < heads["bytes_received_per_sample"] < 20_000
@@ -133,10 +138,21 @@ def test_heads_are_ablated_there_too(study, options, llava):
     assert_same_file(*made)
 
 
-def test_noise_and_noising_are_as_here(study, options, llava):
+def test_noise_and_noising_are_as_here(study, options, llava, server):
     chosen = {"corruption": "gaussian_noise", "noise_draws": 2, "direction": "noising"}
-    there = patch_heads(study(**chosen))
+    ours = study(jobs=3, **chosen)
+    before = len(server.seen())
+    there = patch_heads(ours)
+    assert len(server.seen()) == before + 4 + 2 * 4  # the deviation over the samples is measured once, for all threads
     assert_same_file(patch_heads(prepare(options(backend="local", out="local", **chosen), llava)), there)
+
+
+def under_way(study):
+    return json.loads((study.options.out / ".remote-jobs.json").read_text())
+
+
+def traffic(study):
+    return json.loads((study.options.out / "manifest.json").read_text())["remote"]
 
 
 def test_a_host_that_is_not_there_is_an_error_and_not_a_run_here(options, monkeypatch):
@@ -181,11 +197,14 @@ def test_parts_are_measured_there_too(options, part):
             assert_same_file(ours, path)
 
 
-def test_means_over_samples_are_not_made_there(study):
+def test_means_over_samples_are_not_made_there(study, caplog):
     ranked = study()
     patch_heads(ranked)
     with pytest.raises(ValueError, match="choose zero, resample or corrupt"):
-        ablate_heads(ranked)
+        ablate_heads(ranked, replacements=("mean",))
+    with xr.open_dataset(ablate_heads(ranked, sizes=(1,), random_sets=0)) as ablated:
+        assert list(ablated["replacement"].values) == ["zero", "resample", "corrupt"]
+    assert "it would leave the remote host" in caplog.text
 
 
 def test_what_passes_is_tried_again(study, expected, server, caplog):
@@ -206,7 +225,113 @@ def test_a_job_that_takes_too_long_is_taken_up_by_the_next_program(study, expect
     server.fault(delay=0.0)
     assert_same_file(expected, patch_heads(study()))
     assert len(server.seen()) == before + 4  # none of the four batches was submitted twice
-    assert json.loads((ours.options.out / ".remote-jobs.json").read_text()) == {}
+    assert under_way(ours) == {}
+
+
+@pytest.mark.parametrize("awaited", [True, False])
+def test_a_job_that_the_host_gave_up_is_submitted_again(study, expected, server, monkeypatch, awaited):
+    ours = study()
+    server.fault(undeployed=1, delay=0.0 if awaited else 0.6)
+    monkeypatch.setattr(ours.vlm.server.host, "wait_limit", 60.0 if awaited else 0.2)
+    with pytest.raises(BackendError, match="cannot be had at" if awaited else "not finished after"):
+        patch_heads(ours)
+    assert len(under_way(ours)) == (0 if awaited else 1)
+    monkeypatch.setattr(ours.vlm.server.host, "wait_limit", 60.0)
+    assert_same_file(expected, patch_heads(study()))
+    assert under_way(ours) == {}
+
+
+def test_a_job_that_died_there_is_given_up_after_two_waits(study, expected, server, monkeypatch):
+    ours = study()
+    server.fault(die=1)
+    monkeypatch.setattr(ours.vlm.server.host, "wait_limit", 0.3)
+    with pytest.raises(BackendError, match=r"its status: RUNNING.*--wait-limit waits longer"):
+        patch_heads(ours)
+    with pytest.raises(BackendError, match=r"submitted before; it is given up.*next run"):
+        patch_heads(study())
+    monkeypatch.setattr(ours.vlm.server.host, "wait_limit", 60.0)
+    assert_same_file(expected, patch_heads(study()))
+    assert under_way(ours) == {}
+
+
+def test_a_host_may_take_its_time_to_begin_a_job(study, expected, server, monkeypatch):
+    ours, before = study(jobs=2), len(server.seen())
+    monkeypatch.setattr(host_module, "UNHEARD", 0.1)
+    server.fault(delay=0.5)  # in which the second job is said to be received
+    assert_same_file(expected, patch_heads(ours))
+    assert len(server.seen()) == before + 4
+
+
+def remote_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("remote")]
+
+
+def test_a_result_that_is_not_kept_yet_is_not_lost_and_bytes_add_up(study, expected, server, monkeypatch):
+    ours, before = study(jobs=2), len(server.seen())
+    real, kept = Store.put, []
+
+    def put(store, *sample):
+        kept.append(sample)
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+        real(store, *sample)
+
+    monkeypatch.setattr(Store, "put", put)
+    with pytest.raises(KeyboardInterrupt):
+        patch_heads(ours)
+    assert not remote_threads()  # though the error, and so the frames in which it was raised, are still there
+    monkeypatch.setattr(Store, "put", real)
+    key = str(expected.relative_to(expected.parents[3]))
+    first = traffic(ours)[key]
+    assert first["samples"] == 1
+    assert_same_file(expected, patch_heads(study()))
+    assert len(server.seen()) == before + 4
+    assert traffic(ours)[key]["samples"] == 4
+    assert traffic(ours)[key]["bytes_sent"] > first["bytes_sent"] > 0
+    patch_heads(ours, "str")
+    assert traffic(ours)[key]["samples"] == traffic(ours)[key.replace("sip", "str")]["samples"] == 4
+
+
+def test_ctrl_c_ends_a_program_whose_host_hangs(study, monkeypatch):
+    ours = study(jobs=2)
+    with socket.create_server(("127.0.0.1", 0)) as hanging:  # accepts, and never answers
+        monkeypatch.setattr(ours.vlm.server.host, "url", f"http://127.0.0.1:{hanging.getsockname()[1]}")
+        threading.Timer(0.5, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+        started = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            patch_heads(ours)
+        assert time.monotonic() - started < 2.5
+    assert not remote_threads()
+
+
+def test_other_weights_at_the_host_are_another_configuration(study, monkeypatch):
+    ours = study()
+    path = patch_heads(ours)
+    with xr.open_dataset(path) as dataset:
+        there = json.loads(dataset.attrs["configuration"])["weights_there"]
+    assert there == ours.vlm.server.weights != ""
+    monkeypatch.setattr(ours.vlm.server, "weights", "others")
+    before = ours.vlm.server.traffic.jobs
+    again = study()
+    assert ours.vlm.server.traffic.jobs == before + 1  # their answers may be others
+    with pytest.raises(ResultsError, match=f"weights_there: '{there}' there, 'others' asked for"):
+        patch_heads(again)
+
+
+def test_files_name_the_versions_at_the_host(study, monkeypatch):
+    ours = study()
+    monkeypatch.setattr(ours.vlm.server, "versions", ours.vlm.server.versions | {"python": "3.1", "torch": "0.1"})
+    with xr.open_dataset(patch_heads(ours)) as dataset:
+        assert dataset.attrs["python_version"] == "3.1"
+        assert f"nnsight {version('nnsight')}, torch 0.1, " in dataset.attrs["library_versions"]
+
+
+def test_options_that_a_host_does_not_heed_are_named(options, caplog):
+    open_model(options(dtype="bfloat16", device="cuda:1"))
+    assert "--dtype bfloat16 and --device cuda:1: the host has the model in float32 on cpu" in caplog.text
+    caplog.clear()
+    open_model(options())
+    assert caplog.text == ""
 
 
 def test_jobs_overlap_in_the_hosts_queue(study, expected, server):

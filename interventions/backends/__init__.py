@@ -5,8 +5,9 @@ measured, in any order. That is kept sample by sample, and a file is assembled f
 on what measured it, nor on how many did.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from tqdm import tqdm
@@ -25,11 +26,13 @@ class Batch:
     samples : their ids
     files : the files, by name, that what is measured goes into
     checked : ids of the samples that are held against the plain path
+    paths : where the files are, in the results folder
     """
 
     samples: tuple[str, ...]
     files: tuple[str, ...]
     checked: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
 
 
 class Work(Protocol):
@@ -43,10 +46,10 @@ class Work(Protocol):
 class Backend(Protocol):
     """Where batches are measured."""
 
-    def run(self, study: "Study", work: Work, batches: Sequence[Batch]) -> "Iterator[tuple[Batch, list[Mapping[str, Arrays]]]]":
+    def run(self, study: "Study", work: Work, batches: Sequence[Batch]) -> "Generator[tuple[Batch, list[Mapping[str, Arrays]]]]":
         """Measure each batch once, and yield it with what `work` gave, in any order, as soon as it is there.
 
-        Closing the iterator early (Ctrl-C, an error) ends what is under way. What goes wrong in one batch is raised when the others that
+        Closing the generator early (Ctrl-C, an error) ends what is under way. What goes wrong in one batch is raised when the others that
         are under way have been yielded.
         """
         ...
@@ -89,11 +92,16 @@ def measure(study: "Study", work: Work, batches: Iterable[Batch], stores: "Mappi
     label : what the progress bar says
     done : samples that were finished before
     """
-    todo = list(batches)
+    paths = {name: str(store.path.relative_to(study.options.out)) for name, store in stores.items()}
+    todo = [replace(batch, paths=tuple(paths[name] for name in batch.files)) for batch in batches]
     if not todo:
         return
-    with tqdm(total=done + sum(len(batch.samples) for batch in todo), initial=done, desc=label, unit="sample") as bar:
-        for batch, found in choose(study.options).run(study, work, todo):
+    total = done + sum(len(batch.samples) for batch in todo)
+    with (
+        tqdm(total=total, initial=done, desc=label, unit="sample") as bar,
+        closing(choose(study.options).run(study, work, todo)) as measured,
+    ):
+        for batch, found in measured:
             for sample_id, files in zip(batch.samples, found, strict=True):
                 for name, arrays in files.items():
                     stores[name].put(sample_id, arrays)

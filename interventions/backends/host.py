@@ -7,13 +7,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import Any
 
 import httpx
+from nnsight.intervention.backends import remote as nnsights
 from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
 from nnsight.schema.config import CONFIG
 from nnsight.schema.request import RequestModel
-from nnsight.schema.response import Status
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, stop_when_event_set, wait_random_exponential
 from tenacity.nap import sleep_using_event
 
@@ -21,10 +22,13 @@ from interventions.backends import BackendError
 
 log = logging.getLogger(__name__)
 FIRST_PATIENCE, PATIENCE = 5.0, 120.0  # seconds that a host may be away: before it has ever answered, and after
-UNHEARD = 30.0  # seconds without a first status after which a job that was accepted is lost
+UNHEARD = 30.0  # seconds in which the host says that it knows nothing of a job, after which it is lost
 FASTEST_POLL, SLOWEST_POLL = 0.05, 2.0  # seconds between questions after a job: they grow by a fifth
 TRANSIENT = ("evicted", "preempted", "try again later", "reconnecting")  # in what a host says of a job that another try may mend
 DOCTOR = "`python -m interventions.backends doctor`"
+GIVING_UP = 0.1  # seconds in which it is noticed that a request is not waited for any more
+READ_TIMEOUT = 60.0  # seconds without a byte of an answer
+nnsights._READ_TIMEOUT = READ_TIMEOUT  # instead of its 600
 
 
 class Lost(Exception):
@@ -33,6 +37,14 @@ class Lost(Exception):
 
 class Failed(Exception):
     """A job in which the code that was sent raised an error; the message is the traceback."""
+
+
+class Unavailable(BackendError):
+    """A job that the host gave up, for it cannot have the model."""
+
+
+class Overdue(BackendError):
+    """A job that is not finished after the wait limit."""
 
 
 class Exchange(RemoteBackend):
@@ -50,6 +62,10 @@ class Exchange(RemoteBackend):
         self.job_id, self.status = response.id, response.status
         self.posts, self.sent = self.posts + 1, self.sent + len(content)
 
+    def poll(self, tracer: Any = None) -> Any:
+        self.status = None  # and stays so where the host knows nothing of the job
+        return super().poll(tracer)
+
     def finalize(self, content: bytes) -> Any:
         self.received += len(content)
         return super().finalize(content)
@@ -62,6 +78,10 @@ class Host:
     ----------
     url : default: NDIF_HOST, or what nnsight's config says
     wait_limit : seconds that one job may take, its wait in the queue included
+
+    Attributes
+    ----------
+    stopped : once it is set nothing is waited for any more, in whatever thread
     """
 
     def __init__(self, url: str | None = None, wait_limit: float = 3600.0) -> None:
@@ -81,7 +101,7 @@ class Host:
 
         def ask() -> Any:
             headers = {"ndif-api-key": CONFIG.API.APIKEY} if CONFIG.API.APIKEY else None
-            response = httpx.get(f"{self.url}{path}", timeout=httpx.Timeout(10.0, read=90.0), headers=headers)
+            response = httpx.get(f"{self.url}{path}", timeout=httpx.Timeout(10.0, read=READ_TIMEOUT), headers=headers)
             response.raise_for_status()
             return response.json()
 
@@ -100,10 +120,11 @@ class Host:
             It must be submitted again.
         Failed
             It raised an error there.
-        BackendError
-            It can have no result: says why, and what to do.
+        Unavailable, Overdue, BackendError
+            It has no result: says why, and what to do.
         """
-        started, pause = time.monotonic(), FASTEST_POLL
+        started = heard = time.monotonic()
+        pause = FASTEST_POLL
         while True:
             try:
                 found = self.patiently(exchange.poll)
@@ -111,14 +132,12 @@ class Host:
                 raise Lost(f"its result cannot be fetched any more ({error.response.status_code})") from error
             if found is not None:
                 return found
-            waited = time.monotonic() - started
-            if waited > self.wait_limit:
+            now = time.monotonic()
+            heard = now if exchange.status else heard
+            if now - started > self.wait_limit:
                 status = exchange.status.value if exchange.status else "unknown"
-                raise BackendError(
-                    f"job {exchange.job_id} at {self.url} is not finished after {self.wait_limit:g} s (its status: {status}); --wait-limit "
-                    "waits longer, and the job is taken up where it is then"
-                )
-            if waited > UNHEARD and exchange.status in (None, Status.RECEIVED):
+                raise Overdue(f"job {exchange.job_id} at {self.url} is not finished after {self.wait_limit:g} s (its status: {status})")
+            if now - heard > UNHEARD:
                 raise Lost(f"nothing was heard of it for {UNHEARD:g} s")
             if self.stopped.wait(pause):
                 raise BackendError(f"job {exchange.job_id} is not waited for any more")
@@ -140,11 +159,29 @@ class Host:
             reraise=True,
         )
         try:
-            found = retrying(ask)
+            found = retrying(self._unless_stopped, ask)
         except (RemoteError, httpx.TransportError) as error:
             raise self._explained(error) from None  # what it was raised from may hold the key
+        except ValueError:  # no JSON, or another's
+            raise BackendError(f"{self.url} answers, but not in nnsight's protocol. Check the host (--host or NDIF_HOST)") from None
         self._answered = True
         return found
+
+    def _unless_stopped(self, ask: Callable[[], Any]) -> Any:
+        """What a request gives. It is left to itself, in its own thread, when it is not waited for any more: a host may never answer."""
+        answer: Future = Future()
+
+        def fill() -> None:
+            try:
+                answer.set_result(ask())
+            except BaseException as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=fill, daemon=True).start()
+        while not wait([answer], GIVING_UP).done:
+            if self.stopped.is_set():
+                raise BackendError(f"{self.url} is not waited for any more")
+        return answer.result()
 
     def _say(self, state: RetryCallState) -> None:
         if state.attempt_number == 3 and state.outcome is not None:
@@ -171,7 +208,7 @@ class Host:
                 return BackendError(f"{self.url} refuses this client ({last}). {DOCTOR} compares the versions")
             return BackendError(f"{self.url} refuses the request ({code}: {last})")
         if "could not deploy" in message.lower() or "provisioning model" in message.lower():
-            return BackendError(f"the model cannot be had at {self.url}: {last}. {DOCTOR} lists the models that are deployed there")
+            return Unavailable(f"the model cannot be had at {self.url}: {last}. {DOCTOR} lists the models that are deployed there")
         return Lost(last) if any(words in message for words in TRANSIENT) else Failed(message)
 
 

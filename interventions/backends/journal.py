@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,18 +27,21 @@ class Journal:
     def under_way(self) -> dict[str, str]:
         return json.loads(self._path.read_text()) if self._path and self._path.is_file() else {}
 
-    def note(self, name: str, job: str | None) -> None:
-        """Keep the job by which something is being measured; None for no more."""
+    def note(self, name: str, job: str) -> None:
+        """Keep the job by which something is being measured."""
+        self._change((), {name: job})
+
+    def drop(self, *names: str) -> None:
+        """Forget the jobs of what is measured and kept, or cannot be had from them."""
+        self._change(names, {})
+
+    def _change(self, without: Collection[str], more: dict[str, str]) -> None:
         if self._path is None:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self._path}.lock"):
-            jobs = {known: at for known, at in self.under_way().items() if known != name}
-            write_text(self._path, json.dumps(jobs | ({name: job} if job else {}), indent=1))
-
-    def drop(self, name: str) -> None:
-        """It is measured."""
-        self.note(name, None)
+            jobs = {name: job for name, job in self.under_way().items() if name not in without}
+            write_text(self._path, json.dumps(jobs | more, indent=1))
 
 
 class _Digest(pickle.Pickler):

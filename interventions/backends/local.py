@@ -1,6 +1,6 @@
 """Measuring in this process, on this machine's CPU or CUDA device."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from interventions.backends import Batch, Work
@@ -13,6 +13,6 @@ if TYPE_CHECKING:
 class Local:
     """One batch after the other, with the study's own model."""
 
-    def run(self, study: "Study", work: Work, batches: Sequence[Batch]) -> "Iterator[tuple[Batch, list[Mapping[str, Arrays]]]]":
+    def run(self, study: "Study", work: Work, batches: Sequence[Batch]) -> "Generator[tuple[Batch, list[Mapping[str, Arrays]]]]":
         for batch in batches:
             yield batch, work(study, batch)

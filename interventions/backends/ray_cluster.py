@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ class RayCluster:
     def __init__(self, options: RayOptions) -> None:
         self.options = options
 
-    def run(self, study: "Study", work: Work, batches: Sequence[Batch]) -> "Iterator[tuple[Batch, list[Mapping[str, Arrays]]]]":
+    def run(self, study: "Study", work: Work, batches: Sequence[Batch]) -> "Generator[tuple[Batch, list[Mapping[str, Arrays]]]]":
         from interventions.backends.ray_worker import Task
 
         task = Task.of(study, work)

@@ -5,7 +5,7 @@ The program holds the model without weights: a trace that is not sent to the hos
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from interventions.backends import BackendError, Batch, Work
-from interventions.backends.host import Exchange, Failed, Host, Lost
+from interventions.backends.description import describe
+from interventions.backends.host import Exchange, Failed, Host, Lost, Overdue, Unavailable
 from interventions.backends.journal import Journal, name_of
 from interventions.backends.shipping import PACKAGES, Request, Simulation, ship
 from interventions.models.vlm import Vlm
-from interventions.results import update_manifest
+from interventions.results import read_manifest, update_manifest
 
 if TYPE_CHECKING:
     from interventions.results import Arrays
@@ -48,12 +49,13 @@ class RemoteServer:
 
     Attributes
     ----------
-    dtype, device_type, number_format : of the model there
+    dtype, device_type, number_format, weights, versions : see `Server`
     """
 
     def __init__(self, host: Host, results: Path | None = None) -> None:
         self.host, self.traffic = host, Traffic()
         self.dtype, self.device_type, self.number_format = torch.float32, "", ""  # till it meets the model
+        self.weights, self.versions = "", dict[str, str]()
         self.journal = Journal(results)
         self._turn, self._mine, self._counting = threading.Lock(), threading.local(), threading.Lock()
 
@@ -66,9 +68,12 @@ class RemoteServer:
             See `run`.
         """
         vlm.server = self
+        journal, self.journal = self.journal, Journal(None)  # what is there now, not what was there when an earlier program asked
         there = self.run(vlm, describe)
+        self.journal = journal
         self.dtype = getattr(torch, there["dtype"])
         self.device_type, self.number_format = there["device_type"], there["number_format"]
+        self.weights, self.versions = there["weights"], there["versions"]
         vlm.revision = there["revision"] or vlm.revision
 
     def run(self, vlm: Vlm, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -84,7 +89,7 @@ class RemoteServer:
         exchange = Exchange(vlm.model.to_model_key(), self.host.url, vlm.model._remoteable_get_env())
         request = Request(exchange.compress)
         ship(vlm, function, arguments, request)
-        name = f"{self.host.url} {name_of(exchange.model_key, function, arguments)}"
+        name = f"{self.host.url} {name_of(f'{exchange.model_key} {self.weights}', function, arguments)}"
         with self._letting_others_prepare():
             try:
                 found = self._taken_up(name, exchange) or self._submitted(name, exchange, request.content)
@@ -94,6 +99,7 @@ class RemoteServer:
             self.traffic.jobs += exchange.posts
             self.traffic.bytes_sent += exchange.sent
             self.traffic.bytes_received += exchange.received
+        self._fetched(name)
         return found["result"]
 
     def _submitted(self, name: str, exchange: Exchange, content: bytes) -> dict[str, Any]:
@@ -102,13 +108,16 @@ class RemoteServer:
             self.host.submit(exchange, content)
             self.journal.note(name, exchange.job_id)
             try:
-                found = self.host.result(exchange)
+                return self.host.result(exchange)
             except Lost as lost:
                 log.warning("job %s at %s: %s; it is submitted again", exchange.job_id, self.host.url, lost)
                 reason = lost
-                continue
-            self.journal.drop(name)
-            return found
+            except (Failed, Unavailable):
+                self.journal.drop(name)
+                raise
+            except Overdue as overdue:
+                raise BackendError(f"{overdue}; --wait-limit waits longer, and the job is taken up where it is then") from None
+        self.journal.drop(name)
         raise BackendError(f"{self.host.url} lost a job {MOST_TRIES} times ({reason})")
 
     def _taken_up(self, name: str, exchange: Exchange) -> dict[str, Any] | None:
@@ -117,23 +126,32 @@ class RemoteServer:
         if exchange.job_id is None:
             return None
         try:
-            found = self.host.result(exchange)
-        except (Lost, Failed) as reason:
+            return self.host.result(exchange)
+        except (Lost, Failed, Unavailable) as reason:
             log.warning("job %s, submitted before, cannot be taken up: %s", exchange.job_id, reason)
             exchange.job_id = None
             return None
-        self.journal.drop(name)
-        return found
+        except Overdue as overdue:
+            self.journal.drop(name)
+            raise BackendError(f"{overdue}, though it was submitted before; it is given up, and submitted anew by the next run") from None
+
+    def _fetched(self, name: str) -> None:
+        """Forget a job, or leave that to who keeps what it gave (see `preparing`)."""
+        if (fetched := getattr(self._mine, "fetched", None)) is None:
+            self.journal.drop(name)
+        else:
+            fetched.append(name)
 
     @contextmanager
-    def preparing(self) -> Iterator[None]:
-        """In one of several threads: prepare inputs, while no other does."""
+    def preparing(self) -> Iterator[list[str]]:
+        """In one of several threads: prepare inputs, while no other does. Gives the names of jobs whose results are fetched meanwhile; they
+        stay in the journal until they are dropped."""
         with self._turn:
-            self._mine.turn = True
+            self._mine.turn, self._mine.fetched = True, []
             try:
-                yield
+                yield self._mine.fetched
             finally:
-                self._mine.turn = False
+                self._mine.turn, self._mine.fetched = False, None
 
     @contextmanager
     def _letting_others_prepare(self) -> Iterator[None]:
@@ -147,22 +165,12 @@ class RemoteServer:
                 self._turn.acquire()
 
 
-def describe(vlm: Vlm) -> dict[str, str]:
-    """What a model is like where its weights are; of a checkpoint from the Hub, its commit."""
-    commit = getattr(vlm.module.config, "_commit_hash", None) or ""
-    return {
-        "dtype": str(vlm.dtype).removeprefix("torch."),
-        "device_type": vlm.device_type,
-        "number_format": vlm.number_format,
-        "revision": commit,
-    }
-
-
 class DryRun:
     """Runs functions here, by nnsight's simulation of a server: what does not travel is found out without one."""
 
     def __init__(self) -> None:
         self.dtype, self.device_type, self.number_format = torch.float32, "", ""
+        self.weights, self.versions = "", dict[str, str]()  # those of this program
 
     def meet(self, vlm: Vlm) -> None:
         """Become the server of a model that was loaded here."""
@@ -181,15 +189,17 @@ class Remote:
     def __init__(self, jobs: int) -> None:
         self.jobs = jobs
 
-    def run(self, study: "Study", work: Work, batches: Sequence[Batch]) -> "Iterator[tuple[Batch, list[Mapping[str, Arrays]]]]":
+    def run(self, study: "Study", work: Work, batches: Sequence[Batch]) -> "Generator[tuple[Batch, list[Mapping[str, Arrays]]]]":
         server = study.vlm.server
         if not isinstance(server, RemoteServer):
             raise BackendError(f"{study.vlm.name} was not opened for a remote host (see interventions.study.open_model)")
         before = Traffic(**asdict(server.traffic))
+        for corruption, (pairs, _) in study.chosen.items():
+            study.examples(pairs[0], corruption)  # measures what noise depends on, over all pairs, before each thread does
 
-        def measure(batch: Batch) -> "list[Mapping[str, Arrays]]":
-            with server.preparing():
-                return work(study, batch)
+        def measure(batch: Batch) -> "tuple[list[Mapping[str, Arrays]], list[str]]":
+            with server.preparing() as jobs:
+                return work(study, batch), jobs
 
         todo, samples = list(reversed(batches)), 0
         under_way: dict[Future, Batch] = {}
@@ -205,8 +215,10 @@ class Remote:
                     if error := future.exception():
                         failed = failed or error
                     else:
-                        samples += len(batch.samples)
-                        yield batch, future.result()
+                        found, jobs = future.result()
+                        yield batch, found
+                        samples += len(batch.samples)  # now that they are kept
+                        server.journal.drop(*jobs)
             if isinstance(failed, BackendError):
                 raise BackendError(f"{failed}. Every finished sample is kept: run the same command again to go on") from failed
             if failed:
@@ -220,11 +232,14 @@ class Remote:
 
 
 def _report(study: "Study", batches: Sequence[Batch], before: Traffic, server: RemoteServer, samples: int) -> None:
-    """Say in the manifest what went over the line for these samples."""
-    used = {name: count - getattr(before, name) for name, count in asdict(server.traffic).items()}
-    per_sample = {f"{name}_per_sample": round(used[name] / samples) for name in ("bytes_sent", "bytes_received")} if samples else {}
-    key = f"{study.vlm.name}/{study.name}/{', '.join(batches[0].files)}"
-    update_manifest(study.options.out, "remote", key, {"host": server.host.url, "samples": samples, **used, **per_sample})
+    """Say in the manifest what went over the line for these files, in this run and those before."""
+    key = ", ".join(dict.fromkeys(path for batch in batches for path in batch.paths))
+    said = read_manifest(study.options.out).get("remote", {}).get(key, {})
+    used = {name: count - getattr(before, name) for name, count in asdict(server.traffic).items()} | {"samples": samples}
+    total = {name: said.get(name, 0) + count for name, count in used.items()}
+    names = ("bytes_sent", "bytes_received") if total["samples"] else ()
+    per_sample = {f"{name}_per_sample": round(total[name] / total["samples"]) for name in names}
+    update_manifest(study.options.out, "remote", key, {"host": server.host.url, **total, **per_sample})
 
 
 def _raised_there(host: Host, traceback: str) -> Exception:

@@ -27,7 +27,7 @@ from interventions.models.vlm import Vlm
 
 PACKAGES = ("interventions", "corruptions", "data_prep")
 BARE_SUPER = re.compile(r"\bsuper\(\)")
-COMPRESSION = 6  # as nnsight's
+COMPRESSION = zstandard.ZstdCompressionParameters.from_level(6, window_log=27)  # nnsight's level; the same image is found 128 MiB back
 
 
 class Pickler(CustomCloudPickler):
@@ -65,7 +65,7 @@ def serialize(tracer: Any, compress: bool) -> bytes:
     with io.BytesIO() as file:
         Pickler(file, protocol=4).dump((tracer, block))
         content = file.getvalue()
-    return zstandard.ZstdCompressor(level=COMPRESSION).compress(content) if compress else content
+    return zstandard.ZstdCompressor(compression_params=COMPRESSION).compress(content) if compress else content
 
 
 def ship(vlm: Vlm, function: Callable[..., Any], arguments: tuple[Any, ...], backend: Backend) -> None:

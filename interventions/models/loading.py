@@ -222,13 +222,16 @@ def resolve(name: str) -> tuple[str, str]:
 
 
 def choose_device(device: str) -> torch.device:
-    """The device for an option; ModelError when CUDA is asked for and absent."""
+    """The device for an option; ModelError when it is neither a CPU nor CUDA, or when CUDA is asked for and absent."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ModelError(f"unknown device {device!r}; choose auto, cpu, cuda or cuda:<number>") from error
+        known = chosen.type in ("cpu", "cuda")
+    except RuntimeError:
+        known = False
+    if not known:
+        raise ModelError(f"unknown device {device!r}; choose auto, cpu, cuda or cuda:<number>")
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"device {device!r} was asked for, but this torch ({torch.__version__}) sees no CUDA device; use --device cpu")
     if chosen.type == "cuda" and (chosen.index or 0) >= (count := torch.cuda.device_count()):

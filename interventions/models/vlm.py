@@ -76,11 +76,20 @@ class Scored:
 
 
 class Server(Protocol):
-    """A host that has a model's weights."""
+    """A host that has a model's weights.
+
+    Attributes
+    ----------
+    dtype, device_type, number_format : of the model there
+    weights : a hash of the weights there, "" where they were loaded here
+    versions : there, of `python` and of libraries, where they may be others than here
+    """
 
     dtype: torch.dtype
     device_type: str
     number_format: str
+    weights: str
+    versions: dict[str, str]
 
     def meet(self, vlm: "Vlm") -> None:
         """Become the server of a model, and learn what it is like there."""
@@ -174,6 +183,11 @@ class Vlm:
         """Move the weights."""
         self.module.to(device)
         return self
+
+    @property
+    def weights_there(self) -> dict[str, str]:
+        """A hash of weights that a server has, by the name under which results tell them apart; nothing where they were loaded here."""
+        return {"weights_there": self.server.weights} if self.server and self.server.weights else {}
 
     @property
     def dtype(self) -> torch.dtype:

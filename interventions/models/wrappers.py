@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import httpx
 import torch
-from nnsight.modeling.huggingface import HuggingFaceModel
+from nnsight.modeling.huggingface import _ID_CACHE, HuggingFaceModel
 from nnsight.modeling.transformers import TransformersModel
 from transformers import AutoConfig
 
@@ -25,11 +26,15 @@ class Wrapper(HuggingFaceModel):
             )
 
     def _remoteable_model_key(self) -> str:
-        """What a server knows the checkpoint by: the Hub's id, or the name of a folder."""
+        """What a server knows the checkpoint by: the Hub's id (as it was typed, where the Hub cannot be asked), or the name of a folder."""
         folder = Path(self.repo_id)
         if folder.is_dir():
             return json.dumps({"repo_id": folder.name, "revision": self.revision})
-        return super()._remoteable_model_key()
+        try:
+            return super()._remoteable_model_key()
+        except (OSError, httpx.HTTPError):  # the Hub, which knows how the id is spelled, is out of reach
+            _ID_CACHE[self.repo_id] = self.repo_id
+            return super()._remoteable_model_key()
 
 
 class BlipModel(Wrapper):

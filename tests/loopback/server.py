@@ -45,7 +45,7 @@ class Jobs:
         self.responses: dict[str, ResponseModel] = {}
         self.results: dict[str, bytes] = {}
         self.sessions: dict[str, asyncio.Queue] = {}
-        self.faults: dict[str, Any] = {"refuse": 0, "delay": 0.0, "gather": 0, "lose": 0, "least_version": ""}
+        self.faults: dict[str, Any] = {"refuse": 0, "delay": 0.0, "gather": 0, "lose": 0, "die": 0, "undeployed": 0, "least_version": ""}
         self.seen: list[dict[str, Any]] = []
         self.waiting: queue.Queue = queue.Queue()
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -66,6 +66,9 @@ class Jobs:
             time.sleep(self.faults["delay"])
             self.gather()
             seen["queued"] = self.waiting.qsize()
+            if self.faults["die"] > 0:  # and is said to be running for ever
+                self.faults["die"] -= 1
+                continue
             try:
                 result = self.run(request, blob)
                 seen["result_bytes"] = len(result)
@@ -83,7 +86,8 @@ class Jobs:
         self.faults["gather"] = 0
 
     def run(self, request: RequestModel, blob: bytes) -> bytes:
-        if request.model_key not in self.models:
+        self.faults["undeployed"] -= 1
+        if request.model_key not in self.models or self.faults["undeployed"] >= 0:
             raise RuntimeError(f"Could not deploy this model. No model {request.model_key} here")
         model = self.models[request.model_key]
         model._remoteable_set_env(request.env)
