@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 from PIL import Image
 
+from analysis.figure_kinds.ablation import draw_ablation
 from interventions import ablating, effects, head_ablation
 from interventions.ablating import run_ablated, verify_ablated
 from interventions.capture import Example, capture, example
@@ -370,6 +371,10 @@ def test_knocking_out_nothing_has_no_effect_in_any_metric(study, ranking):
             effect = getattr(dataset.effects, name)().sel(operation="knock_out")
             assert float(abs(effect.sel(heads=0)).max()) < 1e-4, name
             assert float(abs(effect.sel(heads=4)).max()) > 1e-2, name
+        as_before = dataset.assign_attrs(direction="denoising")  # what is read of the runs themselves does not depend on it
+        pd.testing.assert_frame_equal(table(dataset), table(as_before))
+        drawn = [[line.get_ydata() for axes in draw_ablation(one).axes for line in axes.lines] for one in (dataset, as_before)]
+        np.testing.assert_equal(*drawn)
 
 
 def test_the_divergence_from_the_clean_run_is_kept_where_asked_for(study, ranking):
