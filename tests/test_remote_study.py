@@ -30,6 +30,7 @@ from interventions.head_ablation import ablate_heads
 from interventions.head_patching import patch_heads
 from interventions.models.loading import load
 from interventions.module_patching import patch_modules
+from interventions.noise import embedding_deviation
 from interventions.path_patching import patch_paths
 from interventions.results import ResultsError, Store
 from interventions.study import Options, open_model, prepare
@@ -138,13 +139,23 @@ def test_heads_are_ablated_there_too(study, options, llava):
     assert_same_file(*made)
 
 
-def test_noise_and_noising_are_as_here(study, options, llava, server):
+def test_noise_and_noising_are_as_here(study, options, llava):
     chosen = {"corruption": "gaussian_noise", "noise_draws": 2, "direction": "noising"}
-    ours = study(jobs=3, **chosen)
-    before = len(server.seen())
-    there = patch_heads(ours)
-    assert len(server.seen()) == before + 4 + 1  # the deviation is measured once, for all threads, in one job
+    there = patch_heads(study(jobs=3, **chosen))
     assert_same_file(patch_heads(prepare(options(backend="local", out="local", **chosen), llava)), there)
+
+
+def test_noise_is_measured_once_for_all_threads(study, server, monkeypatch):
+    ours, measured = study(jobs=3, corruption="gaussian_noise", noise_draws=1), []
+
+    def deviation(*arguments):
+        measured.append(arguments)
+        return embedding_deviation(*arguments)
+
+    monkeypatch.setattr("interventions.study.embedding_deviation", deviation)
+    server.fault(delay=0.2)
+    patch_heads(ours)
+    assert len(measured) == 1
 
 
 def under_way(study):
@@ -300,7 +311,7 @@ def test_ctrl_c_ends_a_program_whose_host_hangs(study, monkeypatch):
         started = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             patch_heads(ours)
-        assert time.monotonic() - started < 2.5
+        assert time.monotonic() - started < 20  # not after the 60 s that an answer is waited for
     assert not remote_threads()
 
 

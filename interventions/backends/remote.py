@@ -195,7 +195,7 @@ class Remote:
             raise BackendError(f"{study.vlm.name} was not opened for a remote host (see interventions.study.open_model)")
         before = Traffic(**asdict(server.traffic))
         for corruption, (pairs, _) in study.chosen.items():
-            study.examples(pairs[0], corruption)  # measures what noise depends on, over all pairs, before each thread does
+            study.examples(pairs[0], corruption)  # measures what noise depends on, over the table, before each thread does
 
         def measure(batch: Batch) -> "tuple[list[Mapping[str, Arrays]], list[str]]":
             with server.preparing() as jobs:
