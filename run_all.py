@@ -96,9 +96,9 @@ def run(options: RunAll) -> None:
     from interventions.models.architecture import COMPONENTS
     from interventions.models.loading import resolve
     from interventions.module_patching import module_targets
-    from interventions.patching import patch_study
-    from interventions.results import check_writable
-    from interventions.study import Options, check_options, load_data, open_model, prepare
+    from interventions.results.store import check_writable
+    from interventions.study.patching import patch_study
+    from interventions.study.study import Options, check_options, load_data, open_model, prepare
 
     for name in options.models:
         resolve(name)
@@ -190,7 +190,7 @@ def judged_corruptions(corruptions: tuple[str, ...], direction: str) -> tuple[st
 
 def main() -> None:
     options = tyro.cli(RunAll)
-    from interventions.command import reporting_errors
+    from interventions.study.command import reporting_errors
 
     started = perf_counter()
     with reporting_errors():

@@ -14,14 +14,14 @@ if __package__ in (None, ""):
 
 import xarray as xr
 
-from analysis import corruption_views as views
-from analysis.command import reporting
-from analysis.comparable_effects import Like, alike_effects, places, side_by_side
-from analysis.corruption_statistics import NOISE, SCORES, SEMANTIC, TEST, Comparing, claim, compare, thirds
-from analysis.drawing import save, styled
+from analysis.corruptions import views
+from analysis.corruptions.comparable import Like, alike_effects, places, side_by_side
+from analysis.corruptions.statistics import NOISE, SCORES, SEMANTIC, TEST, Comparing, claim, compare, thirds
 from analysis.figures import FOLDER
-from analysis.measured import METRICS
-from analysis.results import ResultsError, write_tree, write_whole
+from analysis.heads.measured import METRICS
+from analysis.plots.style import save, styled
+from analysis.store.command import reporting
+from analysis.store.folder import ResultsError, write_tree, write_whole
 
 __all__ = ["Comparing", "NothingToCompare", "claim", "compare", "find", "find_and_write", "thirds"]
 FILE = "compare_corruptions"

@@ -17,19 +17,21 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from analysis import corruption_views, head_maps, module_maps, overlays
-from analysis.command import reporting
-from analysis.drawing import UNITS, save, styled
-from analysis.figure_kinds import ablation as figure_ablation
-from analysis.figure_kinds import attention as figure_attention
-from analysis.figure_kinds import curves as figure_curves
-from analysis.figure_kinds import functions as figure_functions
-from analysis.figure_kinds import gradients as figure_gradients
-from analysis.figure_kinds import overlap as figure_overlap
-from analysis.figure_kinds import tasks as figure_tasks
-from analysis.not_drawn import not_drawn
-from analysis.power import COLUMNS as POWER_COLUMNS
-from analysis.results import (
+from analysis.corruptions import views as corruption_views
+from analysis.heads.power import COLUMNS as POWER_COLUMNS
+from analysis.heads.robust_tables import OVERLAP
+from analysis.plots import ablation as figure_ablation
+from analysis.plots import attention as figure_attention
+from analysis.plots import curves as figure_curves
+from analysis.plots import functions as figure_functions
+from analysis.plots import gradients as figure_gradients
+from analysis.plots import head_maps, module_maps, overlays
+from analysis.plots import overlap as figure_overlap
+from analysis.plots import tasks as figure_tasks
+from analysis.plots.style import UNITS, save, styled
+from analysis.products import not_drawn
+from analysis.store.command import reporting
+from analysis.store.folder import (
     COMPONENTS,
     DAMAGED,
     EffectsFile,
@@ -44,8 +46,7 @@ from analysis.results import (
     stale,
     write_whole,
 )
-from analysis.robust_tables import OVERLAP
-from analysis.written_tables import read_written
+from analysis.store.tables import read_written
 
 FOLDER = "figures"
 NOT_DRAWN = "not_drawn.txt"

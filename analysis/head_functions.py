@@ -20,13 +20,13 @@ if __package__ in (None, ""):
 import numpy as np
 import xarray as xr
 
-from analysis.command import reporting
 from analysis.functions import tables
 from analysis.functions.agreement import agreement
 from analysis.functions.rule import FUNCTIONS, OBJECT_RULES, OVERALL, Thresholds, functions, judge
 from analysis.functions.samples import exchanged, score_samples
 from analysis.functions.tables import table
-from analysis.results import DAMAGED, ResultsError, attention_files, damaged, effects_files, read_tree, write_tree, write_whole
+from analysis.store.command import reporting
+from analysis.store.folder import DAMAGED, ResultsError, attention_files, damaged, effects_files, read_tree, write_tree, write_whole
 
 __all__ = ["FUNCTIONS", "OVERALL", "Thresholds", "find", "find_and_write", "functions", "judge", "score_samples", "table"]
 FILE = "head_functions"

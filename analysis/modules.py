@@ -17,16 +17,16 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analysis import module_tables as tables
-from analysis.command import reporting
-from analysis.comparable_effects import Like
-from analysis.corruption_statistics import compare
-from analysis.drawing import MODALITY, save, styled
+from analysis.corruptions.comparable import Like
+from analysis.corruptions.statistics import compare
 from analysis.figures import FOLDER
-from analysis.module_effects import MapRule, by_order, describe
-from analysis.module_maps import draw_side_by_side
-from analysis.module_statistics import holm
-from analysis.results import MODALITIES, EffectsFile, ResultsError, effects_files, read_effects, write_tree, write_whole
+from analysis.module_effects import tables
+from analysis.module_effects.of_file import MapRule, by_order, describe
+from analysis.module_effects.statistics import holm
+from analysis.plots.module_maps import draw_side_by_side
+from analysis.plots.style import MODALITY, save, styled
+from analysis.store.command import reporting
+from analysis.store.folder import MODALITIES, EffectsFile, ResultsError, effects_files, read_effects, write_tree, write_whole
 
 FILE = "modules"
 

@@ -18,8 +18,8 @@ from analysis.claims import basu, best_practices, notice_functions, notice_heads
 from analysis.claims.claim import NOT_RUN, RESULTS, UNDECIDED, Claim, Finding, NotRun, Undecidable
 from analysis.claims.folder import Folder, Resampling
 from analysis.claims.place import Place, places
-from analysis.command import reporting
-from analysis.results import effects_files, write_whole
+from analysis.store.command import reporting
+from analysis.store.folder import effects_files, write_whole
 
 FILE = "paper_claims"
 CLAIMS: tuple[Claim, ...] = tuple(

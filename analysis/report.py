@@ -18,17 +18,17 @@ import jinja2
 import xarray as xr
 from plotly.offline import get_plotlyjs
 
-from analysis.command import reporting
 from analysis.head_functions import FUNCTIONS, Thresholds
-from analysis.report_page import robust as report_robust
-from analysis.report_page import summary as report_summary
-from analysis.report_page import tables
-from analysis.report_page.csv import noise_claims, paper_claims, read_table
-from analysis.report_page.data import Gathering, Limits
-from analysis.results import ResultsError, unfinished_runs, write_whole
+from analysis.page import robust as report_robust
+from analysis.page import summary as report_summary
+from analysis.page import tables
+from analysis.page.csv import noise_claims, paper_claims, read_table
+from analysis.page.data import Gathering, Limits
+from analysis.store.command import reporting
+from analysis.store.folder import ResultsError, unfinished_runs, write_whole
 from analysis.universal_heads import METRICS, Rule
 
-PAGE = Path(__file__).with_name("report_page")
+PAGE = Path(__file__).with_name("page")
 SCRIPTS = ("basics.js", "theme.js", "tables.js", "plots.js", "maps.js", "curves.js", "heads.js", "samples.js", "routes.js")
 FILE = "report.html"
 

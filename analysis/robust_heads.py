@@ -13,12 +13,12 @@ if __package__ in (None, ""):
 import pandas as pd
 import xarray as xr
 
-from analysis import robust_tables as tables
-from analysis.command import reporting
-from analysis.measured import measured
-from analysis.power import power, power_text
-from analysis.results import ResultsError, write_tree, write_whole
-from analysis.robust_rule import RobustRule, judge
+from analysis.heads import robust_tables as tables
+from analysis.heads.measured import measured
+from analysis.heads.power import power, power_text
+from analysis.heads.robust_rule import RobustRule, judge
+from analysis.store.command import reporting
+from analysis.store.folder import ResultsError, write_tree, write_whole
 
 FILE = "robust_heads"
 

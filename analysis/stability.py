@@ -17,12 +17,12 @@ import pandas as pd
 import xarray as xr
 from scipy import stats
 
-from analysis.command import reporting
-from analysis.measured import Measure, Measured, check_finite, check_not_negative, check_shares, flat, measured
-from analysis.overlap import jaccard
-from analysis.resampling import stream, student_p
-from analysis.results import ResultsError, write_tree, write_whole
-from analysis.robust_rule import complete
+from analysis.heads.measured import Measure, Measured, check_finite, check_not_negative, check_shares, flat, measured
+from analysis.heads.overlap import jaccard
+from analysis.heads.robust_rule import complete
+from analysis.stats.resampling import stream, student_p
+from analysis.store.command import reporting
+from analysis.store.folder import ResultsError, write_tree, write_whole
 from analysis.universal_heads import important_heads
 
 FILE = "stability"

@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analysis.chance import family_wise_p
-from analysis.command import reporting
-from analysis.measured import METRICS, Measure, Measured, check_finite, check_not_negative, measured
-from analysis.results import MODALITIES, ResultsError, head_name, write_tree, write_whole
+from analysis.heads.measured import METRICS, Measure, Measured, check_finite, check_not_negative, measured
+from analysis.stats.chance import family_wise_p
+from analysis.store.command import reporting
+from analysis.store.folder import MODALITIES, ResultsError, head_name, write_tree, write_whole
 
 KINDS = ("vision", "text", "multimodal", "none")
 FILE = "universal_heads"
@@ -170,7 +170,7 @@ def means(effects: Measured) -> xr.Dataset:
 
     NaN and 0 samples where a task did not run. The coordinate `modality` (corruption) is "image" or "text".
 
-    >>> from analysis.measured import measured
+    >>> from analysis.heads.measured import measured
     >>> of = means(measured(Path("results"), Measure())["blip-small"])
     >>> float(of["mean_effect"].sel(corruption="sip", task="shapes/colour", layer=1, head=2).round(1)), of["samples"].values.tolist()
     (1.0, [[12, 12], [12, 12]])

@@ -23,7 +23,7 @@ import tyro
 import xarray as xr
 
 from analysis import compare_corruptions, figures, head_functions, modules, paper_claims, report, robust_heads, stability, universal_heads
-from interventions import effects
+from interventions.results import effects
 
 ANALYSES: dict[str, Callable[[Path], object]] = {
     "universal_heads": universal_heads.find_and_write,

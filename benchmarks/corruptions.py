@@ -24,11 +24,11 @@ import tyro
 from benchmarks.timing import seconds
 from corruptions import registry
 from corruptions.options import CorruptionOptions
-from interventions.measuring import measure_pairs
-from interventions.per_sample import cells_of
-from interventions.plan import patches
-from interventions.planning import plan
-from interventions.study import Options, Study, prepare
+from interventions.engine.budget import plan
+from interventions.engine.measuring import measure_pairs
+from interventions.engine.plan import patches
+from interventions.study.per_sample import cells_of
+from interventions.study.study import Options, Study, prepare
 
 NAMES = tuple(name for name in registry.NAMES if name != "inpainting")
 

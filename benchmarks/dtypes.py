@@ -21,13 +21,13 @@ import tyro
 import xarray as xr
 from scipy.stats import spearmanr
 
-from analysis.results import head_name
+from analysis.store.folder import head_name
 from analysis.universal_heads import important_heads
 from benchmarks.engine import CASES, work_of
-from interventions import effects
-from interventions.capture import CORRUPT
+from interventions.engine.capture import CORRUPT
 from interventions.head_patching import patch_heads
-from interventions.study import Options, prepare
+from interventions.results import effects
+from interventions.study.study import Options, prepare
 
 
 @dataclass

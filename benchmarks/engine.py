@@ -27,15 +27,15 @@ from PIL import Image
 
 from benchmarks.models import blip_base, small_llava
 from benchmarks.timing import flop, matmul_rate, seconds, share_outside_operators
-from interventions.capture import CORRUPT, Captured, Example, capture
-from interventions.memory import peak_memory
+from interventions.engine.budget import Plan, batches, plan
+from interventions.engine.capture import CORRUPT, Captured, Example, capture
+from interventions.engine.memory import peak_memory
+from interventions.engine.oracle.patching import clean_states, run_plain
+from interventions.engine.plan import Patch, patches
+from interventions.engine.sweep import sweep
 from interventions.models.loading import load
 from interventions.models.vlm import Vlm
-from interventions.plain import clean_states, run_plain
-from interventions.plan import Patch, patches
-from interventions.planning import Plan, batches, plan
-from interventions.roles import Cell
-from interventions.sweep import sweep
+from interventions.results.roles import Cell
 
 QUESTION = "Is the striped circle red or blue?"  # ten tokens for BLIP
 

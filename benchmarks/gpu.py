@@ -19,10 +19,10 @@ import tyro
 from benchmarks.engine import Case, Work, work_of
 from benchmarks.models import blip_base, llava_7b
 from benchmarks.timing import flop, matmul_rate
-from interventions.memory import peak_memory
+from interventions.engine.memory import peak_memory
+from interventions.engine.oracle.verify import verify
 from interventions.models.loading import choose_device
 from interventions.models.vlm import Vlm
-from interventions.verify import verify
 
 
 @dataclass

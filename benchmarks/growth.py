@@ -19,7 +19,7 @@ import tyro
 
 from benchmarks.engine import Case, work_of
 from benchmarks.models import blip_base, llava
-from interventions.memory import peak_memory
+from interventions.engine.memory import peak_memory
 from interventions.models.loading import load
 from interventions.models.vlm import Vlm
 

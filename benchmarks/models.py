@@ -19,7 +19,7 @@ from transformers import (
     MistralConfig,
 )
 
-from data_prep.small_models import blip_shapes
+from data_prep.scenes.small_models import blip_shapes
 from interventions.models.loading import CHECKPOINTS, wrap
 from interventions.models.vlm import Vlm
 

@@ -23,9 +23,9 @@ from benchmarks.timing import seconds
 from interventions.backends.options import RayOptions
 from interventions.head_patching import head_target
 from interventions.module_patching import module_targets
-from interventions.patching import patch_study
-from interventions.results import Store
-from interventions.study import Options, Study, prepare
+from interventions.results.store import Store
+from interventions.study.patching import patch_study
+from interventions.study.study import Options, Study, prepare
 
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers are nicer than this process by default
 

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from corruptions.pair import Pair, Tokenize
-from data_prep.samples import Sample, option_spans
+from data_prep.tables.schema import Sample, option_spans
 
 
 class EmbeddingAblation:
@@ -18,7 +18,7 @@ class EmbeddingAblation:
         self.name = f"{becomes}_ablation{'' if modality == 'image' else '_text'}"
 
     def corrupt(self, sample: Sample, tokenize: Tokenize) -> Pair:
-        """The pair, both of whose runs read the clean inputs; `interventions.noise` replaces the embeddings."""
+        """The pair, both of whose runs read the clean inputs; `interventions.engine.corrupt_embeddings` replaces the embeddings."""
         options = option_spans(sample["question"], sample["correct_answer"], sample["incorrect_answer"])
         return Pair(sample, "clean_image", sample["question"], options, options, noise=self.modality, becomes=self.becomes)
 

@@ -3,11 +3,11 @@
 from typing import Literal
 
 from corruptions.pair import Pair, Tokenize
-from data_prep.samples import Sample, option_spans
+from data_prep.tables.schema import Sample, option_spans
 
 
 class GaussianNoise:
-    """Image and question stay; the corrupt run's embeddings get noise, which `interventions.noise` draws."""
+    """Image and question stay; the corrupt run's embeddings get noise, which `interventions.engine.corrupt_embeddings` draws."""
 
     def __init__(self, modality: Literal["image", "text"]) -> None:
         self.modality = modality

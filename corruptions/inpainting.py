@@ -15,11 +15,11 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
-from corruptions.image_cache import ImageCache
-from corruptions.inpainter import Inpainter
+from corruptions.painting.cache import ImageCache
+from corruptions.painting.inpainter import Inpainter
 from corruptions.pair import LeftOut, Pair, Tokenize
-from data_prep.samples import Sample, option_spans
-from data_prep.scenes import bounding_box
+from data_prep.scenes.rendering import bounding_box
+from data_prep.tables.schema import Sample, option_spans
 
 _TRIPLET = ("subject", "verb", "object")
 

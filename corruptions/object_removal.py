@@ -6,11 +6,11 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from corruptions.image_cache import ImageCache
-from corruptions.inpainter import Inpainter
 from corruptions.inpainting import Region, inpaint, repaint
+from corruptions.painting.cache import ImageCache
+from corruptions.painting.inpainter import Inpainter
 from corruptions.pair import Pair, Tokenize
-from data_prep.samples import Sample, option_spans
+from data_prep.tables.schema import Sample, option_spans
 
 FILL: dict[str, Any] = {"fill": "Telea", "radius": 3}
 

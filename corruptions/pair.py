@@ -8,8 +8,8 @@ from typing import Literal, Protocol
 
 from PIL import Image
 
-from data_prep.images import open_image
-from data_prep.samples import Sample
+from data_prep.tables.images import open_image
+from data_prep.tables.schema import Sample
 
 Span = tuple[int, int]
 

@@ -6,15 +6,15 @@ from typing import Any
 from corruptions import embedding_ablation
 from corruptions.constraint_replacement import ConstraintReplacement
 from corruptions.gaussian_noise import GaussianNoise
-from corruptions.image_cache import ImageCache
-from corruptions.inpainter import PAPERS_MODEL, Inpainter
 from corruptions.inpainting import Inpainting, Region
 from corruptions.object_removal import ObjectRemoval
 from corruptions.options import CorruptionOptions
+from corruptions.painting.cache import ImageCache
+from corruptions.painting.inpainter import PAPERS_MODEL, Inpainter
 from corruptions.pair import Corruption
 from corruptions.semantic_image_pairs import SemanticImagePairs
 from corruptions.symmetric_token_replacement import SymmetricTokenReplacement
-from data_prep.samples import Sample
+from data_prep.tables.schema import Sample
 
 MODALITIES = {"sip": SemanticImagePairs.modality, "str": SymmetricTokenReplacement.modality}
 MODALITIES |= {"gaussian_noise": "image", "gaussian_noise_text": "text"}

@@ -21,8 +21,8 @@ import inflect
 import tyro
 from PIL import Image
 
-from data_prep import preparing
-from data_prep.counterparts import (
+from data_prep.tables import preparing
+from data_prep.tables.counterparts import (
     LeftOut,
     Picture,
     file_hash,
@@ -34,10 +34,10 @@ from data_prep.counterparts import (
     pair_up,
     wrong_layout,
 )
-from data_prep.images import open_image
-from data_prep.preparing import Candidate, Preparation, Source, left_out_entry
-from data_prep.samples import Excluded, SampleError
-from data_prep.tables import FAULT, read_delimited
+from data_prep.tables.delimited import FAULT, read_delimited
+from data_prep.tables.images import open_image
+from data_prep.tables.preparing import Candidate, Preparation, Source, left_out_entry
+from data_prep.tables.schema import Excluded, SampleError
 
 NO_ATTRIBUTES = ("image", "sample_id", "noun", "mask", "box")  # columns of a table with a use of their own
 LAYOUT = """\

@@ -26,13 +26,13 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from data_prep import preparing
-from data_prep.counterparts import LeftOut, file_hash, images_hash, wrong_layout
-from data_prep.images import open_image
-from data_prep.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry, rng_of
-from data_prep.samples import Excluded, SampleError
-from data_prep.scene_partners import PARTNERS, Partners, Thing
-from data_prep.scenes import bounding_box
+from data_prep.scenes.partners import PARTNERS, Partners, Thing
+from data_prep.scenes.rendering import bounding_box
+from data_prep.tables import preparing
+from data_prep.tables.counterparts import LeftOut, file_hash, images_hash, wrong_layout
+from data_prep.tables.images import open_image
+from data_prep.tables.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry, rng_of
+from data_prep.tables.schema import Excluded, SampleError
 
 KEYS = {"colour": "color", "shape": "shape", "material": "material", "size": "size"}  # what is asked: its name in the scenes file
 FORMS = {

@@ -21,13 +21,13 @@ from typing import Any
 
 import tyro
 
-from data_prep import preparing
-from data_prep.coco import IMAGES, Objects, find_images, read_objects
-from data_prep.coco_qa_wording import Wording, mended
-from data_prep.counterparts import LeftOut, file_hash, images_hash, wrong_layout
-from data_prep.images import open_image
-from data_prep.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry, rng_of
-from data_prep.samples import Excluded, SampleError
+from data_prep.tables import preparing
+from data_prep.tables.coco import IMAGES, Objects, find_images, read_objects
+from data_prep.tables.counterparts import LeftOut, file_hash, images_hash, wrong_layout
+from data_prep.tables.images import open_image
+from data_prep.tables.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry, rng_of
+from data_prep.tables.schema import Excluded, SampleError
+from data_prep.wording.coco_qa import Wording, mended
 
 TABLES = {"color_coco_qa.csv": "colour", "count_coco_qa.csv": "count", "location_coco_qa.csv": "location"}
 COLUMNS = ("train_image_id_count", "question_count", "answer_count")  # so named in all three tables
@@ -52,7 +52,7 @@ or the original form
     types.txt
 and
 {IMAGES}"""
-WORDS = Path(__file__).parent / "word_lists" / "coco_qa.json"
+WORDS = Path(__file__).parent / "wording" / "word_lists" / "coco_qa.json"
 
 
 @dataclass(kw_only=True)

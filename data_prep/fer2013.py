@@ -21,11 +21,11 @@ import numpy as np
 import tyro
 from PIL import Image
 
-from data_prep import preparing
-from data_prep.counterparts import LeftOut, Picture, file_hash, image_files, images_hash, mixed, pair_up, wrong_layout
-from data_prep.images import open_image
-from data_prep.preparing import Preparation, Source, left_out_entry
-from data_prep.samples import Excluded, SampleError
+from data_prep.tables import preparing
+from data_prep.tables.counterparts import LeftOut, Picture, file_hash, image_files, images_hash, mixed, pair_up, wrong_layout
+from data_prep.tables.images import open_image
+from data_prep.tables.preparing import Preparation, Source, left_out_entry
+from data_prep.tables.schema import Excluded, SampleError
 
 GROUPS = {  # in the order of the table's numbers
     "angry": "negative",

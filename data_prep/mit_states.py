@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import tyro
 
-from data_prep import preparing
-from data_prep.counterparts import LeftOut, Picture, image_files, images_hash, mixed, pair_up, wrong_layout
-from data_prep.images import open_image
-from data_prep.preparing import Preparation, Source, left_out_entry
-from data_prep.samples import Excluded, SampleError
+from data_prep.tables import preparing
+from data_prep.tables.counterparts import LeftOut, Picture, image_files, images_hash, mixed, pair_up, wrong_layout
+from data_prep.tables.images import open_image
+from data_prep.tables.preparing import Preparation, Source, left_out_entry
+from data_prep.tables.schema import Excluded, SampleError
 
-LISTS = Path(__file__).parent / "word_lists" / "mit_states.json"
+LISTS = Path(__file__).parent / "wording" / "word_lists" / "mit_states.json"
 LAYOUT = """\
   release_dataset/
     images/

@@ -20,12 +20,12 @@ from typing import Any
 import tyro
 from PIL import Image
 
-from data_prep import preparing
-from data_prep.counterparts import file_hash, images_hash, inside, object_place
-from data_prep.images import open_image
-from data_prep.preparing import Candidate, Preparation, Source
-from data_prep.samples import SampleError
-from data_prep.tables import FAULT, Line, read_delimited, read_text
+from data_prep.tables import preparing
+from data_prep.tables.counterparts import file_hash, images_hash, inside, object_place
+from data_prep.tables.delimited import FAULT, Line, read_delimited, read_text
+from data_prep.tables.images import open_image
+from data_prep.tables.preparing import Candidate, Preparation, Source
+from data_prep.tables.schema import SampleError
 
 COLUMNS: dict[str, tuple[str, ...]] = {  # column: other names for it
     "clean_image": ("clean_image_path",),

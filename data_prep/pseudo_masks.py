@@ -33,10 +33,10 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoProcessor, CLIPSegForImageSegmentation, OwlViTForObjectDetection
 from transformers.utils import logging as transformers_logging
 
-from data_prep import samples
-from data_prep.counterparts import file_hash
-from data_prep.samples import Row, SampleError
-from data_prep.scenes import bounding_box
+from data_prep.scenes.rendering import bounding_box
+from data_prep.tables import schema as samples
+from data_prep.tables.counterparts import file_hash
+from data_prep.tables.schema import Row, SampleError
 
 SHOWN = 10  # samples without a mask that are printed; `data.json` has all
 

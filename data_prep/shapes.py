@@ -20,9 +20,9 @@ from datasets import Dataset
 from PIL import Image
 from tqdm import tqdm
 
-from data_prep import samples
-from data_prep.questions import ASKED, Question, ask
-from data_prep.scenes import ATTRIBUTES, Scene, bounding_box, random_scene, render
+from data_prep.scenes.questions import ASKED, Question, ask
+from data_prep.scenes.rendering import ATTRIBUTES, Scene, bounding_box, random_scene, render
+from data_prep.tables import schema as samples
 
 EVALUATION_SEED = 1_000_000_009  # the training draws its scenes from another
 SMALLEST_MASK = 40  # visible pixels of the object asked about

@@ -21,15 +21,15 @@ from typing import Any
 import tyro
 from PIL import Image
 
-from data_prep import preparing
-from data_prep.counterparts import LeftOut, file_hash, images_hash, mixed, wrong_layout
-from data_prep.downloads import Downloads, Limits
-from data_prep.images import ImageError, open_image
-from data_prep.inflection import PARTS, Links, Part, Question, Triplet, ask, expresses, options_in
-from data_prep.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry
-from data_prep.rephrasing import Rephraser, load_rephraser
-from data_prep.samples import Excluded, SampleError
-from data_prep.tables import FAULT, Line, read_delimited
+from data_prep.tables import preparing
+from data_prep.tables.counterparts import LeftOut, file_hash, images_hash, mixed, wrong_layout
+from data_prep.tables.delimited import FAULT, Line, read_delimited
+from data_prep.tables.downloads import Downloads, Limits
+from data_prep.tables.images import ImageError, open_image
+from data_prep.tables.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry
+from data_prep.tables.schema import Excluded, SampleError
+from data_prep.wording.inflection import PARTS, Links, Part, Question, Triplet, ask, expresses, options_in
+from data_prep.wording.rephrasing import Rephraser, load_rephraser
 
 FLAGS: dict[Part, str] = {"subject": "subj_neg", "verb": "verb_neg", "object": "obj_neg"}
 NEEDED = ("pos_triplet", "neg_triplet", "pos_url", "neg_url", *FLAGS.values())

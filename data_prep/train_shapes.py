@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from data_prep.questions import ASKED, Question, ask
-from data_prep.scenes import ATTRIBUTES, IMAGE_SIZE, Scene, random_scene, render
-from data_prep.small_models import PATCH, WIDTH, blip_shapes, llava_shapes
+from data_prep.scenes.questions import ASKED, Question, ask
+from data_prep.scenes.rendering import ATTRIBUTES, IMAGE_SIZE, Scene, random_scene, render
+from data_prep.scenes.small_models import PATCH, WIDTH, blip_shapes, llava_shapes
 
 NAMED = ("colour", "shape", "texture", "size")  # what a patch can tell; where it is, is its place
 PATCH_WEIGHTS = {"foreground": 15.0, "colour": 1.0, "shape": 4.0, "texture": 1.0, "size": 1.0}

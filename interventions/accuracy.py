@@ -15,14 +15,14 @@ import tyro
 from datasets import Dataset
 from tqdm import tqdm
 
-from data_prep import samples as sample_table
 from data_prep.shapes import make_shapes
+from data_prep.tables import schema as sample_table
 from interventions import backends
-from interventions.answers import Ask, accuracy, answer_tokens, ask_backend, generate_answers
 from interventions.backends.options import Backend, RayOptions, RemoteOptions
-from interventions.command import reporting_errors
 from interventions.models.vlm import Vlm
-from interventions.study import Options, Study, open_model
+from interventions.study.answers import Ask, accuracy, answer_tokens, ask_backend, generate_answers
+from interventions.study.command import reporting_errors
+from interventions.study.study import Options, Study, open_model
 
 
 @dataclass

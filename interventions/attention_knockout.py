@@ -23,17 +23,17 @@ import tyro
 import xarray as xr
 
 from corruptions.pair import LeftOut, Pair
-from interventions import effects
-from interventions.blocking import Block, sweep_blocks, verify_blocks
-from interventions.capture import CORRUPT, Example, capture, example
-from interventions.command import reporting_errors
+from interventions.engine.blocking import Block, sweep_blocks, verify_blocks
+from interventions.engine.capture import CORRUPT, Example, capture, example
+from interventions.engine.edges import GROUPS, Places, reads_a_prompt
+from interventions.engine.plan import window_of
 from interventions.models.vlm import Vlm
-from interventions.per_sample import attributes, each_sample, sample_coordinates
-from interventions.places import GROUPS, Places, reads_a_prompt
-from interventions.plan import window_of
-from interventions.results import Arrays, Store
-from interventions.roles import ROLES
-from interventions.study import Options, Study, prepare
+from interventions.results import effects
+from interventions.results.roles import ROLES
+from interventions.results.store import Arrays, Store
+from interventions.study.command import reporting_errors
+from interventions.study.per_sample import attributes, each_sample, sample_coordinates
+from interventions.study.study import Options, Study, prepare
 
 log = logging.getLogger(__name__)
 

@@ -20,13 +20,13 @@ from PIL import Image
 from torch import Tensor
 
 from corruptions.pair import LeftOut, Pair
-from interventions import effects
-from interventions.command import reporting_errors
 from interventions.models.vlm import Pixels, Vlm, moved
-from interventions.per_sample import each_sample
-from interventions.results import Arrays, Store, update_manifest
-from interventions.roles import roles, tokens_of_roles
-from interventions.study import Options, Study, prepare
+from interventions.results import effects
+from interventions.results.roles import roles, tokens_of_roles
+from interventions.results.store import Arrays, Store, update_manifest
+from interventions.study.command import reporting_errors
+from interventions.study.per_sample import each_sample
+from interventions.study.study import Options, Study, prepare
 
 LARGEST_PICTURE = 112  # pixels a side of the pictures kept beside the maps
 

@@ -17,20 +17,20 @@ import xarray as xr
 from jaxtyping import Float, Int
 
 from corruptions.pair import Pair
-from interventions import effects
-from interventions.agreement import ESTIMATES, NO_AGREEMENT, agreement
-from interventions.capture import CLEAN, CORRUPT, Example, capture
-from interventions.command import reporting_errors
-from interventions.gradients import attribution, integrated_attribution, of_cells
+from interventions.engine.capture import CLEAN, CORRUPT, Example, capture
+from interventions.engine.gradients import attribution, integrated_attribution, of_cells
+from interventions.engine.oracle.verify import verify
+from interventions.engine.plan import patches
+from interventions.engine.sweep import sweep
 from interventions.head_patching import head_target
 from interventions.models.vlm import Vlm
-from interventions.per_sample import cells_of, each_sample, patching_attributes, sample_coordinates
-from interventions.plan import patches
-from interventions.results import Arrays, Store
-from interventions.roles import EVERY, Cell
-from interventions.study import Options, Study, prepare
-from interventions.sweep import sweep
-from interventions.verify import verify
+from interventions.results import effects
+from interventions.results.estimate_agreement import ESTIMATES, NO_AGREEMENT, agreement
+from interventions.results.roles import EVERY, Cell
+from interventions.results.store import Arrays, Store
+from interventions.study.command import reporting_errors
+from interventions.study.per_sample import cells_of, each_sample, patching_attributes, sample_coordinates
+from interventions.study.study import Options, Study, prepare
 
 Exact = Literal["none", "top", "all"]
 EXACT_SAMPLES = 3
@@ -82,7 +82,7 @@ def attribute_heads(
 ) -> Path:
     """Write `<out>/<model>/<dataset>/<corruption>/<component>-attribution.nc`.
 
-    It is a file of effects (see `interventions.effects`) whose measurements are NaN in cells that were not patched exactly, with the
+    It is a file of effects (see `results.effects`) whose measurements are NaN in cells that were not patched exactly, with the
     variables attribution and, with steps, integrated_attribution (sample[, draw], layer, head, token): estimates of LD_patched -
     LD_corrupt, in logits.
 

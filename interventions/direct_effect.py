@@ -24,15 +24,15 @@ from nnsight import save
 from torch import Tensor
 
 from corruptions.pair import Pair
-from interventions import effects
-from interventions.capture import CLEAN, Example, example
-from interventions.command import reporting_errors
+from interventions.engine.capture import CLEAN, Example, example
 from interventions.models.architecture import Port
+from interventions.models.readout import lens, readout
 from interventions.models.vlm import Vlm, measure
-from interventions.per_sample import attributes, each_sample, sample_coordinates
-from interventions.readout import lens, readout
-from interventions.results import Arrays, Store
-from interventions.study import Options, Study, prepare
+from interventions.results import effects
+from interventions.results.store import Arrays, Store
+from interventions.study.command import reporting_errors
+from interventions.study.per_sample import attributes, each_sample, sample_coordinates
+from interventions.study.study import Options, Study, prepare
 
 COMPONENT = "self_attention"
 ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.03, torch.float16: 4e-3}  # of a sum, relative to its terms

@@ -25,17 +25,17 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from corruptions.pair import Pair
-from interventions import effects
-from interventions.ablating import run_ablated, verify_ablated
-from interventions.capture import CLEAN, CORRUPT, capture
-from interventions.command import reporting_errors
-from interventions.faithfulness import OPERATIONS, RANKED, table
+from interventions.engine.ablation import run_ablated, verify_ablated
+from interventions.engine.capture import CLEAN, CORRUPT, capture
 from interventions.models.vlm import Vlm
-from interventions.per_sample import attributes, each_sample, sample_coordinates
-from interventions.ranking import Heads, all_heads, check_sizes, growing_sizes, made_of, random_order, ranked_heads
-from interventions.replacements import REPLACEMENTS, Material, Replacement, Sources, usual_replacements
-from interventions.results import Arrays, Store
-from interventions.study import Options, Study, prepare
+from interventions.results import effects
+from interventions.results.faithfulness import OPERATIONS, RANKED, table
+from interventions.results.store import Arrays, Store
+from interventions.study.command import reporting_errors
+from interventions.study.per_sample import attributes, each_sample, sample_coordinates
+from interventions.study.ranking import Heads, all_heads, check_sizes, growing_sizes, made_of, random_order, ranked_heads
+from interventions.study.replacements import REPLACEMENTS, Material, Replacement, Sources, usual_replacements
+from interventions.study.study import Options, Study, prepare
 
 NO_TOKEN = -1  # where nothing was run
 
@@ -78,7 +78,7 @@ def ablate_heads(
     "random 1", ...) and heads (their number): logit_correct, logit_incorrect, log_normalizer, kl_from_clean (with the option
     `divergence`), and top_token, the token with the largest logit; NaN and -1 where nothing was run: `resample` of a sample whose length
     no other has. Baselines clean_* and corrupt_*; on sample, correct_token and incorrect_token, by which the answers are scored.
-    ranked_layer (rank) and ranked_head (set, rank): a set of n heads is the first n. `interventions.faithfulness` has the metrics, and
+    ranked_layer (rank) and ranked_head (set, rank): a set of n heads is the first n. `results.faithfulness` has the metrics, and
     `ds.effects` gives differences to the clean run. Where the corruption is noise, `corrupt` is its first draw.
 
     Raises

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import tyro
 
-from interventions.command import reporting_errors
-from interventions.patching import Target, patch_study
-from interventions.study import Options, Study, prepare
+from interventions.study.command import reporting_errors
+from interventions.study.patching import Target, patch_study
+from interventions.study.study import Options, Study, prepare
 
 
 @dataclass

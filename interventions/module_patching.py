@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import tyro
 
-from interventions.command import reporting_errors
-from interventions.patching import Target, patch_study
-from interventions.roles import EVERY
-from interventions.study import Options, Study, prepare
+from interventions.results.roles import EVERY
+from interventions.study.command import reporting_errors
+from interventions.study.patching import Target, patch_study
+from interventions.study.study import Options, Study, prepare
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Path patching (Wang et al. 2022, "Interpretability in the wild"; Goldowsky-Dill et al. 2023): what a sender head does to the answer by
 what a later head, the receiver, reads of it directly, or by what the answer itself is read from.
 
-`interventions/path_runs.py` says what is held as it was and what is computed anew.
+`interventions/engine/paths.py` says what is held as it was and what is computed anew.
 """
 
 import sys
@@ -21,12 +21,10 @@ import tyro
 import xarray as xr
 
 from corruptions.pair import Pair
-from interventions import effects
-from interventions.capture import CLEAN, CORRUPT, Example, capture
-from interventions.command import reporting_errors
-from interventions.models.vlm import Vlm
-from interventions.path_runs import Paths, run_paths
-from interventions.paths import (
+from interventions.engine.capture import CLEAN, CORRUPT, Example, capture
+from interventions.engine.oracle.paths import verify_paths
+from interventions.engine.oracle.verify import verify
+from interventions.engine.path_names import (
     Ends,
     Head,
     PathError,
@@ -37,15 +35,17 @@ from interventions.paths import (
     parse_head,
     parse_receiver,
 )
-from interventions.per_sample import cells_of, each_sample, patching_attributes, sample_coordinates
-from interventions.plain_paths import verify_paths
-from interventions.plan import Patch
-from interventions.ranking import Heads, made_of, ranked_heads
-from interventions.results import Arrays, Store
-from interventions.roles import EVERY
-from interventions.study import Options, Study, prepare
-from interventions.sweep import sweep
-from interventions.verify import verify
+from interventions.engine.paths import Paths, run_paths
+from interventions.engine.plan import Patch
+from interventions.engine.sweep import sweep
+from interventions.models.vlm import Vlm
+from interventions.results import effects
+from interventions.results.roles import EVERY
+from interventions.results.store import Arrays, Store
+from interventions.study.command import reporting_errors
+from interventions.study.per_sample import cells_of, each_sample, patching_attributes, sample_coordinates
+from interventions.study.ranking import Heads, made_of, ranked_heads
+from interventions.study.study import Options, Study, prepare
 
 TOTAL = "total"  # beside the receivers: ordinary patching of the sender
 NO_HEAD = -1

@@ -11,8 +11,8 @@ sys.path.insert(0, str(ROOT))
 import torch
 
 from corruptions import registry
-from data_prep import samples as sample_table
 from data_prep.shapes import make_shapes
+from data_prep.tables import schema as sample_table
 from interventions.models.loading import load
 
 torch.set_num_threads(1)

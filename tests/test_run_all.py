@@ -8,7 +8,7 @@ import time
 import pytest
 import xarray as xr
 
-from interventions import effects
+from interventions.results import effects
 from run_all import judged_corruptions
 from tests.conftest import ROOT
 

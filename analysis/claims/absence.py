@@ -4,7 +4,7 @@ import numpy as np
 from scipy import stats
 
 from analysis.claims.place import Place
-from analysis.measured import Measured, flat
+from analysis.heads.measured import Measured, flat
 
 DEVIATIONS = 2.0  # of NOTICE's rule
 

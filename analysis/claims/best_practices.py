@@ -7,7 +7,7 @@ import xarray as xr
 from analysis.claims.claim import ANY, BLIP, FAILS, HOLDS, LLAVA, UNDECIDED, Claim, Estimate, Finding, Undecidable, beyond
 from analysis.claims.largest import HOW, at_largest
 from analysis.claims.place import Place, by_role, enough_layers
-from analysis.corruption_statistics import compare
+from analysis.corruptions.statistics import compare
 
 WINDOW = 3
 ROUNDING = 1e-9

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analysis.resampling import percentile_interval
+from analysis.stats.resampling import percentile_interval
 
 if TYPE_CHECKING:
     from analysis.claims.place import Place

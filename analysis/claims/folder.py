@@ -8,9 +8,9 @@ from typing import Any
 import xarray as xr
 
 from analysis.claims.claim import DECODER, ENCODER
-from analysis.corruption_statistics import Comparing
-from analysis.measured import Measure, Measured, measured
-from analysis.results import DAMAGED, ResultsError, damaged, effects_files, read_manifest, read_tree
+from analysis.corruptions.statistics import Comparing
+from analysis.heads.measured import Measure, Measured, measured
+from analysis.store.folder import DAMAGED, ResultsError, damaged, effects_files, read_manifest, read_tree
 
 PARTS = ("start", "patch", "query")  # main tokens of parts of models
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from analysis.claims.claim import Estimate, Undecidable
 from analysis.claims.place import Place
-from analysis.resampling import percentile_interval, stream
+from analysis.stats.resampling import percentile_interval, stream
 
 MEASURED = 0.95  # of resamples, in which a cell must have a value
 HOW = "the cell is chosen on one half of the samples and measured on the other, then the other way round, and the mean interval decides"

@@ -22,7 +22,7 @@ from analysis.claims.claim import (
     every,
 )
 from analysis.claims.place import Place
-from analysis.results import head_name
+from analysis.store.folder import head_name
 
 OVERALL = "overall"
 UNIVERSAL = ("vision", "text", "multimodal")

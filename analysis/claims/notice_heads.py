@@ -16,8 +16,8 @@ from analysis.claims.claim import (
 )
 from analysis.claims.largest import HOW_LESS, largest_less
 from analysis.claims.place import Place, enough_layers
-from analysis.corruption_statistics import thirds
-from interventions import faithfulness
+from analysis.corruptions.statistics import thirds
+from interventions.results import faithfulness
 
 
 def most_in_the_middle(place: Place) -> Finding:

@@ -24,7 +24,7 @@ from analysis.claims.claim import (
 )
 from analysis.claims.largest import HOW_LESS, both_signs, largest_less
 from analysis.claims.place import Place, by_role, enough_layers
-from analysis.corruption_statistics import NOISE, SEMANTIC, TEST, claim, compare
+from analysis.corruptions.statistics import NOISE, SEMANTIC, TEST, claim, compare
 
 CONFINED = 0.5
 MARGIN = 0.05

@@ -24,10 +24,10 @@ from analysis.claims.claim import (
     beyond,
 )
 from analysis.claims.place import Place, enough_layers
-from analysis.corruption_statistics import thirds
-from analysis.measured import Measure, Measured, flat
-from analysis.results import ResultsError, head_name
-from analysis.robust_rule import complete
+from analysis.corruptions.statistics import thirds
+from analysis.heads.measured import Measure, Measured, flat
+from analysis.heads.robust_rule import complete
+from analysis.store.folder import ResultsError, head_name
 
 ALPHA = 0.05
 ROUNDING = 1e-9

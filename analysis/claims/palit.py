@@ -9,9 +9,9 @@ import xarray as xr
 
 from analysis.claims.claim import BLIP, ENCODER, FAILS, HOLDS, UNDECIDED, Claim, Estimate, Finding, Undecidable, beyond
 from analysis.claims.place import Place, by_role, enough_layers
-from analysis.corruption_statistics import NOISE, compare
-from analysis.module_statistics import holm, paired, pairwise, size_by_third
-from analysis.resampling import stream
+from analysis.corruptions.statistics import NOISE, compare
+from analysis.module_effects.statistics import holm, paired, pairwise, size_by_third
+from analysis.stats.resampling import stream
 
 HALF = 0.5
 ALPHA = 0.05

@@ -9,11 +9,11 @@ import xarray as xr
 
 from analysis.claims.claim import ANY, BLIP, ENCODER, NOTICE_DATA, Claim, Estimate, NotRun, Undecidable, estimate
 from analysis.claims.folder import Folder, attributes, read
-from analysis.comparable_effects import Like
-from analysis.corruption_statistics import THIRDS, weighted_means
-from analysis.module_effects import by_order
-from analysis.resampling import bootstrap_weights, stream
-from analysis.results import EffectsFile, read_effects, stale
+from analysis.corruptions.comparable import Like
+from analysis.corruptions.statistics import THIRDS, weighted_means
+from analysis.module_effects.of_file import by_order
+from analysis.stats.resampling import bootstrap_weights, stream
+from analysis.store.folder import EffectsFile, read_effects, stale
 
 PAPERS_SAMPLES = 500
 RULE = {"metric": "logit_difference", "deviations": 2.0, "at_least": 0}  # NOTICE's

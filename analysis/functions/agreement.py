@@ -15,10 +15,10 @@ from scipy import stats
 
 from analysis.functions.rule import FUNCTIONS, OVERALL, Thresholds
 from analysis.functions.statistics import stratified_weights
-from analysis.measured import Measure, Measured, measured
-from analysis.resampling import percentile_interval, stream
-from analysis.results import DAMAGED, EffectsFile, ResultsError, damaged, effects_files
-from analysis.robust_rule import complete
+from analysis.heads.measured import Measure, Measured, measured
+from analysis.heads.robust_rule import complete
+from analysis.stats.resampling import percentile_interval, stream
+from analysis.store.folder import DAMAGED, EffectsFile, ResultsError, damaged, effects_files
 
 EXPECTED = {"object_detection": 1, "object_suppression": -1}
 SHUFFLES = 10_000

@@ -28,7 +28,6 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
-from analysis import resampling
 from analysis.functions.samples import OF_OBJECT, OF_OUTLIERS
 from analysis.functions.statistics import (
     corrected,
@@ -40,7 +39,8 @@ from analysis.functions.statistics import (
     two_sided_p,
     weighted_mean,
 )
-from analysis.results import ResultsError
+from analysis.stats import resampling
+from analysis.store.folder import ResultsError
 
 RULES = ("object_detection", "object_suppression", "outlier_suppression")
 OBJECT_RULES = RULES[:2]

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import numpy as np
 import xarray as xr
 
-from analysis import head_scores
-from analysis.head_scores import INSIDE, favoured, mean_map, normalized, outlier_patches
-from analysis.resampling import stream
+from analysis.functions import scores as head_scores
+from analysis.functions.scores import INSIDE, favoured, mean_map, normalized, outlier_patches
+from analysis.stats.resampling import stream
 
 OF_OBJECT = (
     *("object_mass", "elsewhere_mass", "object_selectivity", "mean_object_mass", "even_object_mass"),

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from scipy import stats
 
-from analysis import resampling
+from analysis.stats import resampling
 
 RATIOS = {"object_ratio": ("object_mass", "mean_object_mass"), "object_lift": ("object_mass", "elsewhere_mass")}  # of means
 CERTAIN = 1e-12  # a mean nearer to 0 than this is 0 where all samples agree

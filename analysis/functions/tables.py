@@ -5,7 +5,7 @@ import pandas as pd
 import xarray as xr
 
 from analysis.functions.rule import FUNCTIONS, OBJECT_RULES, OVERALL, RULES
-from analysis.results import head_name
+from analysis.store.folder import head_name
 
 SHOWN = 12  # heads named in words
 MEASURED = (

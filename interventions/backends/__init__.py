@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from interventions.results import Arrays, Store
-    from interventions.study import Options, Study
+    from interventions.results.store import Arrays, Store
+    from interventions.study.study import Options, Study
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 
 from interventions.backends.shipping import PACKAGES
-from interventions.results import write_text
+from interventions.results.store import write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from interventions.backends import Batch, Work
 
 if TYPE_CHECKING:
-    from interventions.results import Arrays
-    from interventions.study import Study
+    from interventions.results.store import Arrays
+    from interventions.study.study import Study
 
 
 class Local:

@@ -19,8 +19,8 @@ except ImportError as error:
     raise BackendError("--backend ray needs the package ray, which this environment lacks: pip install -r requirements-ray.txt") from error
 
 if TYPE_CHECKING:
-    from interventions.results import Arrays
-    from interventions.study import Study
+    from interventions.results.store import Arrays
+    from interventions.study.study import Study
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]

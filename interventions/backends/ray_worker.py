@@ -11,13 +11,13 @@ import torch
 from datasets import Dataset
 
 from corruptions.pair import Pair
-from data_prep import samples as sample_table
+from data_prep.tables import schema as sample_table
 from interventions.backends import BackendError, Batch, Work
 from interventions.models.loading import load
 from interventions.models.parts import part_of
 from interventions.models.vlm import Vlm
-from interventions.results import Arrays
-from interventions.study import Options, Study
+from interventions.results.store import Arrays
+from interventions.study.study import Options, Study
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from interventions.backends.host import Exchange, Failed, Host, Lost, Overdue, U
 from interventions.backends.journal import Journal, name_of
 from interventions.backends.shipping import PACKAGES, Request, Simulation, ship
 from interventions.models.vlm import Vlm
-from interventions.results import read_manifest, update_manifest
+from interventions.results.store import read_manifest, update_manifest
 
 if TYPE_CHECKING:
-    from interventions.results import Arrays
-    from interventions.study import Study
+    from interventions.results.store import Arrays
+    from interventions.study.study import Study
 
 log = logging.getLogger(__name__)
 MOST_TRIES = 3  # submissions of one job
@@ -192,7 +192,7 @@ class Remote:
     def run(self, study: "Study", work: Work, batches: Sequence[Batch]) -> "Generator[tuple[Batch, list[Mapping[str, Arrays]]]]":
         server = study.vlm.server
         if not isinstance(server, RemoteServer):
-            raise BackendError(f"{study.vlm.name} was not opened for a remote host (see interventions.study.open_model)")
+            raise BackendError(f"{study.vlm.name} was not opened for a remote host (see interventions.study.study.open_model)")
         before = Traffic(**asdict(server.traffic))
         for corruption, (pairs, _) in study.chosen.items():
             study.examples(pairs[0], corruption)  # measures what noise depends on, over the table, before each thread does

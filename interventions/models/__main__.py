@@ -9,17 +9,17 @@ import tyro
 
 from corruptions import registry
 from data_prep.shapes import make_shapes
-from interventions.capture import capture, example
-from interventions.command import reporting_errors
+from interventions.engine.capture import capture, example
+from interventions.engine.oracle.verify import verify
+from interventions.engine.plan import patches
+from interventions.engine.sweep import sweep
 from interventions.models.architecture import ARCHITECTURES, Architecture
 from interventions.models.checks import check_sites
 from interventions.models.loading import CHECKPOINTS, HUB, load
 from interventions.models.parts import PARTS
 from interventions.models.vlm import Scored, Vlm
-from interventions.plan import patches
-from interventions.roles import Cell
-from interventions.sweep import sweep
-from interventions.verify import verify
+from interventions.results.roles import Cell
+from interventions.study.command import reporting_errors
 
 CAUSAL_CHECKS = (
     "projecting z gives the attention's output; states have a place for each token; exchanging the last layer's exchanges the answers"

@@ -8,8 +8,8 @@ import torch
 from transformers.models.blip.modeling_blip import BaseModelOutputWithPooling
 
 from corruptions.pair import Prompt
+from interventions.models.packing import Packing, additive
 from interventions.models.vlm import Inputs, Known, Pixels, Vlm
-from interventions.packing import Packing, additive
 
 
 class Blip(Vlm):

@@ -13,8 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from corruptions.pair import Prompt
+from interventions.models.packing import Packing, additive
 from interventions.models.vlm import Inputs, Known, Pixels, Vlm
-from interventions.packing import Packing, additive
 
 MARKS = ("token_type_ids", "mm_token_type_ids")  # inputs that mark image tokens, where a processor makes them
 

@@ -17,8 +17,8 @@ from transformers.models.blip.modeling_blip import BaseModelOutputWithPooling
 
 from corruptions.pair import Prompt
 from interventions.models.architecture import BLIP, LLAVA, Architecture, Attention, Port
+from interventions.models.packing import Packing
 from interventions.models.vlm import ANSWER_TOKENS, Inputs, Known, Pixels, Vlm
-from interventions.packing import Packing
 
 
 class Part(Vlm):

@@ -22,8 +22,8 @@ from transformers import GenerationConfig
 
 from corruptions.pair import Prompt
 from interventions.models.architecture import ONE_WORD, Architecture, Port
+from interventions.models.packing import Packing
 from interventions.models.prompts import shared_start, tokenized
-from interventions.packing import Packing
 
 ANSWER_TOKENS = 8  # that are generated where answers are short
 Inputs = dict[str, Any]

@@ -1,0 +1,1 @@
+"""The same effects under several corruptions, compared (see `compare_corruptions`)."""

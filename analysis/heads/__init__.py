@@ -1,0 +1,1 @@
+"""Which heads matter: effects of heads -> rules, tables, overlap, power (see `universal_heads`, `robust_heads`, `stability`)."""

@@ -1,0 +1,1 @@
+"""Effects of whole modules -> maps, peaks, shares of layers, tables (see `modules`)."""

@@ -1,0 +1,1 @@
+"""Statistics that no analysis owns: resampling, sign flips, permutations."""

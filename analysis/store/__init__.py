@@ -1,0 +1,1 @@
+"""The results folder as the analysis reads and writes it."""

@@ -1,0 +1,1 @@
+"""Questions in plain English: inflection, data sets' own wordings, rephrasing."""

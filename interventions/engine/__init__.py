@@ -1,0 +1,1 @@
+"""From pairs to measurements: captured states, patched runs, many in one trace."""

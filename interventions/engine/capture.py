@@ -1,0 +1,207 @@
+"""The clean and the corrupt runs of some pairs: one trace gives the states that are patched and the two baselines."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from nnsight import save
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from corruptions.pair import Pair, Prompt
+from interventions.engine.corrupt_embeddings import Noise
+from interventions.models.vlm import Pixels, Scored, Vlm, measure, moved
+
+CLEAN, CORRUPT = 0, 1
+FEATURES = "features"  # of images, in lists
+
+
+class PairError(ValueError):
+    """A pair that cannot be patched position by position: says why."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A pair as a model takes it: run 0, whose states are taken (the clean one), and run 1, which they are put into (the corrupt one).
+
+    Attributes
+    ----------
+    ids : token ids of the two prompts
+    pixels : of the two images
+    answers : the tokens that the correct and the incorrect answer are scored by
+    forced : tokens that both answers begin with and that are given to the model; in a decoder's prompt they are its last
+    noise, noisy : noise on the embeddings, and of which run
+    clean : which run is the clean one
+    """
+
+    ids: Int[Tensor, "run token"]
+    pixels: Pixels
+    answers: tuple[int, int]
+    forced: tuple[int, ...] = ()
+    noise: Noise | None = None
+    noisy: int = CORRUPT
+    clean: int = CLEAN
+
+    def exchanged(self) -> "Example":
+        """The pair with its runs exchanged: corrupt states are put into the clean run ("noising")."""
+        pixels = {name: values.flip(0) for name, values in self.pixels.items()}
+        return replace(self, ids=self.ids.flip(0), pixels=pixels, noisy=1 - self.noisy, clean=1 - self.clean)
+
+    def on(self, vlm: Vlm) -> "Example":
+        """On the device and in the dtype of a model."""
+        return replace(self, ids=self.ids.to(vlm.device), pixels=moved(self.pixels, vlm), noise=self.noise and self.noise.on(vlm))
+
+
+@dataclass(frozen=True)
+class Captured:
+    """States of both runs of some pairs. Prompts shorter than the longest are filled up at their end.
+
+    Attributes
+    ----------
+    ids, lengths : token ids of the corrupt prompts, and their numbers of tokens
+    answers : the tokens that the two answers of each pair are scored by
+    states : for each captured component, of each run and layer
+    before : of the corrupt runs, the output of each layer's modules that are done before a captured component, by layer and module
+    image : of the corrupt runs, what spares later traces from encoding the image (the model's `image_states`)
+    embedded : the corrupt prompts, embedded
+    leaving : of the corrupt runs, the residual stream that each layer gives
+    text_inputs : of the corrupt runs, what else later traces need (the model's `text_inputs`)
+    image_projected : of the corrupt runs, keys and values of the image in each layer's cross-attention
+    cache : of the corrupt runs of a causal decoder, keys and values of each layer, [sample, key-value head, token, head_dim] each
+    measured : the stored measurements of both runs
+    clean : log-probabilities of the clean runs, if the divergence from them is measured
+    forced : of each pair, the tokens of the answers that are given to the model
+    """
+
+    ids: Int[Tensor, "sample token"]
+    lengths: tuple[int, ...]
+    answers: Int[Tensor, "sample option"]
+    states: dict[str, Float[Tensor, "sample run layer token width"]]
+    before: dict[tuple[int, str], Tensor]
+    image: Any
+    embedded: Float[Tensor, "sample token width"]
+    leaving: list[Float[Tensor, "sample token width"]]
+    text_inputs: dict[str, Any]
+    image_projected: list[list[Tensor]]
+    cache: list[tuple[Tensor, Tensor]]
+    measured: Float[Tensor, "sample run measurement"]
+    clean: Float[Tensor, "sample vocabulary"] | None
+    forced: tuple[tuple[int, ...], ...]
+
+
+def prompts_of(vlm: Vlm, pair: Pair, forced: tuple[int, ...] = ()) -> tuple[Prompt, Prompt]:
+    """The clean and the corrupt prompt; `PairError` if they differ in length, for then positions do not correspond."""
+    clean, corrupt = (vlm.read_after(vlm.prompt(question), forced) for question in (pair.clean_question, pair.corrupt_question))
+    if len(clean.ids) != len(corrupt.ids):
+        raise PairError(f"the corrupt prompt has {len(corrupt.ids)} tokens, the clean prompt {len(clean.ids)}")
+    return clean, corrupt
+
+
+def example(vlm: Vlm, pair: Pair, scored: Scored, noise: Noise | None = None) -> Example:
+    """A pair as the model takes it; `PairError` if its prompts differ in length."""
+    ids = vlm.ids(prompts_of(vlm, pair, scored.forced))
+    pixels = vlm.pixels([pair.clean_image, pair.corrupt_image])
+    return Example(ids, pixels, (scored.correct, scored.incorrect), scored.forced, noise)
+
+
+def capture(vlm: Vlm, examples: Sequence[Example], components: Sequence[str], divergence: bool = False) -> Captured:
+    """Run some pairs in one trace, and keep the states of some components at every layer and position.
+
+    With `divergence`, that from the clean run is measured too (see `measure`).
+    """
+    examples = [pair.on(vlm) for pair in examples]
+    lengths = tuple(pair.ids.shape[1] for pair in examples)
+    ids = pad_sequence([run for number in (CLEAN, CORRUPT) for run in [pair.ids[number] for pair in examples]], batch_first=True)
+    real = torch.arange(ids.shape[1]) < torch.tensor(2 * lengths)[:, None]
+    pixels = {
+        name: torch.cat([pair.pixels[name][run : run + 1] for run in (CLEAN, CORRUPT) for pair in examples]) for name in examples[0].pixels
+    }
+    answers = torch.tensor([pair.answers for pair in examples], device=vlm.device)
+    last = torch.tensor(2 * lengths, device=vlm.device) - 1
+    corrupt = slice(len(examples), None)  # rows: all clean runs, then all corrupt ones
+    forced = tuple(pair.forced for pair in examples)
+    modality, *noise = noise_of_runs(examples)
+    clean_rows = [pair.clean * len(examples) + i for i, pair in enumerate(examples)]
+    with torch.no_grad(), vlm.model.trace(**vlm.inputs(ids, pixels, real.to(vlm.device), cache=True, forced=2 * forced)):
+        if modality in vlm.embedded_first:
+            vlm.change_embeddings(modality, *noise)
+        image = save(vlm.image_states())
+        if modality and modality not in vlm.embedded_first:
+            vlm.change_embeddings(modality, *noise)
+        text_inputs = save(vlm.text_inputs())
+        found: dict[str, list[Tensor]] = save({component: [] for component in components})
+        before: dict[tuple[int, str], Tensor] = save({})
+        leaving: list[Tensor] = save([])
+        projected: list[list[Tensor]] = save([])
+        embedded = save(vlm.embedded()[corrupt].clone())
+        for number, layer in enumerate(vlm.layers):
+            projected.append([])
+            here = vlm.components_of(number)
+            wanted = {port.module for name in here if name in components for port in vlm.done_before(name, number)}
+            for component in here:
+                for port in vlm.done_before(component, number):
+                    if port.module in wanted and (number, port.module) not in before:
+                        before[number, port.module] = port.read(layer)[corrupt].clone()
+                for port in vlm.image_projections(component):
+                    projected[-1].append(port.read(layer)[corrupt].clone())
+                if component in components:
+                    found[component].append(vlm.port(component).read(layer).clone())
+            for component in set(components) - set(here):
+                found[component].append(embedded.new_zeros(*ids.shape, vlm.n_heads * vlm.head_dim))
+            leaving.append(vlm.architecture.block.read(layer)[corrupt].clone())
+        cache = save(vlm.cache())
+        logits = vlm.logits(last)
+        clean = save(logits.float().log_softmax(-1)[clean_rows] if divergence else None)
+        measured = save(measure(logits, answers.repeat(2, 1), clean.repeat(2, 1) if divergence else None))
+    runs = (2, len(examples))
+    return Captured(
+        ids=ids[corrupt],
+        lengths=lengths,
+        answers=answers,
+        states={name: torch.stack(layers, 1).unflatten(0, runs).transpose(0, 1) for name, layers in found.items()},
+        before=before,
+        image=None if image is None else image[corrupt],
+        embedded=embedded,
+        leaving=leaving,
+        text_inputs=rows_of(text_inputs, torch.arange(len(examples), 2 * len(examples), device=vlm.device), 2 * len(examples)),
+        image_projected=projected,
+        cache=[(keys[corrupt], values[corrupt]) for keys, values in cache],
+        measured=measured.unflatten(0, runs).transpose(0, 1),
+        clean=clean,
+        forced=forced,
+    )
+
+
+def noise_of_runs(examples: Sequence[Example]) -> tuple[str, Float[Tensor, "row position width"], Float[Tensor, "row position"]]:
+    """Modality ("" for none), values and `kept` (see `Noise`) of some pairs' runs, all first runs before all second ones; a run without
+    noise keeps its embeddings."""
+    noises = [pair.noise for pair in examples if pair.noise is not None]
+    if not noises:
+        return "", torch.empty(0), torch.empty(0)
+    if len(noises) < len(examples):
+        raise ValueError("pairs with and without noise cannot be run together")
+    runs = [(noise, pair.noisy == run) for run in (CLEAN, CORRUPT) for pair, noise in zip(examples, noises, strict=True)]
+    values = [noise.values * noisy for noise, noisy in runs]
+    kept = [noise.kept if noisy else torch.ones_like(noise.kept) for noise, noisy in runs]
+    return noises[0].modality, pad_sequence(values, batch_first=True), pad_sequence(kept, batch_first=True, padding_value=1)
+
+
+def rows_of(value: Any, rows: Int[Tensor, " row"], of: int, name: str = "") -> Any:
+    """Some rows of a batch of `of`, of a tensor or of all tensors in dicts, lists and tuples; what has no rows stays.
+
+    Rows are the first axis, but for position ids of three axes the second. Features of images may hold all rows end to end.
+    """
+    if isinstance(value, dict):
+        return {key: rows_of(inner, rows, of, key) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(rows_of(inner, rows, of, FEATURES) for inner in value)
+    if not isinstance(value, Tensor) or value.ndim < 2:
+        return value
+    axis = 1 if name == "position_ids" and value.ndim == 3 else 0
+    if value.shape[axis] == of:
+        return value.index_select(axis, rows)
+    if name in (FEATURES, "cross_attention_states") and value.shape[0] % of == 0:
+        return value.unflatten(0, (of, -1))[rows].flatten(0, 1)
+    return value

@@ -1,0 +1,1 @@
+"""The slow, obvious path of every method, which fast paths are held against."""

@@ -1,0 +1,1 @@
+"""The results folder: the schema of effects, metrics, parts of unfinished files, the manifest."""

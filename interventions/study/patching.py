@@ -1,0 +1,273 @@
+"""Activation patching over a study: capture and sweep its pairs, some at a time, keep them, and assemble the files of effects."""
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import xarray as xr
+
+from corruptions.pair import Pair
+from interventions.backends import Batch, measure
+from interventions.engine.budget import Plan, batches, plan, tokens_in_a_trace
+from interventions.engine.capture import CLEAN, CORRUPT, prompts_of
+from interventions.engine.measuring import measure_pairs
+from interventions.engine.memory import peak_memory
+from interventions.engine.plan import Patch, patches
+from interventions.results import effects
+from interventions.results.roles import EVERY, Cell
+from interventions.results.store import Arrays, Store, read_manifest, update_manifest
+from interventions.study.per_sample import cells_of, patching_attributes
+from interventions.study.study import Study
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is patched, into one file of effects.
+
+    Attributes
+    ----------
+    component : see the architecture's `components`
+    heads : patch each head's z by itself; else the whole module
+    tokens : roles whose positions are patched together ("all": every position at once), or "every" alone: each token by itself
+    window : layers around each that are patched together
+    """
+
+    component: str
+    heads: bool
+    tokens: tuple[str, ...] = (EVERY,)
+    window: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"{self.component}{'-heads' if self.heads else ''}{f'-window{self.window}' if self.window > 1 else ''}"
+
+
+def patch_study(study: Study, targets: Sequence[Target], corruption: str | None = None) -> list[Path]:
+    """Patch some targets in every pair of a study, and write their effects; a pair's states are captured once for all targets.
+
+    Parameters
+    ----------
+    corruption : default: that of the study's options
+
+    Returns
+    -------
+    The files, `<out>/<model>/<dataset>/<corruption>[-noising]/<component>[-heads][-window<n>].nc`; one that is already made so is left
+    as it is.
+
+    Raises
+    ------
+    ValueError
+        Unknown component or role, heads of a component that has none.
+    ResultsError
+        A file holds results of another configuration, or cannot be written.
+    LeftOut
+        No sample is left; the manifest says so too.
+    VerificationError
+        The first samples, measured again the plain way, differ.
+    """
+    corruption = corruption or study.options.corruption
+    for target in targets:
+        _check(study, target)
+    stores = {target: _store(study, target, corruption) for target in targets}
+    wanted = {target: store for target, store in stores.items() if not store.is_finished}
+    if wanted:
+        _patch_and_write(study, corruption, wanted)
+    return [store.path for store in stores.values()]
+
+
+def _check(study: Study, target: Target) -> None:
+    architecture = study.vlm.architecture
+    architecture.port(target.component)
+    if target.heads and target.component not in architecture.attention:
+        choices = ", ".join(architecture.attention)
+        raise ValueError(f"{target.component!r} of {architecture.name} has no heads; choose from {choices}")
+    if not 1 <= target.window <= study.vlm.n_layers:
+        raise ValueError(f"a window of {target.window} layers does not fit; {study.vlm.name} has {study.vlm.n_layers}")
+
+
+def _store(study: Study, target: Target, corruption: str) -> Store:
+    configuration = study.configuration(
+        corruption,
+        component=target.component,
+        granularity="heads" if target.heads else "module",
+        tokens=list(target.tokens),
+        window=target.window,
+    )
+    return Store(study.folder / study.label(corruption) / f"{target.name}.nc", configuration, study.options.overwrite)
+
+
+def _patch_and_write(study: Study, corruption: str, stores: dict[Target, Store]) -> None:
+    vlm, results = study.vlm, study.options.out
+    started = perf_counter()
+    pairs, left_out = study.pairs_for([store.path for store in stores.values()], corruption)
+    cells = {target: [cells_of(study, pair, target.tokens) for pair in pairs] for target in stores}
+    chosen = _plan(study, corruption, pairs)
+    by_name = {target.name: store for target, store in stores.items()}
+    todo = _batches(study, [pair.sample["sample_id"] for pair in pairs], by_name, chosen.samples)
+    done = len(pairs) - sum(len(batch.samples) for batch in todo)
+    measure(study, Patching(corruption, tuple(stores), chosen), todo, by_name, f"{vlm.name} {corruption} {', '.join(by_name)}", done)
+    made = {"samples": len(pairs), "seconds": round(perf_counter() - started, 1), "left_out": left_out}
+    made |= {"peak_memory_gib": round(peak_memory(vlm.device) / 2**30, 2), "samples_a_trace": chosen.samples}
+    for target, store in stores.items():
+        parts = (store.get(pair.sample["sample_id"]) for pair in pairs)
+        update_manifest(results, "runs", str(store.path.relative_to(results)), {"status": "finished", **made})
+        store.finish(_assemble(study, corruption, target, pairs, cells[target], parts), effects.write)
+
+
+def _batches(study: Study, names: Sequence[str], stores: Mapping[str, Store], samples: int) -> list[Batch]:
+    """The batches of which a file lacks a sample, with these files."""
+    found: list[Batch] = []
+    computed = 0
+    for numbers in batches(len(names), samples):
+        here = tuple(names[number] for number in numbers)
+        lacking = tuple(file for file, store in stores.items() if not all(map(store.has, here)))
+        if lacking:
+            found.append(Batch(here, lacking, tuple(name for i, name in enumerate(here, computed) if _to_verify(study, i, name))))
+            computed += len(here)
+    return found
+
+
+def _plan(study: Study, corruption: str, pairs: Sequence[Pair]) -> Plan:
+    """The plan of a study: the one it began with, if on the same device and in the same dtype, or as the options say."""
+    if study.options.batch:
+        return Plan(study.options.batch if study.vlm.batches_pairs else 1, tokens_in_a_trace(study.vlm))
+    key = f"{study.vlm.name}/{study.name}/{corruption}"
+    where = {"device": study.vlm.device_type, "dtype": study.vlm.number_format}
+    known = read_manifest(study.options.out).get("plans", {}).get(key, {})
+    if {name: known.get(name) for name in where} == where:
+        return Plan(known["samples"], known["tokens"])
+    chosen = plan(study.vlm, [len(study.vlm.prompt(pair.clean_question).ids) for pair in pairs])
+    update_manifest(study.options.out, "plans", key, {"samples": chosen.samples, "tokens": chosen.tokens, **where})
+    return chosen
+
+
+def _to_verify(study: Study, computed: int, sample_id: str) -> bool:
+    """Whether the sweep of a pair is held against the plain path: the first ones, and one in a hundred, by its id."""
+    now_and_then = zlib.crc32(sample_id.encode()) % 100 == 0
+    return study.options.verify > 0 and (computed < study.options.verify or now_and_then)
+
+
+@dataclass(frozen=True)
+class Patching:
+    """The work of patching targets in some pairs at a time (see `interventions.backends.Work`)."""
+
+    corruption: str
+    targets: tuple[Target, ...]
+    plan: Plan
+
+    def __call__(self, study: Study, batch: Batch) -> list[Mapping[str, Arrays]]:
+        pairs = [study.pair(self.corruption, name) for name in batch.samples]
+        wanted = {t: [cells_of(study, pair, t.tokens) for pair in pairs] for t in self.targets if t.name in batch.files}
+        checked = [i for i, name in enumerate(batch.samples) if name in batch.checked]
+        return _patch_pairs(study, pairs, self.corruption, wanted, self.plan, checked)
+
+
+def _patch_pairs(
+    study: Study,
+    pairs: Sequence[Pair],
+    corruption: str,
+    targets: Mapping[Target, Sequence[Sequence[Cell]]],
+    chosen: Plan,
+    checked: Sequence[int] = (),
+) -> list[Mapping[str, Arrays]]:
+    """Capture some pairs together, sweep each target, and hold the checked ones against the plain path; of each pair, the measurements
+    of each target, by its name."""
+    vlm, draws = study.vlm, study.draws(corruption)
+    components = {target: _patched_component(study, target) for target in targets}
+    every = {
+        target: [_patches(study, components[target], target, of_pair) for of_pair in cells for _ in range(draws)]
+        for target, cells in targets.items()
+    }
+    runs: list[np.ndarray] = []
+    patched: dict[Target, list[np.ndarray]] = {target: [] for target in targets}
+    examples = chain.from_iterable(study.examples(pair, corruption) for pair in pairs)
+    for start in range(0, draws * len(pairs), chosen.samples):
+        here = list(islice(examples, chosen.samples))
+        of_here = [of_all[start : start + len(here)] for of_all in every.values()]
+        held = tuple(i for i in range(len(here)) if (start + i) // draws in checked and (start + i) % draws == 0)
+        found, measured = vlm.run(measure_pairs, here, tuple(components.values()), of_here, chosen.tokens, study.options.divergence, held)
+        runs += found
+        for target, of_examples in zip(targets, measured, strict=True):
+            patched[target] += of_examples
+    exchanged = study.options.direction == "noising"
+    kept: list[dict[str, Arrays]] = [{} for _ in pairs]
+    for target, cells in targets.items():
+        for i in range(len(pairs)):
+            shape = (draws, vlm.n_layers, *([vlm.n_heads] if target.heads else []), len(cells[i]), runs[0].shape[-1])
+            own = slice(i * draws, (i + 1) * draws)
+            both = np.stack(runs[own])[:, ::-1] if exchanged else np.stack(runs[own])
+            kept[i][target.name] = {"patched": np.stack(patched[target][own]).reshape(shape), "runs": both}
+    return list(kept)
+
+
+def _patched_component(study: Study, target: Target) -> str:
+    """NOTICE's code patches, for BLIP's `mlp`, the module called `output`: the layer's."""
+    as_reference = study.options.definition == "reference" and study.vlm.architecture.name == "blip" and target.component == "mlp"
+    return "block" if as_reference else target.component
+
+
+def _patches(study: Study, component: str, target: Target, cells: Sequence[Cell]) -> list[Patch]:
+    return patches(component, study.vlm.n_layers, study.vlm.n_heads if target.heads else None, cells, target.window)
+
+
+def _assemble(
+    study: Study,
+    corruption: str,
+    target: Target,
+    pairs: Sequence[Pair],
+    cells: Sequence[Sequence[Cell]],
+    parts: Iterable[Arrays],
+) -> xr.Dataset:
+    """The file of effects; `parts` are the pairs' arrays, which are read one after the other."""
+    vlm, component, heads = study.vlm, target.component, target.heads
+    longest = max(map(len, cells))
+    dims = ("sample", "draw", "layer", *(["head"] if heads else []), "token")
+    names = effects.MEASURED[: len(effects.MEASUREMENTS) + study.options.divergence]
+    sizes = (study.draws(corruption), vlm.n_layers, *([vlm.n_heads] if heads else []), longest)
+    patched = np.full((len(pairs), *sizes, len(names)), np.nan, np.float32)
+    texts = {name: np.full((len(pairs), longest), "", object) for name in ("role", "text")}
+    runs_of: list[np.ndarray] = []
+    for row, (here, part) in enumerate(zip(cells, parts, strict=True)):
+        patched[row, ..., : len(here), :] = part["patched"]
+        runs_of.append(part["runs"])
+        patched[row, :, [layer for layer in range(vlm.n_layers) if target.component not in vlm.components_of(layer)]] = np.nan
+        texts["role"][row, : len(here)] = [cell.role for cell in here]
+        texts["text"][row, : len(here)] = [cell.text for cell in here]
+    runs = np.stack(runs_of)
+    variables = {name: (dims, patched[..., number]) for number, name in enumerate(names)}
+    for number, name in enumerate(names):
+        variables[f"clean_{name}"] = (("sample",), runs[:, 0, CLEAN, number])
+        variables[f"corrupt_{name}"] = (("sample", "draw"), runs[:, :, CORRUPT, number])
+    samples = [pair.sample for pair in pairs]
+    scored = [study.scored(pair) for pair in pairs]
+    prompts = [prompts_of(vlm, pair, found.forced) for pair, found in zip(pairs, scored, strict=True)]
+    coordinates = {
+        "sample": np.array([sample["sample_id"] for sample in samples], object),
+        "layer": np.arange(vlm.n_layers),
+        "token": np.arange(longest) if target.tokens == (EVERY,) else np.array(target.tokens, object),
+        "category": ("sample", np.array([sample["category"] for sample in samples], object)),
+        "correct_answer": ("sample", np.array([sample["correct_answer"] for sample in samples], object)),
+        "incorrect_answer": ("sample", np.array([sample["incorrect_answer"] for sample in samples], object)),
+        "correct_first": ("sample", np.array([sample["correct_first"] for sample in samples])),
+        "clean_prompt": ("sample", np.array([clean.text for clean, _ in prompts], object)),
+        "corrupt_prompt": ("sample", np.array([corrupt.text for _, corrupt in prompts], object)),
+        "given_answer": ("sample", np.array([vlm.processor.tokenizer.decode(found.forced) for found in scored], object)),
+        "token_role": (("sample", "token"), texts["role"]),
+        "token_text": (("sample", "token"), texts["text"]),
+    }
+    if heads:
+        coordinates["head"] = np.arange(vlm.n_heads)
+    dataset = xr.Dataset(variables, coordinates | {"draw": np.arange(runs.shape[1])})
+    if runs.shape[1] == 1:
+        dataset = dataset.isel(draw=0, drop=True)
+    for variable in map(str, dataset.variables):
+        if variable in effects.DESCRIPTIONS:
+            dataset[variable].attrs["long_name"] = effects.DESCRIPTIONS[variable]
+    title = f"Effects of patching {component}{' heads' if heads else ''}"
+    dataset.attrs = patching_attributes(study, title, component, corruption)
+    dataset.attrs |= {"granularity": "heads" if heads else "module", "window": target.window}
+    return effects.validate(dataset)

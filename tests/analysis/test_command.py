@@ -1,0 +1,70 @@
+"""How the commands of the analysis end: on Ctrl-C, on a wrong option, when nobody reads on, and at a damaged table."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from analysis import figures, report, universal_heads
+from analysis.robust_heads import RobustRule
+from analysis.robust_heads import find_and_write as find_robust
+from analysis.store import command
+from analysis.store.folder import ResultsError
+from tests.support.synthetic_results import write_results
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = {path.stem for path in (ROOT / "analysis").glob("*.py") if "def main()" in path.read_text(encoding="utf-8")}
+VERB = {"figures": "draw_all", "report": "write_report", "head_functions": "_find_and_write"}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Path:
+    folder = write_results(tmp_path_factory.mktemp("command") / "results", models=["blip-small"])
+    universal_heads.find_and_write(folder, universal_heads.Rule(permutations=0))
+    find_robust(folder, RobustRule(permutations=9, resamples=0))
+    return folder
+
+
+def test_all_commands_are_tried():
+    assert {"modules", "compare_corruptions", "figures", "paper_claims", "report", "stability"} <= COMMANDS
+    assert len(COMMANDS) == 9
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_an_interrupted_or_failing_command_says_so_in_a_line(name, monkeypatch, capsys, tmp_path):
+    module = importlib.import_module(f"analysis.{name}")
+    monkeypatch.setattr(sys, "argv", [name, "--results", str(tmp_path / "nothing")])
+    with pytest.raises(SystemExit, match=f"^{name}: no results folder at"):
+        module.main()
+    monkeypatch.setattr(module, VERB.get(name, "find_and_write"), lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == command.INTERRUPTED
+    assert capsys.readouterr().err == f"{name}: interrupted; no file is half written\n"
+
+
+@pytest.mark.parametrize("name", ["universal_heads", "figures"])
+def test_a_command_whose_words_nobody_reads_ends_quietly(name, results):
+    program = f"import analysis.{name} as one, sys; sys.stdin.read(); one.main()"
+    arguments = [sys.executable, "-c", program, "--results", str(results)]
+    with subprocess.Popen(arguments, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        started.stdout.close()  # as `| head` does
+        started.stdin.close()
+        errors = started.stderr.read()
+    assert started.returncode == command.NOBODY_READS
+    assert errors == ""
+
+
+@pytest.mark.parametrize("text", ["", "model,rule\nblip-small,notice\n"])
+def test_a_damaged_table_is_named_with_the_command_that_makes_it_again(text, results):
+    table = results / "robust_overlap.csv"
+    whole = table.read_text(encoding="utf-8")
+    table.write_text(text, encoding="utf-8")
+    try:
+        for verb in (figures.draw_all, report.write_report):
+            with pytest.raises(ResultsError, match=r"robust_overlap\.csv .*make it again with `python -m analysis\.robust_heads --results"):
+                verb(results)
+    finally:
+        table.write_text(whole, encoding="utf-8")

@@ -1,0 +1,140 @@
+"""Each corruption against its definition."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from corruptions import registry
+from corruptions.pair import LeftOut
+from corruptions.semantic_image_pairs import SemanticImagePairs
+from corruptions.symmetric_token_replacement import SymmetricTokenReplacement, replace_options
+from data_prep.tables.schema import option_spans
+
+
+def sample(question="Is the circle red or blue?", correct="red", incorrect="blue", **more):
+    grey, white = Image.new("RGB", (8, 8), "grey"), Image.new("RGB", (8, 8), "white")
+    return {
+        "sample_id": "s", "category": "colour", "question": question, "correct_answer": correct, "incorrect_answer": incorrect,
+        "corrupt_question": "", "noun": "circle", "clean_image": grey, "corrupt_image": white, "clean_attributes": "",
+        "corrupt_attributes": "", "changed_attribute": "colour", "correct_first": True, **more,
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------- semantic image pairs
+
+
+def test_sip_changes_the_image_alone(vlm, shapes):
+    for row in shapes:
+        pair = SemanticImagePairs().corrupt(row, vlm.prompt)
+        assert pair.corrupt_question == pair.clean_question
+        assert np.any(np.asarray(pair.clean_image) != np.asarray(pair.corrupt_image))
+        clean, corrupt = json.loads(row["clean_attributes"]), json.loads(row["corrupt_attributes"])
+        changed = [name for a, b in zip(clean, corrupt, strict=True) for name in a if a[name] != b[name]]
+        assert changed == [row["category"]]
+
+
+@pytest.mark.parametrize(
+    ("clean", "corrupt", "reason"),
+    [
+        ([{"colour": "red", "size": "small"}], [{"colour": "blue", "size": "large"}], "size of object 0"),
+        ([{"colour": "red"}, {"colour": "red"}], [{"colour": "blue"}, {"colour": "blue"}], "colour of object 1"),
+        ([{"colour": "red"}], [{"colour": "red"}], "differs in nothing"),
+        ([{"colour": "red"}], [], "0 objects"),
+    ],
+)
+def test_sip_leaves_out_a_partner_that_differs_in_more(clean, corrupt, reason):
+    row = sample(clean_attributes=json.dumps(clean), corrupt_attributes=json.dumps(corrupt))
+    with pytest.raises(LeftOut, match=reason):
+        SemanticImagePairs().corrupt(row, None)
+
+
+def test_sip_leaves_out_an_identical_partner():
+    row = sample()
+    row["corrupt_image"] = row["clean_image"].copy()
+    with pytest.raises(LeftOut, match="identical"):
+        SemanticImagePairs().corrupt(row, None)
+
+
+# ---------------------------------------------------------------- symmetric token replacement
+
+
+def test_str_meets_its_definition_for_every_sample(vlm, shapes):
+    maker = SymmetricTokenReplacement(shapes, seed=0)
+    options = {}
+    for row in shapes:
+        options.setdefault(row["category"], set()).update((row["correct_answer"], row["incorrect_answer"]))
+    for row in shapes:
+        pair = maker.corrupt(row, vlm.prompt)
+        new = [pair.corrupt_question[start:end] for start, end in pair.corrupt_options]
+        assert len({*new, row["correct_answer"], row["incorrect_answer"]}) == 4  # differ from each other and from both
+        assert set(new) <= options[row["category"]]  # of the same type
+        assert pair.corrupt_image == pair.clean_image
+        clean, corrupt = vlm.prompt(pair.clean_question), vlm.prompt(pair.corrupt_question)
+        assert len(clean.ids) == len(corrupt.ids)
+        changed = {i for i, (a, b) in enumerate(zip(clean.ids, corrupt.ids, strict=True)) if a != b}
+        places = [set(clean.positions(span)) for span in pair.clean_options]
+        assert changed == places[0] | places[1]
+        assert [set(corrupt.positions(span)) for span in pair.corrupt_options] == places
+
+
+def test_str_depends_on_the_seed_and_the_sample_alone(vlm, shapes):
+    def questions(seed, rows):
+        maker = SymmetricTokenReplacement(shapes, seed)
+        return {row["sample_id"]: maker.corrupt(row, vlm.prompt).corrupt_question for row in rows}
+
+    rows = list(shapes)
+    assert questions(0, rows) == questions(0, rows[::-1])
+    assert questions(0, rows) != questions(1, rows)
+
+
+def test_str_keeps_token_lengths_of_longer_options(blip):
+    """ "fearful" and "disgusted" take several pieces; only options of equal length may stand in their places."""
+    pool = [("fearful", "angry"), ("worried", "upset"), ("red", "blue"), ("sad", "mad")]
+    rows = [sample(f"Is it {a} or {b}?", a, b, category="feeling", sample_id=str(i)) for i, (a, b) in enumerate(pool)]
+    length = {word: len(blip.prompt(word).ids) for pair in pool for word in pair}
+    pair = SymmetricTokenReplacement(rows, seed=0).corrupt(rows[0], blip.prompt)
+    new = [pair.corrupt_question[start:end] for start, end in pair.corrupt_options]
+    assert set(new) == {"worried", "upset"}
+    assert [length[word] for word in new] == [length["fearful"], length["angry"]]
+
+
+def test_str_leaves_out_a_sample_with_no_fitting_options(blip):
+    rows = [sample(sample_id="a"), sample("Is it a or bc?", "a", "bc", sample_id="b")]
+    with pytest.raises(LeftOut, match="no two other options of 'colour' take 1 and 1 tokens"):
+        SymmetricTokenReplacement(rows, seed=0).corrupt(rows[0], blip.prompt)
+
+
+@pytest.mark.parametrize(
+    ("stated", "reason"),
+    [
+        ("Is the circle green or pink?", None),
+        ("Is the square green or pink?", "more than the options"),
+        ("Is the circle green or green?", "not two others"),
+        ("Is the circle green or red?", "not two others"),
+        ("Is the circle green or happy?", "tokens"),
+    ],
+)
+def test_a_stated_corrupt_question_must_meet_the_definition(blip, stated, reason):
+    row = sample(corrupt_question=stated)
+    maker = SymmetricTokenReplacement([row], seed=0)
+    if reason is None:
+        pair = maker.corrupt(row, blip.prompt)
+        assert [stated[start:end] for start, end in pair.corrupt_options] == ["green", "pink"]
+    else:
+        with pytest.raises(LeftOut, match=reason):
+            maker.corrupt(row, blip.prompt)
+
+
+def test_replace_options_in_both_orders():
+    question = "Is it blue or red?"
+    spans = option_spans(question, "red", "blue")
+    new, places = replace_options(question, spans, ("orange", "tan"))
+    assert new == "Is it tan or orange?"
+    assert [new[start:end] for start, end in places] == ["orange", "tan"]
+
+
+def test_unknown_corruption_names_those_there_are():
+    with pytest.raises(ValueError, match="unknown corruption 'noise'; choose from sip, str"):
+        registry.make("noise", [], 0)
