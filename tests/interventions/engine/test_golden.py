@@ -14,12 +14,19 @@ from interventions.models.loading import load
 from interventions.results.roles import Cell
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
-TOLERANCES = {"prob_patched_correct": 5e-6, "p_diff": 5e-6, "logit_diff": 3e-5, "patching_effect": 1e-4}
+# The reference's numbers are float32 of one processor, and another processor's float32 differs from them by as much again. Ours are
+# computed in float64 for the comparison, so the tolerances are the rounding of the reference alone, and the same on every machine.
+TOLERANCES = {
+    "blip": {"prob_patched_correct": 1e-5, "p_diff": 1e-5, "logit_diff": 2e-4, "patching_effect": 1e-4},
+    "llava": {"prob_patched_correct": 1e-7, "p_diff": 1e-7, "logit_diff": 1e-5, "patching_effect": 1e-5},
+}
 
 
 @pytest.fixture(scope="module", params=["blip", "llava"])
 def golden(request):
-    return load(str(GOLDEN / "assets" / request.param), device="cpu"), dict(np.load(GOLDEN / f"{request.param}_inputs.npz"))
+    vlm = load(str(GOLDEN / "assets" / request.param), device="cpu")
+    vlm.module.double()
+    return vlm, dict(np.load(GOLDEN / f"{request.param}_inputs.npz"))
 
 
 def pair_of(vlm, inputs, row, components):
@@ -78,8 +85,11 @@ def test_scores_match(golden, case):
         for number, name in enumerate(wanted["metric_names"]):
             expected = scores[: len(cells), ..., number]
             same = np.isnan(expected) & ~np.isfinite(found[..., number])  # answers that share a piece: 0 / 0
-            close = np.abs(found[..., number] - expected) <= TOLERANCES[str(name)]
+            tolerance = TOLERANCES[vlm.architecture.name][str(name)]
+            close = np.abs(found[..., number] - expected) <= tolerance
             assert (same | close).all(), f"{name}, sample {row}"
+            told_apart = name != "logit_diff" or np.nanstd(expected) > 10 * tolerance
+            assert same.all() or told_apart, f"sample {row}: cells could be exchanged unnoticed"
             compared += int(close.sum())
     assert compared >= 384
 
@@ -91,7 +101,7 @@ def test_clean_and_corrupt_logits_match(golden):
         for run, name in ((CLEAN, "logits_clean_image"), (CORRUPT, "logits_corrupt_image")):
             logits = inputs[name][row]
             expected = [*logits[captured.answers[0].tolist()], np.log(np.exp(logits.astype(np.float64)).sum())]
-            np.testing.assert_allclose(captured.measured[0, run], expected, atol=3e-5)
+            np.testing.assert_allclose(captured.measured[0, run], expected, atol=TOLERANCES[vlm.architecture.name]["logit_diff"])
 
 
 def test_reference_scores_llava_by_the_last_piece_of_the_generated_text(golden):
