@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 if TYPE_CHECKING:
     from interventions.results.store import Arrays, Store
-    from interventions.study.study import Options, Study
+    from interventions.study.options import Options
+    from interventions.study.study import Study
 
 
 @dataclass(frozen=True)

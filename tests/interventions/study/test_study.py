@@ -16,8 +16,7 @@ import xarray as xr
 
 from corruptions.pair import LeftOut
 from data_prep.tables import schema as sample_table
-from interventions.attention_patterns import attention_patterns, capture_attention
-from interventions.backends.options import RayOptions, RemoteOptions
+from interventions.attention_patterns import attention_patterns
 from interventions.engine import budget as planning
 from interventions.engine import measuring
 from interventions.engine.capture import CLEAN, capture, example
@@ -25,14 +24,17 @@ from interventions.engine.oracle.verify import VerificationError
 from interventions.engine.plan import patches
 from interventions.engine.sweep import sweep
 from interventions.head_patching import patch_heads
+from interventions.methods import patching
+from interventions.methods.attention_patterns import capture_attention
+from interventions.methods.options import HeadPatching, ModulePatching
+from interventions.methods.per_sample import cells_of
 from interventions.models.vlm import Scored
 from interventions.module_patching import patch_modules
 from interventions.results import effects
 from interventions.results.store import ResultsError, Store, update_manifest
-from interventions.study import patching
 from interventions.study.command import reporting_errors
-from interventions.study.per_sample import cells_of
-from interventions.study.study import Options, prepare
+from interventions.study.options import Options, RayOptions, RemoteOptions
+from interventions.study.study import prepare
 from tests.conftest import ROOT
 from tests.support.hooks import layers_and_modules
 
@@ -89,7 +91,7 @@ def test_the_file_holds_what_the_engine_measured(study):
 
 
 def test_module_effects_line_tokens_up_by_role(study):
-    (path,) = patch_modules(study, "str", ("mlp",))
+    (path,) = patch_modules(study.under("str"), ModulePatching(("mlp",)))
     dataset = effects.read(path)
     roles = dataset.effects.by_role()
     assert {"correct", "incorrect", "or", "noun", "?"} <= set(roles.role.values)
@@ -100,9 +102,9 @@ def test_module_effects_line_tokens_up_by_role(study):
 
 def test_the_reference_definition_patches_blips_mlp_at_the_layers_output(tmp_path, data, blip):
     options = Options(model=blip.name, data=data, samples=1, out=tmp_path / "reference", device="cpu", definition="reference")
-    (reference,) = patch_modules(prepare(options, blip), components=("mlp",))
+    (reference,) = patch_modules(prepare(options, blip), ModulePatching(components=("mlp",)))
     options = Options(model=blip.name, data=data, samples=1, out=tmp_path / "ours", device="cpu")
-    mlp, block = patch_modules(prepare(options, blip), components=("mlp", "block"))
+    mlp, block = patch_modules(prepare(options, blip), ModulePatching(components=("mlp", "block")))
     np.testing.assert_array_equal(values(reference).logit_correct, values(block).logit_correct)
     assert not np.allclose(values(reference).logit_correct, values(mlp).logit_correct, equal_nan=True)
     assert values(reference).attrs["definition"] == "reference"
@@ -194,10 +196,10 @@ def test_a_study_keeps_the_plan_it_began_with(study, monkeypatch):
     seen = []
     real = patching._patch_pairs
     monkeypatch.setattr(patching, "_patch_pairs", lambda study, pairs, *rest: seen.append(len(pairs)) or real(study, pairs, *rest))
-    patch_modules(study, components=("mlp",))
+    patch_modules(study, ModulePatching(components=("mlp",)))
     assert set(seen) == {1}
     update_manifest(study.options.out, "plans", key, begun | {"dtype": "bfloat16"})
-    patch_modules(study, components=("block",))
+    patch_modules(study, ModulePatching(components=("block",)))
     assert max(seen) > 1
 
 
@@ -318,11 +320,11 @@ def test_wrong_options_are_refused(tmp_path, data, blip, options, message):
 
 def test_wrong_components_and_tokens_are_refused(study):
     with pytest.raises(ValueError, match="no component 'nose'"):
-        patch_modules(study, components=("mlp", "nose"))
+        patch_modules(study, ModulePatching(components=("mlp", "nose")))
     with pytest.raises(ValueError, match=r"'mlp' of .* has no heads"):
-        patch_heads(study, component="mlp")
+        patch_heads(study, HeadPatching(component="mlp"))
     with pytest.raises(ValueError, match="no token has the role 'verb'"):
-        patch_heads(study, tokens=("verb",))
+        patch_heads(study, HeadPatching(tokens=("verb",)))
 
 
 def test_a_full_disk_loses_no_finished_sample(study, monkeypatch):
