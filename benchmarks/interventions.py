@@ -25,7 +25,7 @@ import tyro
 from benchmarks.timing import seconds
 from corruptions import registry
 from corruptions.pair import Pair
-from data_prep.shapes import make_shapes
+from data_prep.scenes.table import make_shapes
 from interventions.attention_knockout import default_edges, default_window
 from interventions.direct_effect import of_example
 from interventions.engine import ablation as ablating

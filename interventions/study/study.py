@@ -22,7 +22,7 @@ from torch import Tensor
 from corruptions import registry
 from corruptions.options import CorruptionOptions
 from corruptions.pair import Corruption, LeftOut, Pair
-from data_prep.shapes import make_shapes
+from data_prep.scenes.table import make_shapes
 from data_prep.tables import schema as sample_table
 from data_prep.tables.sample import Sample
 from interventions import __version__, backends
