@@ -25,7 +25,7 @@ import tyro
 from benchmarks.timing import seconds
 from corruptions import registry
 from corruptions.pair import Pair
-from data_prep.shapes import make_shapes
+from data_prep.scenes.table import make_shapes
 from interventions.engine import ablation as ablating
 from interventions.engine import blocking
 from interventions.engine.capture import CORRUPT, Example, capture, example

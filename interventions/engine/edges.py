@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from corruptions.pair import LeftOut, Pair, Prompt
-from data_prep.tables.schema import Sample
+from data_prep.tables.sample import Sample
 from interventions.engine.blocking import Block
 from interventions.models.vlm import Vlm
 from interventions.results.roles import roles

@@ -13,8 +13,8 @@ import pandas as pd
 from datasets import Dataset, Value
 
 from data_prep.tables import schema as samples
-from data_prep.tables.preparing import rng_of
-from data_prep.tables.schema import SampleError
+from data_prep.tables.candidates import rng_of
+from data_prep.tables.sample import SampleError
 from interventions import backends
 from interventions.methods.options import SelectSamples
 from interventions.models.loading import HUB, resolve

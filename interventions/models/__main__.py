@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from corruptions import registry
-from data_prep.shapes import make_shapes
+from data_prep.scenes.table import make_shapes
 from interventions.engine.capture import capture, example
 from interventions.engine.oracle.verify import verify
 from interventions.engine.plan import patches

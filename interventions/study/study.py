@@ -20,9 +20,9 @@ from torch import Tensor
 
 from corruptions import registry
 from corruptions.pair import Corruption, LeftOut, Pair
-from data_prep.shapes import make_shapes
+from data_prep.scenes.table import make_shapes
 from data_prep.tables import schema as sample_table
-from data_prep.tables.schema import Sample
+from data_prep.tables.sample import Sample
 from interventions import __version__, backends
 from interventions.engine.capture import Example, PairError, example, prompts_of
 from interventions.engine.corrupt_embeddings import Noise, draw_noise, embedding_deviation, embedding_mean, replaced

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from data_prep.tables import schema as samples
-from data_prep.tables.schema import SampleError
+from data_prep.tables.sample import SampleError
 from interventions.methods.options import SelectSamples
 from interventions.methods.select_samples import ALL, PUBLISHED, accuracy_table, draw, in_halves
 from interventions.models import loading
