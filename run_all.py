@@ -13,6 +13,7 @@ from typing import Literal
 import tyro
 from tqdm import tqdm
 
+from data_prep.tables.command import reporting
 from interventions.methods.options import AttentionPatterns, HeadPatching, ModulePatching
 from interventions.study.options import Settings
 
@@ -155,11 +156,9 @@ def judged_corruptions(corruptions: tuple[str, ...], direction: str) -> tuple[st
 
 
 def main() -> None:
-    options = tyro.cli(RunAll)
-    from interventions.study.command import reporting_errors
-
     started = perf_counter()
-    with reporting_errors():
+    with reporting("run_all", ValueError):
+        options = tyro.cli(RunAll)
         run(options)
         analyse(options)
     print(f"\n{(perf_counter() - started) / 60:.1f} minutes", file=sys.stderr)

@@ -8,13 +8,14 @@ from typing import Literal, Protocol
 
 from PIL import Image
 
+from data_prep.tables.command import Fault
 from data_prep.tables.images import open_image
 from data_prep.tables.sample import Sample
 
 Span = tuple[int, int]
 
 
-class LeftOut(Exception):
+class LeftOut(Fault):
     """This sample cannot be corrupted so; the message is the reason that goes into the manifest."""
 
 

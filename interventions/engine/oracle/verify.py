@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from data_prep.tables.command import Fault
 from interventions.engine.capture import Example
 from interventions.engine.oracle.patching import run_plain
 from interventions.engine.plan import Patch
@@ -15,7 +16,7 @@ from interventions.models.vlm import Vlm
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.05}  # logits, where both paths only round differently
 
 
-class VerificationError(RuntimeError):
+class VerificationError(Fault):
     """A run among others and the same run the plain way disagree; names it."""
 
 
