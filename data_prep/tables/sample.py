@@ -1,10 +1,10 @@
-"""One sample, without the libraries that tables of samples need: its type, its error, and where its options stand in its question."""
+"""One sample, without the table it stands in: its type, what is wrong with one, and where its options stand in its question."""
 
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-Sample = Mapping[str, Any]  # one row of a sample table: the columns of `schema.FEATURES`
+Sample = Mapping[str, Any]  # one row of the table
 
 
 class SampleError(ValueError):
@@ -13,6 +13,10 @@ class SampleError(ValueError):
     def __init__(self, message: str, problems: Iterable[str] = ()) -> None:
         self.problems = list(problems)
         super().__init__("\n  ".join([message, *self.problems]))
+
+
+class Excluded(SampleError):
+    """A sample that is left out by design: its data has no fault, but a data set's reader does not ask about it."""
 
 
 def option_spans(question: str, correct: str, incorrect: str) -> tuple[tuple[int, int], tuple[int, int]]:

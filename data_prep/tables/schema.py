@@ -51,10 +51,6 @@ _REQUIRED = ["sample_id", "dataset", "category", "question", "correct_answer", "
 _CHUNK = 256  # rows encoded at a time
 
 
-class Excluded(SampleError):
-    """A sample that is left out by design: its data has no fault, but a data set's reader does not ask about it."""
-
-
 class Row(Mapping[str, Any]):
     """One sample of a table: texts at hand, images read from the table each time they are asked for."""
 
