@@ -23,8 +23,7 @@ import torch
 import tyro
 
 from benchmarks.timing import seconds
-from corruptions import registry
-from corruptions.pair import Pair
+from corruptions.base import CORRUPTIONS, Pair
 from data_prep.scenes.table import make_shapes
 from interventions.attention_knockout import default_edges, default_window
 from interventions.direct_effect import of_example
@@ -110,7 +109,7 @@ def run_row(model: str, vlm: Vlm, name: str, samples: int) -> Row:
 def shapes_examples(vlm: Vlm, count: int) -> list[tuple[Pair, Example]]:
     """Pairs of rendered scenes, the corrupt image with the other option true."""
     table = make_shapes(-(-count // 4), seed=0, progress=False)
-    maker = registry.make("sip", table, 0)
+    maker = CORRUPTIONS["sip"].make(table)
     pairs = [maker.corrupt(table[i], vlm.prompt) for i in range(count)]
     answers = [[pair.sample[name] for name in ("correct_answer", "incorrect_answer")] for pair in pairs]
     return [(pair, example(vlm, pair, vlm.scored(pair.clean_question, *both))) for pair, both in zip(pairs, answers, strict=True)]

@@ -22,7 +22,7 @@ import pandas as pd
 import tyro
 import xarray as xr
 
-from corruptions.pair import LeftOut, Pair
+from corruptions.base import LeftOut, Pair
 from interventions.engine.blocking import Block, sweep_blocks, verify_blocks
 from interventions.engine.capture import CORRUPT, Example, capture, example
 from interventions.engine.edges import GROUPS, Places, reads_a_prompt

@@ -16,7 +16,7 @@ import tyro
 import xarray as xr
 from jaxtyping import Float, Int
 
-from corruptions.pair import Pair
+from corruptions.base import Pair
 from interventions.engine.capture import CLEAN, CORRUPT, Example, capture
 from interventions.engine.gradients import attribution, integrated_attribution, of_cells
 from interventions.engine.oracle.verify import verify

@@ -24,7 +24,7 @@ import xarray as xr
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from corruptions.pair import Pair
+from corruptions.base import Pair
 from interventions.engine.ablation import run_ablated, verify_ablated
 from interventions.engine.capture import CLEAN, CORRUPT, capture
 from interventions.models.vlm import Vlm

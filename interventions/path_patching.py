@@ -20,7 +20,7 @@ import torch
 import tyro
 import xarray as xr
 
-from corruptions.pair import Pair
+from corruptions.base import Pair
 from interventions.engine.capture import CLEAN, CORRUPT, Example, capture
 from interventions.engine.oracle.paths import verify_paths
 from interventions.engine.oracle.verify import verify

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from corruptions import registry
+from corruptions.base import CORRUPTIONS
 from data_prep.scenes.table import make_shapes
 from interventions.engine.capture import capture, example
 from interventions.engine.oracle.verify import verify
@@ -91,7 +91,7 @@ def check(options: Check) -> str:
 def _hold_against_plain_path(vlm: Vlm) -> int:
     """Verify some cells of each component on one rendered pair; returns how many."""
     table = make_shapes(1, seed=0, progress=False)
-    pair = registry.make("sip", table, seed=0).corrupt(table[0], vlm.prompt)
+    pair = CORRUPTIONS["sip"].make(table).corrupt(table[0], vlm.prompt)
     ours = example(vlm, pair, Scored(0, 1))
     captured = capture(vlm, [ours], vlm.architecture.components)
     length = captured.lengths[0]

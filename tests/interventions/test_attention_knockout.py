@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import DynamicCache
 
 from benchmarks.models import llava as random_llava
-from corruptions.pair import LeftOut
+from corruptions.base import LeftOut
 from data_prep.tables import schema as sample_table
 from interventions import attention_knockout as knockout_script
 from interventions.attention_knockout import (
