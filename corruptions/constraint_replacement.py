@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from corruptions.pair import LeftOut, Pair, Prompt, Span, Tokenize, noun_span
-from data_prep.tables.schema import Sample, option_spans
+from data_prep.tables.sample import Sample, option_spans
 
 
 class ConstraintReplacement:

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from corruptions.pair import Pair, Tokenize
-from data_prep.tables.schema import Sample, option_spans
+from data_prep.tables.sample import Sample, option_spans
 
 
 class GaussianNoise:

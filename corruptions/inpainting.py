@@ -19,7 +19,7 @@ from corruptions.painting.cache import ImageCache
 from corruptions.painting.inpainter import Inpainter
 from corruptions.pair import LeftOut, Pair, Tokenize
 from data_prep.scenes.rendering import bounding_box
-from data_prep.tables.schema import Sample, option_spans
+from data_prep.tables.sample import Sample, option_spans
 
 _TRIPLET = ("subject", "verb", "object")
 

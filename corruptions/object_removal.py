@@ -10,7 +10,7 @@ from corruptions.inpainting import Region, inpaint, repaint
 from corruptions.painting.cache import ImageCache
 from corruptions.painting.inpainter import Inpainter
 from corruptions.pair import Pair, Tokenize
-from data_prep.tables.schema import Sample, option_spans
+from data_prep.tables.sample import Sample, option_spans
 
 FILL: dict[str, Any] = {"fill": "Telea", "radius": 3}
 

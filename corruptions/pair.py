@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from PIL import Image
 
 from data_prep.tables.images import open_image
-from data_prep.tables.schema import Sample
+from data_prep.tables.sample import Sample
 
 Span = tuple[int, int]
 

@@ -14,7 +14,7 @@ from corruptions.painting.inpainter import PAPERS_MODEL, Inpainter
 from corruptions.pair import Corruption
 from corruptions.semantic_image_pairs import SemanticImagePairs
 from corruptions.symmetric_token_replacement import SymmetricTokenReplacement
-from data_prep.tables.schema import Sample
+from data_prep.tables.sample import Sample
 
 MODALITIES = {"sip": SemanticImagePairs.modality, "str": SymmetricTokenReplacement.modality}
 MODALITIES |= {"gaussian_noise": "image", "gaussian_noise_text": "text"}

@@ -6,7 +6,7 @@ from typing import Literal
 from PIL import ImageChops
 
 from corruptions.pair import LeftOut, Pair, Tokenize
-from data_prep.tables.schema import Sample, option_spans
+from data_prep.tables.sample import Sample, option_spans
 
 
 class SemanticImagePairs:

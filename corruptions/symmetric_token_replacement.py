@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from corruptions.pair import LeftOut, Pair, Prompt, Span, Tokenize
-from data_prep.tables.schema import Sample, option_spans
+from data_prep.tables.sample import Sample, option_spans
 
 
 class SymmetricTokenReplacement:

@@ -37,7 +37,7 @@ from data_prep.tables.counterparts import (
 from data_prep.tables.delimited import FAULT, read_delimited
 from data_prep.tables.images import open_image
 from data_prep.tables.preparing import Candidate, Preparation, Source, left_out_entry
-from data_prep.tables.schema import Excluded, SampleError
+from data_prep.tables.sample import Excluded, SampleError
 
 NO_ATTRIBUTES = ("image", "sample_id", "noun", "mask", "box")  # columns of a table with a use of their own
 LAYOUT = """\

@@ -32,7 +32,7 @@ from data_prep.tables import preparing
 from data_prep.tables.counterparts import LeftOut, file_hash, images_hash, wrong_layout
 from data_prep.tables.images import open_image
 from data_prep.tables.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry, rng_of
-from data_prep.tables.schema import Excluded, SampleError
+from data_prep.tables.sample import Excluded, SampleError
 
 KEYS = {"colour": "color", "shape": "shape", "material": "material", "size": "size"}  # what is asked: its name in the scenes file
 FORMS = {

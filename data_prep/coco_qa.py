@@ -26,7 +26,7 @@ from data_prep.tables.coco import IMAGES, Objects, find_images, read_objects
 from data_prep.tables.counterparts import LeftOut, file_hash, images_hash, wrong_layout
 from data_prep.tables.images import open_image
 from data_prep.tables.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry, rng_of
-from data_prep.tables.schema import Excluded, SampleError
+from data_prep.tables.sample import Excluded, SampleError
 from data_prep.wording.coco_qa import Wording, mended
 
 TABLES = {"color_coco_qa.csv": "colour", "count_coco_qa.csv": "count", "location_coco_qa.csv": "location"}

@@ -25,7 +25,7 @@ from data_prep.tables import preparing
 from data_prep.tables.counterparts import LeftOut, Picture, file_hash, image_files, images_hash, mixed, pair_up, wrong_layout
 from data_prep.tables.images import open_image
 from data_prep.tables.preparing import Preparation, Source, left_out_entry
-from data_prep.tables.schema import Excluded, SampleError
+from data_prep.tables.sample import Excluded, SampleError
 
 GROUPS = {  # in the order of the table's numbers
     "angry": "negative",

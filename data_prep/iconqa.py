@@ -26,7 +26,7 @@ from data_prep.tables import preparing
 from data_prep.tables.counterparts import LeftOut, images_hash, mixed, wrong_layout
 from data_prep.tables.images import open_image
 from data_prep.tables.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry, rng_of
-from data_prep.tables.schema import Excluded, SampleError
+from data_prep.tables.sample import Excluded, SampleError
 
 TASKS = ("choose_txt", "fill_in_blank")
 BLANK = "(_)"

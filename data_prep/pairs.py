@@ -25,7 +25,7 @@ from data_prep.tables.counterparts import file_hash, images_hash, inside, object
 from data_prep.tables.delimited import FAULT, Line, read_delimited, read_text
 from data_prep.tables.images import open_image
 from data_prep.tables.preparing import Candidate, Preparation, Source
-from data_prep.tables.schema import SampleError
+from data_prep.tables.sample import SampleError
 
 COLUMNS: dict[str, tuple[str, ...]] = {  # column: other names for it
     "clean_image": ("clean_image_path",),

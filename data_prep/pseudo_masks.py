@@ -36,7 +36,8 @@ from transformers.utils import logging as transformers_logging
 from data_prep.scenes.rendering import bounding_box
 from data_prep.tables import schema as samples
 from data_prep.tables.counterparts import file_hash
-from data_prep.tables.schema import Row, SampleError
+from data_prep.tables.sample import SampleError
+from data_prep.tables.schema import Row
 
 SHOWN = 10  # samples without a mask that are printed; `data.json` has all
 

@@ -29,7 +29,7 @@ from data_prep.tables import preparing
 from data_prep.tables.counterparts import LeftOut, file_hash, images_hash, mixed, wrong_layout
 from data_prep.tables.images import open_image
 from data_prep.tables.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry, rng_of
-from data_prep.tables.schema import Excluded, SampleError
+from data_prep.tables.sample import Excluded, SampleError
 
 KINDS = {"square": "rectangle", "circle": "ellipse"}  # the first is one of the second
 MASKS = "drawn from the world models: the pixels whose centres lie inside the shape and inside no shape that was drawn after it"

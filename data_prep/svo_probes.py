@@ -27,7 +27,7 @@ from data_prep.tables.delimited import FAULT, Line, read_delimited
 from data_prep.tables.downloads import Downloads, Limits
 from data_prep.tables.images import ImageError, open_image
 from data_prep.tables.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry
-from data_prep.tables.schema import Excluded, SampleError
+from data_prep.tables.sample import Excluded, SampleError
 from data_prep.wording.inflection import PARTS, Links, Part, Question, Triplet, ask, expresses, options_in
 from data_prep.wording.rephrasing import Rephraser, load_rephraser
 

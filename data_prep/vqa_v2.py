@@ -24,7 +24,7 @@ from data_prep.tables.coco import find_images
 from data_prep.tables.counterparts import LeftOut, file_hash, images_hash, wrong_layout
 from data_prep.tables.images import open_image
 from data_prep.tables.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry, rng_of
-from data_prep.tables.schema import Excluded, SampleError, option_spans
+from data_prep.tables.sample import Excluded, SampleError, option_spans
 
 FILES = {
     "questions": "v2_OpenEnded_mscoco_{}2014_questions.json",

@@ -17,7 +17,7 @@ import inflect
 from PIL import Image, ImageDraw
 
 from data_prep.tables.counterparts import image_files, wrong_layout
-from data_prep.tables.schema import SampleError
+from data_prep.tables.sample import SampleError
 
 IMAGES = """\
   images/  (or below it, in train2014/ and val2014/)

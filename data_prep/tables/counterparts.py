@@ -19,7 +19,7 @@ from PIL import Image
 from data_prep.scenes.rendering import bounding_box
 from data_prep.tables.images import open_image
 from data_prep.tables.preparing import Candidate, correct_comes_first, left_out_entry, rng_of
-from data_prep.tables.schema import Excluded, SampleError
+from data_prep.tables.sample import Excluded, SampleError
 
 IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 LeftOut = list[dict[str, str]]

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from data_prep.tables import schema as samples
 from data_prep.tables.images import SMALLEST_SIDE, ImageError
-from data_prep.tables.schema import Excluded, SampleError
+from data_prep.tables.sample import Excluded, SampleError, option_spans
 
 PART = 64  # candidates between two savings
 SHOWN = 10  # reasons why samples are left out that are printed; `data.json` has all
@@ -268,7 +268,7 @@ def _row(options: Preparation, source: Source, candidate: Candidate) -> dict[str
     """A candidate's row, checked."""
     row = dict.fromkeys(samples.FEATURES, "") | {"object_mask": None, "object_box": []} | dict(candidate.make())
     row |= {"sample_id": candidate.sample_id, "dataset": source.name, "category": candidate.category}
-    right, wrong = samples.option_spans(row["question"], row["correct_answer"], row["incorrect_answer"])
+    right, wrong = option_spans(row["question"], row["correct_answer"], row["incorrect_answer"])
     row["correct_first"] = right < wrong
     _check(row)
     row |= _scaled(row, options.longest_side)

@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from corruptions.pair import Pair
 from data_prep.tables import schema as sample_table
+from data_prep.tables.sample import SampleError
 from interventions.backends import BackendError, Batch, Work
 from interventions.models.loading import load
 from interventions.models.parts import part_of
@@ -118,7 +119,7 @@ class Worker:
         if self._table is None or self._table[0] != wanted:
             try:
                 self._table = wanted, sample_table.load(task.folder)
-            except sample_table.SampleError as error:
+            except SampleError as error:
                 raise BackendError(
                     f"{self._where} cannot read the data: {error}. Its folder must be at the same path on every node"
                 ) from error

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from corruptions.pair import Pair
-from data_prep.tables.schema import Sample
+from data_prep.tables.sample import Sample
 from interventions.models.vlm import Pixels, Vlm, moved
 
 SAMPLES_A_RUN = 16  # on a remote host a run is a job

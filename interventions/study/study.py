@@ -24,7 +24,7 @@ from corruptions.options import CorruptionOptions
 from corruptions.pair import Corruption, LeftOut, Pair
 from data_prep.shapes import make_shapes
 from data_prep.tables import schema as sample_table
-from data_prep.tables.schema import Sample
+from data_prep.tables.sample import Sample
 from interventions import __version__, backends
 from interventions.backends.options import Backend, RayOptions, RemoteOptions
 from interventions.engine.capture import Example, PairError, example, prompts_of

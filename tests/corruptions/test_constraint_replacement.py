@@ -10,7 +10,7 @@ import pytest
 from corruptions.constraint_replacement import ConstraintReplacement, constraint_span
 from corruptions.pair import LeftOut, Prompt
 from data_prep.scenes.rendering import SHAPES
-from data_prep.tables.schema import option_spans
+from data_prep.tables.sample import option_spans
 from interventions.results.roles import roles
 
 

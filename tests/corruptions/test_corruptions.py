@@ -10,7 +10,7 @@ from corruptions import registry
 from corruptions.pair import LeftOut
 from corruptions.semantic_image_pairs import SemanticImagePairs
 from corruptions.symmetric_token_replacement import SymmetricTokenReplacement, replace_options
-from data_prep.tables.schema import option_spans
+from data_prep.tables.sample import option_spans
 
 
 def sample(question="Is the circle red or blue?", correct="red", incorrect="blue", **more):

@@ -17,7 +17,7 @@ from data_prep.tables import schema as samples
 from data_prep.tables.counterparts import image_files
 from data_prep.tables.images import ImageError, open_image
 from data_prep.tables.preparing import Candidate, Source
-from data_prep.tables.schema import SampleError
+from data_prep.tables.sample import SampleError
 
 CARS = Path(__file__).resolve().parents[3] / "shared" / "data" / "stanford_cars"
 

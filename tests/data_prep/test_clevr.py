@@ -18,7 +18,7 @@ from data_prep.clevr import Clevr, approximate_box, read_clevr, read_palit, run_
 from data_prep.scenes.partners import Partners, Thing
 from data_prep.tables import preparing
 from data_prep.tables import schema as samples
-from data_prep.tables.schema import SampleError
+from data_prep.tables.sample import SampleError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 WORDS = {

@@ -16,7 +16,7 @@ from data_prep.coco_qa import CocoQa, main, read_coco_qa
 from data_prep.tables import schema as samples
 from data_prep.tables.coco import find_images, nouns
 from data_prep.tables.preparing import prepare
-from data_prep.tables.schema import SampleError
+from data_prep.tables.sample import SampleError
 from data_prep.wording.coco_qa import mended, plain
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_qa"

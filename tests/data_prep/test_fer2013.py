@@ -12,7 +12,7 @@ from data_prep.fer2013 import Fer2013, main, read_fer2013
 from data_prep.tables import preparing
 from data_prep.tables import schema as samples
 from data_prep.tables.images import open_image
-from data_prep.tables.schema import SampleError
+from data_prep.tables.sample import SampleError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "fer2013"
 ADJECTIVES = {  # the release's folder names; the order is that of the table's numbers

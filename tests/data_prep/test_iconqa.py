@@ -13,7 +13,7 @@ from data_prep import iconqa
 from data_prep.iconqa import IconQa, question_with, read_iconqa
 from data_prep.tables import preparing
 from data_prep.tables import schema as samples
-from data_prep.tables.schema import SampleError
+from data_prep.tables.sample import SampleError, option_spans
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "iconqa"
 DOTS = "How many dots are there?"
@@ -87,7 +87,7 @@ def test_two_problems_with_one_question(tmp_path):
 def test_questions_name_both_options(text, first, second, unit, expected):
     question = question_with(text, first, second, unit)
     assert question == expected
-    left, right = samples.option_spans(question, first, second)
+    left, right = option_spans(question, first, second)
     assert left < right
 
 

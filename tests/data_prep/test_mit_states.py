@@ -13,7 +13,7 @@ from data_prep.mit_states import LISTS, MitStates, main, read_lists, read_mit_st
 from data_prep.tables import preparing
 from data_prep.tables import schema as samples
 from data_prep.tables.images import open_image
-from data_prep.tables.schema import SampleError
+from data_prep.tables.sample import SampleError
 
 LISTING = Path(__file__).resolve().parents[3] / "shared" / "data" / "mit_states" / "MIT_states_raw.txt"
 FOLDERS = {

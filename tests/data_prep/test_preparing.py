@@ -12,7 +12,7 @@ from data_prep.scenes.rendering import bounding_box
 from data_prep.tables import preparing
 from data_prep.tables import schema as samples
 from data_prep.tables.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry, prepare
-from data_prep.tables.schema import Excluded, SampleError
+from data_prep.tables.sample import Excluded, SampleError
 
 PART = 4
 COUNT = 22

@@ -25,7 +25,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from data_prep import pseudo_masks
 from data_prep.pseudo_masks import PseudoMasks, make_pseudo_masks
 from data_prep.tables import schema as samples
-from data_prep.tables.schema import SampleError
+from data_prep.tables.sample import SampleError
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = [(40, 24), (24, 40), (32, 32), (17, 51), (60, 20)]

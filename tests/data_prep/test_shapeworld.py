@@ -14,7 +14,7 @@ from data_prep import shapeworld
 from data_prep.shapeworld import ShapeWorld, read_shapeworld, visible
 from data_prep.tables import preparing
 from data_prep.tables import schema as samples
-from data_prep.tables.schema import SampleError
+from data_prep.tables.sample import SampleError
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "shapeworld"
 real = pytest.mark.skipif(not REAL.exists(), reason="the shared data is not here")

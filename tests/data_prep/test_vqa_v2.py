@@ -11,7 +11,7 @@ from PIL import Image
 
 from data_prep.tables import schema as samples
 from data_prep.tables.preparing import prepare
-from data_prep.tables.schema import SampleError
+from data_prep.tables.sample import SampleError
 from data_prep.vqa_v2 import VqaV2, main, read_vqa_v2
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "vqa_v2"
