@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from corruptions.pair import LeftOut, Pair, Prompt
+from corruptions.base import LeftOut, Pair, Prompt
 from data_prep.tables.sample import Sample
 from interventions.engine.blocking import Block
 from interventions.models.vlm import Vlm

@@ -12,7 +12,7 @@ from nnsight import save
 from PIL import Image
 from torch import Tensor
 
-from corruptions.pair import LeftOut, Pair
+from corruptions.base import LeftOut, Pair
 from interventions.engine.edges import patch_shares
 from interventions.methods.options import AttentionPatterns
 from interventions.methods.per_sample import each_sample

@@ -10,10 +10,10 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float, Int
 
-from corruptions.pair import Pair
+from corruptions.base import Pair
 from interventions.engine.capture import CLEAN, CORRUPT, Example, capture
 from interventions.engine.gradients import attribution, integrated_attribution, of_cells
-from interventions.engine.oracle.verify import verify
+from interventions.engine.oracle.patching import verify_patches
 from interventions.engine.plan import patches
 from interventions.engine.sweep import sweep
 from interventions.methods.options import AttributionPatching, Exact
@@ -86,7 +86,7 @@ def _of_example(
         mine = [every[number] for number in chosen]
         (measured,) = sweep(vlm, captured, [mine])
         if check:
-            verify(vlm, ours, mine, measured)
+            verify_patches(vlm, ours, mine, measured)
         patched[chosen] = measured.cpu().numpy()
     return {**found, "patched": patched.reshape(*estimate.shape, -1), "runs": captured.measured[0].cpu().numpy()}
 

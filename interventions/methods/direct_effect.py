@@ -16,7 +16,7 @@ import xarray as xr
 from nnsight import save
 from torch import Tensor
 
-from corruptions.pair import Pair
+from corruptions.base import Pair
 from interventions.engine.capture import CLEAN, Example, example
 from interventions.methods.per_sample import attributes, each_sample, sample_coordinates
 from interventions.models.architecture import Port

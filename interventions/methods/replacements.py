@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from corruptions.pair import Pair
+from corruptions.base import Pair
 from interventions.engine.capture import Captured, Example, capture
 from interventions.methods.options import Replacement
 from interventions.methods.per_sample import roles_of
