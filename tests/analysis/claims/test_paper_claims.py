@@ -25,7 +25,7 @@ from analysis.paper_claims import CLAIMS, OTHER_DATA, OTHER_MODEL, REPLICATION, 
 from analysis.store.folder import ResultsError, read_tree, stale, write_tree
 from analysis.universal_heads import Rule
 from analysis.universal_heads import find as find_universal
-from interventions.study.study import Options
+from interventions.study.options import Options
 from tests.support.claims_folders import (
     BLIP,
     BLIP_HEADS,
