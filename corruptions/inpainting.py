@@ -16,7 +16,7 @@ from PIL import Image
 
 from corruptions.base import LeftOut, Pair, PairMaker, Tokenize, register
 from corruptions.painting.cache import ImageCache
-from data_prep.scenes.rendering import bounding_box
+from data_prep.tables.images import bounding_box
 from data_prep.tables.sample import Sample, option_spans
 
 if TYPE_CHECKING:

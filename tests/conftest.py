@@ -11,7 +11,7 @@ sys.path.insert(0, str(ROOT))
 import torch
 
 from corruptions.base import CORRUPTIONS
-from data_prep.shapes import make_shapes
+from data_prep.scenes.table import make_shapes
 from data_prep.tables import schema as sample_table
 from interventions.models.loading import load
 

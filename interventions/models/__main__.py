@@ -8,9 +8,9 @@ from typing import Annotated
 import tyro
 
 from corruptions.base import CORRUPTIONS
-from data_prep.shapes import make_shapes
+from data_prep.scenes.table import make_shapes
 from interventions.engine.capture import capture, example
-from interventions.engine.oracle.verify import verify
+from interventions.engine.oracle.patching import verify_patches
 from interventions.engine.plan import patches
 from interventions.engine.sweep import sweep
 from interventions.models.architecture import ARCHITECTURES, Architecture
@@ -76,7 +76,7 @@ def _ports(architecture: Architecture) -> list[str]:
 
 
 def check(options: Check) -> str:
-    """The report on a checkpoint; raises what `load` and `verify` raise."""
+    """The report on a checkpoint; raises what `load` and `verify_patches` raise."""
     vlm = load(options.model, options.device, options.dtype, options.revision, check=False)
     check_sites(vlm)
     compared = _hold_against_plain_path(vlm)
@@ -105,7 +105,7 @@ def _hold_against_plain_path(vlm: Vlm) -> int:
         heads = vlm.n_heads if component in vlm.architecture.attention else None
         every = [patch for patch in patches(component, vlm.n_layers, heads, cells) if component in vlm.components_of(patch.layers[0])]
         (measured,) = sweep(vlm, captured, [every])
-        verify(vlm, ours, every, measured)
+        verify_patches(vlm, ours, every, measured)
         compared += min(4, len(every))
     return compared
 

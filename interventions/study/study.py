@@ -21,7 +21,7 @@ from torch import Tensor
 
 from corruptions.base import CORRUPTIONS, LeftOut, Pair, PairMaker, help_text, named
 from corruptions.options import CorruptionOptions
-from data_prep.shapes import make_shapes
+from data_prep.scenes.table import make_shapes
 from data_prep.tables import schema as sample_table
 from data_prep.tables.sample import Sample
 from interventions import __version__, backends

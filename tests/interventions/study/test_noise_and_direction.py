@@ -10,8 +10,7 @@ from corruptions.base import CORRUPTIONS, LeftOut
 from corruptions.options import CorruptionOptions
 from interventions.engine.capture import capture, example
 from interventions.engine.corrupt_embeddings import draw_noise, embedding_deviation, replaced
-from interventions.engine.oracle.patching import run_plain
-from interventions.engine.oracle.verify import verify
+from interventions.engine.oracle.patching import run_plain, verify_patches
 from interventions.engine.plan import patches
 from interventions.engine.sweep import sweep
 from interventions.head_patching import patch_heads
@@ -132,7 +131,7 @@ def test_embeddings_are_changed_before_the_decoder_as_in_the_whole_model(blip, m
     torch.testing.assert_close(captured.measured, capture(blip, [whole], ("mlp",)).measured, atol=2e-5, rtol=0)
     assert (captured.measured[0, 0] - captured.measured[0, 1]).abs().max() > 0.01
     every = patches("mlp", decoder.n_layers, None, [Cell("", "", (0,))])
-    verify(decoder, ours, every, sweep(decoder, captured, [every])[0])
+    verify_patches(decoder, ours, every, sweep(decoder, captured, [every])[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
