@@ -131,16 +131,16 @@ def analyse(options: RunAll) -> None:
         stability.find_and_write(options.out, stability.Subsampling(options.metric, image_corruption=image, text_corruption=text))
     except stability.NothingToTakeApart as reason:
         print(f"stability was not judged: {reason}", file=sys.stderr)
-    head_functions.find_and_write(options.out, metric=options.metric)
+    head_functions.write(options.out, head_functions.HeadFunctions(metric=options.metric))
     modules.find_and_write(options.out, metric=options.metric)
     if len(options.corruptions) > 1:
         try:
             compare_corruptions.find_and_write(options.out, compare_corruptions.Comparing(metric=options.metric))
         except compare_corruptions.NothingToCompare as reason:
             print(f"corruptions were not compared: {reason}", file=sys.stderr)
-    figures.draw_all(options.out, metric=options.metric)
+    figures.write(options.out, figures.Figures(metric=options.metric))
     claims, _ = paper_claims.find_and_write(options.out)
-    page = report.write_report(options.out)
+    (page,) = report.write(options.out).paths
     print(f"\nresults: {options.out.resolve()}\nreport:  {page}\n\nNOTICE's universal heads\n{universal_heads.summary(found)}")
     print(f"\nheads that hold up (signed effects, corrected tests)\n{beyond_chance}\n\n{paper_claims.counts(claims)}")
 
