@@ -171,16 +171,16 @@ def _analyse(options: RunAll) -> list[str]:
         stability.find_and_write(options.out, stability.Subsampling(options.metric, image_corruption=image, text_corruption=text))
     except stability.NothingToTakeApart as reason:
         notes.append(f"stability was not judged: {reason}")
-    head_functions.find_and_write(options.out, metric=options.metric)
+    head_functions.write(options.out, head_functions.HeadFunctions(metric=options.metric))
     modules.find_and_write(options.out, metric=options.metric)
     if len(options.corruptions) > 1:
         try:
             compare_corruptions.find_and_write(options.out, compare_corruptions.Comparing(metric=options.metric))
         except compare_corruptions.NothingToCompare as reason:
             notes.append(f"corruptions were not compared: {reason}")
-    figures.draw_all(options.out, metric=options.metric)
+    figures.write(options.out, figures.Figures(metric=options.metric))
     claims, _ = paper_claims.find_and_write(options.out)
-    page = report.write_report(options.out)
+    (page,) = report.write(options.out).paths
     return [
         *notes,
         f"\nresults: {options.out.resolve()}\nreport:  {page}\n\nNOTICE's universal heads\n{universal_heads.summary(found)}"

@@ -30,6 +30,7 @@ from interventions.models.parts import part_of
 from interventions.models.vlm import Scored, Server, Vlm
 from interventions.results.store import check_writable, read_manifest, update_manifest
 from interventions.study.answers import answer_all, ask_backend, is_exact_match
+from interventions.study.option_words import asked, defaults
 from interventions.study.options import Options
 
 log = logging.getLogger(__name__)
@@ -317,7 +318,22 @@ def prepare(options: Options, vlm: Vlm | None = None) -> Study:
     torch.set_num_threads(options.threads or (1 if vlm.width < SMALL_WIDTH else os.cpu_count() or 1))
     study = Study(options, vlm, name, table, fingerprint, {}, options.data_folder)
     study.answers = answer_all(vlm, table, fingerprint, options.out, name, ask=partial(ask_backend, study))
+    shared = {key: value for key, value in asked(options).items() if key in defaults(Options)}
+    update_manifest(options.out, "studies", f"{vlm.name}/{name}", {"options": shared, "facts": facts(vlm)})
     return study
+
+
+def facts(vlm: Vlm) -> dict[str, Any]:
+    """What the analysis must know of a model to say which commands can be run on it; for the manifest."""
+    architecture = vlm.architecture
+    head_attention = architecture.attention.get(architecture.head_component)
+    return {
+        "causal": architecture.causal,
+        "head_component": architecture.head_component,
+        "main_token": architecture.main_token,
+        "reads": sorted(vlm.reads),
+        "reads_patches": head_attention is not None and head_attention.image_keys in ("after_class_token", "image_tokens"),
+    }
 
 
 def check_options(options: Options) -> None:
