@@ -580,7 +580,7 @@ def _options(module: str) -> tuple[type, ...]:
 
 
 def _shared_options() -> type:
-    from interventions.study.study import Options
+    from interventions.study.options import Options
 
     return Options
 

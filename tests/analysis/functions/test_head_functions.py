@@ -15,7 +15,7 @@ from analysis.page.tables import _function, function_rows
 from analysis.store.folder import ResultsError, read_tree
 from analysis.universal_heads import Rule
 from analysis.universal_heads import find_and_write as find_universal
-from interventions.attention_patterns import attention_patterns
+from interventions.attention_patterns import map_attention
 from interventions.study.options import Options
 from interventions.study.study import prepare
 from tests.support.synthetic_attention import null_attention
@@ -49,7 +49,7 @@ def results(tmp_path_factory):
 def shipped(blip, tmp_path_factory):
     """What heads of the shipped model do, from its own attention on rendered scenes."""
     out = tmp_path_factory.mktemp("shipped")
-    attention_patterns(prepare(Options(model="blip-shapes", data="shapes", samples=12, out=out, seed=3), blip))
+    map_attention(prepare(Options(model="blip-shapes", data="shapes", samples=12, out=out, seed=3), blip))
     return find(out, Thresholds(resamples=200, permutations=20))["blip-shapes"]
 
 
