@@ -20,8 +20,7 @@ from transformers import (
 )
 
 from data_prep.scenes.small_models import blip_shapes
-from interventions.models.loading import wrap
-from interventions.models.names import CHECKPOINTS
+from interventions.models.loading import CHECKPOINTS, wrap
 from interventions.models.vlm import Vlm
 
 
