@@ -8,7 +8,7 @@ from functools import cached_property
 
 from PIL import Image
 
-from corruptions.pair import LeftOut, Pair, Prompt
+from corruptions.base import LeftOut, Pair, Prompt
 from data_prep.tables.sample import Sample
 from interventions.attention_patterns import patch_shares
 from interventions.engine.blocking import Block
