@@ -153,6 +153,7 @@ def analyse(options: RunAll) -> None:
         stability,
         universal_heads,
     )
+    from analysis.claims.page import counts
 
     image, text = judged_corruptions(options.corruptions, options.direction)
     found = universal_heads.find_and_write(options.out, universal_heads.Rule(options.metric, image_corruption=image, text_corruption=text))
@@ -172,10 +173,10 @@ def analyse(options: RunAll) -> None:
         except compare_corruptions.NothingToCompare as reason:
             print(f"corruptions were not compared: {reason}", file=sys.stderr)
     figures.draw_all(options.out, metric=options.metric)
-    claims, _ = paper_claims.find_and_write(options.out)
+    claims, _ = paper_claims.write(options.out)
     page = report.write_report(options.out)
     print(f"\nresults: {options.out.resolve()}\nreport:  {page}\n\nNOTICE's universal heads\n{universal_heads.summary(found)}")
-    print(f"\nheads that hold up (signed effects, corrected tests)\n{beyond_chance}\n\n{paper_claims.counts(claims)}")
+    print(f"\nheads that hold up (signed effects, corrected tests)\n{beyond_chance}\n\n{counts(claims)}")
 
 
 def judged_corruptions(corruptions: tuple[str, ...], direction: str) -> tuple[str, str]:

@@ -36,6 +36,7 @@ WHOLE = (  # modules all of whose public functions have an example
     "module_effects.statistics",
     "module_effects.tables",
     "paper_claims",
+    "claims.page",
     "report",
     "figures",
     "store.command",
