@@ -14,13 +14,14 @@ from typing import Annotated, Literal
 import tyro
 from tqdm import tqdm
 
+from corruptions.base import CORRUPTIONS, default, help_text
 from corruptions.options import CorruptionOptions
 from interventions.backends.options import Backend, RayOptions, RemoteOptions
 
 DEFAULT_MODELS = ("blip-shapes", "llava-shapes")
 SHARED = (  # options that every intervention takes
-    *("samples", "out", "device", "dtype", "seed", "threads", "direction", "noise_multiple", "noise_draws", "divergence"),
-    *("shared_pieces", "painting", "keep_wrong", "overwrite", "backend", "ray", "remote"),
+    *("samples", "out", "device", "dtype", "seed", "threads", "direction", "divergence"),
+    *("shared_pieces", "corruption_options", "keep_wrong", "overwrite", "backend", "ray", "remote"),
 )
 
 
@@ -37,8 +38,7 @@ class RunAll:
     """Models: blip-shapes, llava-shapes (shipped), blip-vqa-base, llava-1.5-7b (the Hub), folders with checkpoints, or Hub ids."""
     datasets: tuple[str, ...] = ("shapes",)
     """Data sets: folders prepared with data_prep, or `shapes`, which is made when it is not there."""
-    corruptions: tuple[str, ...] = ("sip", "str")
-    """How corrupt runs are made: sip (another image), str (other options in the question), gaussian_noise, ...; README.md lists them."""
+    corruptions: Annotated[tuple[str, ...], tyro.conf.arg(help=help_text())] = (default("image"), default("text"))
     samples: int = 100
     """Samples of each category (task) that a model answers correctly, half with the correct option first."""
     out: Path = Path("results")
@@ -60,16 +60,12 @@ class RunAll:
     """CPU threads; 0 takes one for a small model and all cores for others."""
     direction: Literal["denoising", "noising"] = "denoising"
     """denoising puts clean states into the corrupt run; noising puts corrupt states into the clean run."""
-    noise_multiple: float = 3.0
-    """Standard deviation of gaussian_noise, as a multiple of that of the embeddings."""
-    noise_draws: int = 10
-    """Draws of gaussian_noise a sample."""
     divergence: bool = False
     """Measure the Kullback-Leibler divergence from the clean run too."""
     shared_pieces: Literal["leave-out", "force"] = "leave-out"
     """Answers whose first token is the same: left out, or given what they share and scored on the next token."""
-    painting: Annotated[CorruptionOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=CorruptionOptions)
-    """Options of corruptions that paint images or replace nouns."""
+    corruption_options: Annotated[CorruptionOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=CorruptionOptions)
+    """Options of corruptions."""
     keep_wrong: bool = False
     """Use samples that a model answers wrongly too (the paper does not)."""
     overwrite: bool = False
@@ -132,7 +128,7 @@ def run(options: RunAll) -> None:
 @contextmanager
 def noting_what_is_left_out() -> Iterator[None]:
     """A stage for which no sample is left is said to be not run, here and in the manifest; the others go on."""
-    from corruptions.pair import LeftOut
+    from corruptions.base import LeftOut
 
     try:
         yield
@@ -181,12 +177,13 @@ def analyse(options: RunAll) -> None:
 
 def judged_corruptions(corruptions: tuple[str, ...], direction: str) -> tuple[str, str]:
     """The image and the text corruption that heads are judged by: NOTICE's, or the first of its modality where that was not run."""
-    from corruptions.registry import MODALITIES
-
     suffix = "-noising" if direction == "noising" else ""
-    there = {modality: [name for name in corruptions if MODALITIES[name] == modality] for modality in ("image", "text")}
-    image, text = (paper if paper in names or not names else names[0] for paper, names in zip(("sip", "str"), there.values(), strict=True))
+    image, text = (_judged([name for name in corruptions if CORRUPTIONS[name].modality == m], default(m)) for m in ("image", "text"))
     return image + suffix, text + suffix
+
+
+def _judged(corruptions: list[str], usual: str) -> str:
+    return usual if usual in corruptions or not corruptions else corruptions[0]
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ import torch
 import tyro
 
 from benchmarks.timing import seconds
-from corruptions import registry
+from corruptions.base import CORRUPTIONS
 from corruptions.options import CorruptionOptions
 from interventions.engine.budget import plan
 from interventions.engine.measuring import measure_pairs
@@ -30,7 +30,7 @@ from interventions.engine.plan import patches
 from interventions.study.per_sample import cells_of
 from interventions.study.study import Options, Study, prepare
 
-NAMES = tuple(name for name in registry.NAMES if name != "inpainting")
+NAMES = tuple(name for name in CORRUPTIONS if name != "inpainting")
 
 
 @dataclass
@@ -71,8 +71,9 @@ class Row:
 def time_one(study: Study, corruption: str) -> tuple[float, float]:
     """Median seconds that a sample takes to be made, and to be measured."""
     vlm = study.vlm
-    afresh = replace(study.options.painting, inpainted=study.options.painting.inpainted / "again")  # the study has kept what it painted
-    maker = registry.make(corruption, [study.sample(name) for name in study.table["sample_id"]], 0, afresh)
+    kept = study.options.corruption_options
+    afresh = replace(kept, inpainted=kept.inpainted / "again")  # the study has kept what it painted
+    maker = CORRUPTIONS[corruption].make([study.sample(name) for name in study.table["sample_id"]], 0, afresh)
     pairs = study.pairs(corruption)[0]
     study.examples(pairs[0], corruption)  # what is measured once a study
     making, measuring = [], []
@@ -96,7 +97,15 @@ def run(options: Corruptions) -> list[Row]:
         with tempfile.TemporaryDirectory() as folder:
             painting = CorruptionOptions(inpainted=Path(folder) / "inpainted")
             study = prepare(
-                Options(model=model, samples=options.samples, out=Path(folder), device="cpu", keep_wrong=True, painting=painting, threads=1)
+                Options(
+                    model=model,
+                    samples=options.samples,
+                    out=Path(folder),
+                    device="cpu",
+                    keep_wrong=True,
+                    corruption_options=painting,
+                    threads=1,
+                )
             )
             for name in NAMES:
                 making, measuring = time_one(study, name)

@@ -17,13 +17,11 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
-import inflect
-import tyro
 from PIL import Image
 
-from data_prep.tables import preparing
+from data_prep.tables.candidates import Candidate, Preparation, Source, left_out_entry
 from data_prep.tables.counterparts import (
-    LeftOut,
+    LeftOutEntries,
     Picture,
     file_hash,
     image_files,
@@ -36,8 +34,8 @@ from data_prep.tables.counterparts import (
 )
 from data_prep.tables.delimited import FAULT, read_delimited
 from data_prep.tables.images import open_image
-from data_prep.tables.preparing import Candidate, Preparation, Source, left_out_entry
-from data_prep.tables.schema import Excluded, SampleError
+from data_prep.tables.readers import main, reader
+from data_prep.tables.sample import Excluded, SampleError
 
 NO_ATTRIBUTES = ("image", "sample_id", "noun", "mask", "box")  # columns of a table with a use of their own
 LAYOUT = """\
@@ -53,6 +51,12 @@ _PLACE = re.compile(r"\{([^{}]*)\}")
 Record = dict[str, str]
 
 
+@reader(
+    title="birds, cars, clothes, feelings, emojis, ...",
+    categories="the attributes",
+    corrupt_image="an image of another class",
+    masks="yours",
+)
 @dataclass(kw_only=True)
 class AttributeFolder(Preparation):
     """Make a sample table from any images with class labels.
@@ -85,6 +89,9 @@ class AttributeFolder(Preparation):
     shared_first_word: bool = False
     """Offer also values with the same first word against each other ("black cat", "black dog"): for studies with --shared-pieces force."""
 
+    def read(self) -> Source:
+        return read_attribute_folder(self)
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -100,11 +107,7 @@ class Labels:
     root: Path
     columns: Mapping[str, str]
     rows: Sequence[tuple[str, Record]]
-    left_out: LeftOut
-
-
-def main(options: AttributeFolder) -> None:
-    preparing.run(options, lambda: read_attribute_folder(options), "data_prep.attribute_folder")
+    left_out: LeftOutEntries
 
 
 def read_attribute_folder(options: AttributeFolder) -> Source:
@@ -162,7 +165,7 @@ def _first_words_differ(first: str, second: str) -> bool:
 
 
 def _groups(
-    options: AttributeFolder, labels: Labels, attribute: str, shared: Sequence[str], suffix: str, left_out: LeftOut
+    options: AttributeFolder, labels: Labels, attribute: str, shared: Sequence[str], suffix: str, left_out: LeftOutEntries
 ) -> Iterator[list[Picture]]:
     """Pictures that can be each other's counterparts; adds to `left_out` what cannot be used."""
     groups: dict[tuple[str, ...], list[tuple[str, Picture]]] = {}
@@ -234,7 +237,9 @@ def with_article(words: str) -> str:
 
 
 @cache
-def _engine() -> inflect.engine:
+def _engine() -> Any:
+    import inflect  # takes two seconds to load
+
     engine = inflect.engine()
     engine.defan(r"(SUV\b|8|1[18](?!\d)|[AEFHILMNORSX]\d).*")  # an SUV, an 8-ball, an 11th, an M3
     return engine
@@ -273,4 +278,4 @@ def _read_table(path: Path, images_root: Path | None) -> Labels:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(AttributeFolder))
+    main(AttributeFolder)

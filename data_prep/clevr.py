@@ -23,16 +23,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import tyro
 from PIL import Image
 
 from data_prep.scenes.partners import PARTNERS, Partners, Thing
-from data_prep.scenes.rendering import bounding_box
-from data_prep.tables import preparing
-from data_prep.tables.counterparts import LeftOut, file_hash, images_hash, wrong_layout
-from data_prep.tables.images import open_image
-from data_prep.tables.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry, rng_of
-from data_prep.tables.schema import Excluded, SampleError
+from data_prep.tables.candidates import Candidate, Preparation, Source, correct_comes_first, left_out_entry, rng_of
+from data_prep.tables.counterparts import LeftOutEntries, file_hash, images_hash, wrong_layout
+from data_prep.tables.images import bounding_box, open_image
+from data_prep.tables.readers import main, reader
+from data_prep.tables.sample import Excluded, SampleError
 
 KEYS = {"colour": "color", "shape": "shape", "material": "material", "size": "size"}  # what is asked: its name in the scenes file
 FORMS = {
@@ -51,6 +49,12 @@ LAYOUT = """\
 (train likewise; for scenes of your own give --scenes and --images)"""
 
 
+@reader(
+    title="CLEVR",
+    categories="colour, shape, material, size",
+    corrupt_image="the most similar scene with another answer",
+    masks="boxes",
+)
 @dataclass(kw_only=True)
 class Clevr(Preparation):
     """Make a sample table of CLEVR.
@@ -75,6 +79,13 @@ class Clevr(Preparation):
     """Ask the yes/no questions of this table instead (clevr_vqa_dataset_3.csv of Palit et al.); scenes are then not read. The partner is
     drawn from the images in which the same question has the other answer."""
 
+    def read(self) -> Source:
+        images = self.images or self.folder / "images" / self.split
+        if self.palit_csv:
+            return read_palit(self.palit_csv, images, seed=self.seed)
+        scenes = self.scenes or self.folder / "scenes" / f"CLEVR_{self.split}_scenes.json"
+        return read_clevr(scenes, images, seed=self.seed)
+
 
 @dataclass(frozen=True)
 class _Scene:
@@ -83,18 +94,6 @@ class _Scene:
     where: str
     things: tuple[Thing, ...]
     records: tuple[Mapping[str, Any], ...]
-
-
-def main(options: Clevr) -> None:
-    images = options.images or options.folder / "images" / options.split
-    scenes = options.scenes or options.folder / "scenes" / f"CLEVR_{options.split}_scenes.json"
-
-    def read() -> Source:
-        if options.palit_csv:
-            return read_palit(options.palit_csv, images, seed=options.seed)
-        return read_clevr(scenes, images, seed=options.seed)
-
-    preparing.run(options, read, "data_prep.clevr")
 
 
 def read_clevr(scenes_file: Path, images: Path, *, seed: int = 0) -> Source:
@@ -265,7 +264,7 @@ def read_palit(table: Path, images: Path, *, seed: int = 0) -> Source:
     """
     there = _image_names(images)
     questions: dict[tuple[str, str], tuple[str, str, str]] = {}  # image and question -> id, where and answer
-    left_out: LeftOut = []
+    left_out: LeftOutEntries = []
     for line, image, cell in _palit_rows(table):
         try:
             if Path(image).name != image or f"{image}.png" not in there:
@@ -335,4 +334,4 @@ def _palit_row(images: Path, image: str, partner: str, question: str, answer: st
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Clevr))
+    main(Clevr)

@@ -19,14 +19,12 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
-import tyro
-
-from data_prep.tables import preparing
+from data_prep.tables.candidates import Candidate, Preparation, Source, correct_comes_first, left_out_entry, rng_of
 from data_prep.tables.coco import IMAGES, Objects, find_images, read_objects
-from data_prep.tables.counterparts import LeftOut, file_hash, images_hash, wrong_layout
+from data_prep.tables.counterparts import LeftOutEntries, file_hash, images_hash, wrong_layout
 from data_prep.tables.images import open_image
-from data_prep.tables.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry, rng_of
-from data_prep.tables.schema import Excluded, SampleError
+from data_prep.tables.readers import main, reader
+from data_prep.tables.sample import Excluded, SampleError
 from data_prep.wording.coco_qa import Wording, mended
 
 TABLES = {"color_coco_qa.csv": "colour", "count_coco_qa.csv": "count", "location_coco_qa.csv": "location"}
@@ -55,6 +53,12 @@ and
 WORDS = Path(__file__).parent / "wording" / "word_lists" / "coco_qa.json"
 
 
+@reader(
+    title="COCO-QA",
+    categories="colour, count, location",
+    corrupt_image="an image of the same kind of thing, with another answer",
+    masks="`--instances`",
+)
 @dataclass(kw_only=True)
 class CocoQa(Preparation):
     """Make a sample table of COCO-QA, with the categories colour, count and location.
@@ -77,6 +81,9 @@ class CocoQa(Preparation):
     out: Path = Path("data/coco_qa")
     """Folder that receives the sample table; an older table there is replaced."""
 
+    def read(self) -> Source:
+        return read_coco_qa(self)
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -97,10 +104,6 @@ class Asked:
     entry: Entry
     wording: Wording
     words: frozenset[str]
-
-
-def main(options: CocoQa) -> None:
-    preparing.run(options, lambda: read_coco_qa(options), "data_prep.coco_qa")
 
 
 def read_coco_qa(options: CocoQa) -> Source:
@@ -141,7 +144,7 @@ def _compatible() -> set[frozenset[str]]:
     return {frozenset((word, other)) for word, others in lists.items() for other in others}
 
 
-def _usable(entries: Sequence[Entry], images: Mapping[int, Path], left_out: LeftOut) -> Iterator[Asked]:
+def _usable(entries: Sequence[Entry], images: Mapping[int, Path], left_out: LeftOutEntries) -> Iterator[Asked]:
     """The questions that can be asked; adds the others to `left_out`."""
     first: dict[tuple[str, int, str], Entry] = {}
     answers: dict[tuple[str, int, str], set[str]] = defaultdict(set)
@@ -206,9 +209,9 @@ def _partner(asked: Asked, pool: Sequence[Asked], same_question: bool, seed: int
     return nearest[int(rng_of(seed, "partner", asked.entry.sample_id).integers(len(nearest)))]
 
 
-def _read(source: Path) -> tuple[list[Entry], LeftOut, dict[str, Any]]:
+def _read(source: Path) -> tuple[list[Entry], LeftOutEntries, dict[str, Any]]:
     """The questions of a folder, those that cannot be read, and what the files are."""
-    left_out: LeftOut = []
+    left_out: LeftOutEntries = []
     if tables := [name for name in TABLES if (source / name).is_file()]:
         entries = [entry for name in tables for entry in _read_table(source / name, TABLES[name], left_out)]
         return entries, left_out, {"files": {name: file_hash(source / name) for name in tables}}
@@ -218,7 +221,7 @@ def _read(source: Path) -> tuple[list[Entry], LeftOut, dict[str, Any]]:
     raise wrong_layout(source, "no table or set of four files" if source.is_dir() else "no such folder", LAYOUT)
 
 
-def _read_table(path: Path, category: str, left_out: LeftOut) -> Iterator[Entry]:
+def _read_table(path: Path, category: str, left_out: LeftOutEntries) -> Iterator[Entry]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restval="", strict=True)
@@ -234,7 +237,7 @@ def _read_table(path: Path, category: str, left_out: LeftOut) -> Iterator[Entry]
         raise SampleError(f"{path}: the table cannot be read ({error})") from error
 
 
-def _read_lines(folder: Path, left_out: LeftOut) -> Iterator[Entry]:
+def _read_lines(folder: Path, left_out: LeftOutEntries) -> Iterator[Entry]:
     """Line n of the four files is one question. Those about objects are not used and not listed."""
     columns = []
     for name in FILES:
@@ -252,7 +255,7 @@ def _read_lines(folder: Path, left_out: LeftOut) -> Iterator[Entry]:
             left_out.append({"sample": f"line {number}", "reason": f"types.txt, line {number}: the type is {kind!r}, not 0, 1, 2 or 3"})
 
 
-def _entry(category: str, where: str, number: int, cells: Sequence[str], left_out: LeftOut) -> Iterator[Entry]:
+def _entry(category: str, where: str, number: int, cells: Sequence[str], left_out: LeftOutEntries) -> Iterator[Entry]:
     image, question, answer = (" ".join(cell.split()) for cell in cells)
     sample_id = f"{category}-{number}"
     if not (image.isascii() and image.isdigit() and question and answer):
@@ -263,4 +266,4 @@ def _entry(category: str, where: str, number: int, cells: Sequence[str], left_ou
 
 
 if __name__ == "__main__":
-    main(tyro.cli(CocoQa))
+    main(CocoQa)

@@ -18,14 +18,13 @@ from functools import partial
 from typing import Any, Literal
 
 import numpy as np
-import tyro
 from PIL import Image
 
-from data_prep.tables import preparing
-from data_prep.tables.counterparts import LeftOut, Picture, file_hash, image_files, images_hash, mixed, pair_up, wrong_layout
+from data_prep.tables.candidates import Preparation, Source, left_out_entry
+from data_prep.tables.counterparts import LeftOutEntries, Picture, file_hash, image_files, images_hash, mixed, pair_up, wrong_layout
 from data_prep.tables.images import open_image
-from data_prep.tables.preparing import Preparation, Source, left_out_entry
-from data_prep.tables.schema import Excluded, SampleError
+from data_prep.tables.readers import main, reader
+from data_prep.tables.sample import Excluded, SampleError
 
 GROUPS = {  # in the order of the table's numbers
     "angry": "negative",
@@ -57,6 +56,11 @@ or a table fer2013.csv with the columns emotion, pixels, Usage"""
 _COPY = re.compile(r".*\.(jpe?g|png)\d*", re.IGNORECASE)  # of a name without its ending
 
 
+@reader(
+    title="FER-2013",
+    categories="seven emotions",
+    corrupt_image="a face of another group of emotions",
+)
 @dataclass(kw_only=True)
 class Fer2013(Preparation):
     """Make a sample table of FER-2013.
@@ -74,9 +78,8 @@ class Fer2013(Preparation):
     split: Literal["train", "validation", "test", "all"] = "train"
     """Part of the data: the folder above the emotions' folders, or the table's Usage (validation: PublicTest, test: PrivateTest)."""
 
-
-def main(options: Fer2013) -> None:
-    preparing.run(options, lambda: read_fer2013(options.source, split=options.split, seed=options.seed), "data_prep.fer2013")
+    def read(self) -> Source:
+        return read_fer2013(self.source, split=self.split, seed=self.seed)
 
 
 def read_fer2013(source: Path, *, split: str = "train", seed: int = 0) -> Source:
@@ -120,7 +123,7 @@ def _picture(sample_id: str, where: str, emotion: str, image: Callable[[], Image
     )
 
 
-def _read_folders(root: Path) -> tuple[list[tuple[str, Picture]], LeftOut]:
+def _read_folders(root: Path) -> tuple[list[tuple[str, Picture]], LeftOutEntries]:
     """Each picture with its split; "" where no folder names one."""
     files, left_out = image_files(root, root)
     found = []
@@ -136,10 +139,10 @@ def _read_folders(root: Path) -> tuple[list[tuple[str, Picture]], LeftOut]:
     return found, left_out
 
 
-def _read_table(path: Path) -> tuple[list[tuple[str, Picture]], LeftOut]:
+def _read_table(path: Path) -> tuple[list[tuple[str, Picture]], LeftOutEntries]:
     """Each row's picture with its split; "" where the table has no column Usage. Pixels are read when they are needed."""
     found: list[tuple[str, Picture]] = []
-    left_out: LeftOut = []
+    left_out: LeftOutEntries = []
     with path.open("rb") as table:
         header = table.readline().decode("utf-8-sig", "replace")
         if header.startswith("version https://git-lfs"):
@@ -191,4 +194,4 @@ def _face(path: Path, start: int, columns: list[str], where: str) -> Image.Image
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Fer2013))
+    main(Fer2013)

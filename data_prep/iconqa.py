@@ -20,13 +20,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import tyro
-
-from data_prep.tables import preparing
-from data_prep.tables.counterparts import LeftOut, images_hash, mixed, wrong_layout
+from data_prep.tables.candidates import Candidate, Preparation, Source, correct_comes_first, left_out_entry, rng_of
+from data_prep.tables.counterparts import LeftOutEntries, images_hash, mixed, wrong_layout
 from data_prep.tables.images import open_image
-from data_prep.tables.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry, rng_of
-from data_prep.tables.schema import Excluded, SampleError
+from data_prep.tables.readers import main, reader
+from data_prep.tables.sample import Excluded, SampleError
 
 TASKS = ("choose_txt", "fill_in_blank")
 BLANK = "(_)"
@@ -41,6 +39,11 @@ LAYOUT = """\
       ..."""
 
 
+@reader(
+    title="IconQA",
+    categories="choose_txt, fill_in_blank",
+    corrupt_image="a problem with the same question and another answer",
+)
 @dataclass(kw_only=True)
 class IconQa(Preparation):
     """Make a sample table of IconQA.
@@ -57,6 +60,9 @@ class IconQa(Preparation):
     """Folder that receives the sample table; an older table there is replaced."""
     split: Literal["train", "val", "test"] = "val"
     """Part of the data."""
+
+    def read(self) -> Source:
+        return read_iconqa(self.folder, split=self.split, seed=self.seed)
 
 
 @dataclass(frozen=True)
@@ -78,10 +84,6 @@ class Problem:
         return mine != theirs and mine in chosen[1] and theirs in chosen[0]
 
 
-def main(options: IconQa) -> None:
-    preparing.run(options, lambda: read_iconqa(options.folder, split=options.split, seed=options.seed), "data_prep.iconqa")
-
-
 def read_iconqa(folder: Path, *, split: str = "val", seed: int = 0) -> Source:
     """List the samples of IconQA.
 
@@ -94,7 +96,7 @@ def read_iconqa(folder: Path, *, split: str = "val", seed: int = 0) -> Source:
     if not roots:
         raise wrong_layout(folder, f"no folder of the split {split!r}" if folder.is_dir() else "no such folder", LAYOUT)
     asked: dict[tuple[str, str, str], list[Problem]] = defaultdict(list)
-    left_out: LeftOut = []
+    left_out: LeftOutEntries = []
     for task in TASKS:
         for path in _folders(roots[0] / split / task):
             name = f"{split}/{task}/{path.name}"
@@ -187,4 +189,4 @@ def question_with(text: str, first: str, second: str, unit: str = "") -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(IconQa))
+    main(IconQa)

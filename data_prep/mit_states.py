@@ -18,13 +18,12 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import tyro
 
-from data_prep.tables import preparing
-from data_prep.tables.counterparts import LeftOut, Picture, image_files, images_hash, mixed, pair_up, wrong_layout
+from data_prep.tables.candidates import Preparation, Source, left_out_entry
+from data_prep.tables.counterparts import LeftOutEntries, Picture, image_files, images_hash, mixed, pair_up, wrong_layout
 from data_prep.tables.images import open_image
-from data_prep.tables.preparing import Preparation, Source, left_out_entry
-from data_prep.tables.schema import Excluded, SampleError
+from data_prep.tables.readers import main, reader
+from data_prep.tables.sample import Excluded, SampleError
 
 LISTS = Path(__file__).parent / "wording" / "word_lists" / "mit_states.json"
 LAYOUT = """\
@@ -35,6 +34,11 @@ LAYOUT = """\
       ..."""
 
 
+@reader(
+    title="MIT-States",
+    categories="colour, shape, texture",
+    corrupt_image="the noun in another state",
+)
 @dataclass(kw_only=True)
 class MitStates(Preparation):
     """Make a sample table of MIT-States.
@@ -54,6 +58,9 @@ class MitStates(Preparation):
     word_vectors: Path | None = None
     """Text file of word vectors (GloVe, word2vec). Counterparts are then dissimilar: cosine below the median over all listed states."""
 
+    def read(self) -> Source:
+        return read_mit_states(self.folder, lists=self.lists, word_vectors=self.word_vectors, seed=self.seed)
+
 
 @dataclass(frozen=True)
 class Lists:
@@ -66,13 +73,6 @@ class Lists:
     def may_oppose(self, first: str, second: str) -> bool:
         """Whether no group of similar states has both."""
         return not any(first in group and second in group for group in self.similar)
-
-
-def main(options: MitStates) -> None:
-    def read() -> Source:
-        return read_mit_states(options.folder, lists=options.lists, word_vectors=options.word_vectors, seed=options.seed)
-
-    preparing.run(options, read, "data_prep.mit_states")
 
 
 def read_mit_states(folder: Path, *, lists: Path = LISTS, word_vectors: Path | None = None, seed: int = 0) -> Source:
@@ -100,8 +100,8 @@ def read_mit_states(folder: Path, *, lists: Path = LISTS, word_vectors: Path | N
             return words.may_oppose(first, second) and cosines[frozenset((first, second))] < median
 
     nouns: dict[str, list[Picture]] = {}
-    left_out: LeftOut = []
-    unasked: LeftOut = []
+    left_out: LeftOutEntries = []
+    unasked: LeftOutEntries = []
     for path in sorted(entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
         state, blank, noun = path.name.partition(" ")
         if why := _unusable(state, blank, words, known):
@@ -208,4 +208,4 @@ def _unit(numbers: bytes, where: str) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(MitStates))
+    main(MitStates)

@@ -17,15 +17,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import tyro
 from PIL import Image
 
-from data_prep.tables import preparing
+from data_prep.tables.candidates import Candidate, Preparation, Source
 from data_prep.tables.counterparts import file_hash, images_hash, inside, object_place
 from data_prep.tables.delimited import FAULT, Line, read_delimited, read_text
 from data_prep.tables.images import open_image
-from data_prep.tables.preparing import Candidate, Preparation, Source
-from data_prep.tables.schema import SampleError
+from data_prep.tables.readers import main, reader
+from data_prep.tables.sample import SampleError
 
 COLUMNS: dict[str, tuple[str, ...]] = {  # column: other names for it
     "clean_image": ("clean_image_path",),
@@ -45,6 +44,12 @@ NEEDED = ("clean_image", "corrupt_image", "question", "correct_answer", "incorre
 _CHAT = re.compile(r"\s*USER:\s*<image>\s*(.*?)\s*(?:Answer with one word\.\s*)?ASSISTANT:\s*", re.IGNORECASE | re.DOTALL)
 
 
+@reader(
+    title="FineCops-Ref, COOCO, your own pairs",
+    categories="yours",
+    corrupt_image="yours",
+    masks="yours",
+)
 @dataclass(kw_only=True)
 class Pairs(Preparation):
     """Make a sample table from your own image pairs.
@@ -65,9 +70,8 @@ class Pairs(Preparation):
     images_root: Path | None = None
     """Folder that the image paths start from; default: the table's folder."""
 
-
-def main(options: Pairs) -> None:
-    preparing.run(options, lambda: read_pairs(options.table, name=options.name, images_root=options.images_root), "data_prep.pairs")
+    def read(self) -> Source:
+        return read_pairs(self.table, name=self.name, images_root=self.images_root)
 
 
 def read_pairs(table: Path, *, name: str | None = None, images_root: Path | None = None) -> Source:
@@ -181,4 +185,4 @@ def _open(path: str, root: Path) -> Image.Image:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Pairs))
+    main(Pairs)

@@ -20,16 +20,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import tyro
 from PIL import Image
 
 from data_prep.scenes.partners import PARTNERS, Partners, Thing
-from data_prep.scenes.rendering import bounding_box
-from data_prep.tables import preparing
-from data_prep.tables.counterparts import LeftOut, file_hash, images_hash, mixed, wrong_layout
-from data_prep.tables.images import open_image
-from data_prep.tables.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry, rng_of
-from data_prep.tables.schema import Excluded, SampleError
+from data_prep.tables.candidates import Candidate, Preparation, Source, correct_comes_first, left_out_entry, rng_of
+from data_prep.tables.counterparts import LeftOutEntries, file_hash, images_hash, mixed, wrong_layout
+from data_prep.tables.images import bounding_box, open_image
+from data_prep.tables.readers import main, reader
+from data_prep.tables.sample import Excluded, SampleError
 
 KINDS = {"square": "rectangle", "circle": "ellipse"}  # the first is one of the second
 MASKS = "drawn from the world models: the pixels whose centres lie inside the shape and inside no shape that was drawn after it"
@@ -47,6 +45,12 @@ LAYOUT = """\
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
+@reader(
+    title="ShapeWorld",
+    categories="colour, shape",
+    corrupt_image="the most similar world with another answer",
+    masks="exact",
+)
 @dataclass(kw_only=True)
 class ShapeWorld(Preparation):
     """Make a sample table of ShapeWorld.
@@ -62,6 +66,9 @@ class ShapeWorld(Preparation):
     out: Path = Path("data/shapeworld")
     """Folder that receives the sample table; an older table there is replaced."""
 
+    def read(self) -> Source:
+        return read_shapeworld(self.folder, seed=self.seed)
+
 
 @dataclass(frozen=True)
 class World:
@@ -71,10 +78,6 @@ class World:
     image: Path
     where: str
     entities: tuple[Mapping[str, Any], ...]
-
-
-def main(options: ShapeWorld) -> None:
-    preparing.run(options, lambda: read_shapeworld(options.folder, seed=options.seed), "data_prep.shapeworld")
 
 
 def read_shapeworld(folder: Path, *, seed: int = 0) -> Source:
@@ -89,7 +92,7 @@ def read_shapeworld(folder: Path, *, seed: int = 0) -> Source:
     if not models:
         raise wrong_layout(folder, "no world_model.json in it or below it" if folder.is_dir() else "no such folder", LAYOUT)
     worlds: list[World] = []
-    left_out: LeftOut = []
+    left_out: LeftOutEntries = []
     for path in models:
         here, without = _read_worlds(path, folder)
         worlds += here
@@ -116,7 +119,7 @@ def read_shapeworld(folder: Path, *, seed: int = 0) -> Source:
     return Source("shapeworld", mixed(candidates, seed), left_out, provenance, files)
 
 
-def _read_worlds(path: Path, root: Path) -> tuple[list[World], LeftOut]:
+def _read_worlds(path: Path, root: Path) -> tuple[list[World], LeftOutEntries]:
     """The worlds of one file of models that have images; model number k belongs to world-k."""
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
@@ -230,4 +233,4 @@ _INSIDE = {  # of coordinates in half widths and half heights, y downwards
 
 
 if __name__ == "__main__":
-    main(tyro.cli(ShapeWorld))
+    main(ShapeWorld)

@@ -18,16 +18,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import tyro
 from PIL import Image
 
-from data_prep.tables import preparing
-from data_prep.tables.counterparts import LeftOut, file_hash, images_hash, mixed, wrong_layout
+from data_prep.tables.candidates import Candidate, Preparation, Source, correct_comes_first, left_out_entry
+from data_prep.tables.counterparts import LeftOutEntries, file_hash, images_hash, mixed, wrong_layout
 from data_prep.tables.delimited import FAULT, Line, read_delimited
 from data_prep.tables.downloads import Downloads, Limits
 from data_prep.tables.images import ImageError, open_image
-from data_prep.tables.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry
-from data_prep.tables.schema import Excluded, SampleError
+from data_prep.tables.readers import main, reader
+from data_prep.tables.sample import Excluded, SampleError
 from data_prep.wording.inflection import PARTS, Links, Part, Question, Triplet, ask, expresses, options_in
 from data_prep.wording.rephrasing import Rephraser, load_rephraser
 
@@ -43,6 +42,11 @@ PROMPTS_LAYOUT = "  a CSV file with the columns row, question"
 _WORD = re.compile(r"[^\W\d_]+(?:[ '-][^\W\d_]+)*")
 
 
+@reader(
+    title="SVO-Probes",
+    categories="subject, verb, object",
+    corrupt_image="the row's other photograph",
+)
 @dataclass(kw_only=True)
 class SvoProbes(Preparation):
     """Make a sample table of SVO-Probes.
@@ -75,6 +79,23 @@ class SvoProbes(Preparation):
     """Attempts before a photograph is given up."""
     allow_private: bool = False
     """Fetch from addresses of this machine and its local network too."""
+
+    def read(self) -> Source:
+        limits = Limits(
+            workers=self.workers,
+            seconds=self.seconds,
+            megabytes=self.megabytes,
+            attempts=self.attempts,
+            allow_private=self.allow_private,
+        )
+        log = self.out.with_name(f"{self.out.name}.rephrased.jsonl")
+        return read_svo_probes(
+            self.table,
+            Folder(self.images) if self.images else Web(Downloads(self.downloads, limits)),
+            prompts=self.prompts,
+            rephrase=load_rephraser(self.rephrase_with, log) if self.rephrase_with else None,
+            seed=self.seed,
+        )
 
 
 @dataclass(frozen=True)
@@ -134,25 +155,6 @@ class Web:
         return open_image(self.downloads.path(photograph.url), photograph.url)
 
 
-def main(options: SvoProbes) -> None:
-    preparing.run(options, lambda: _source(options), "data_prep.svo_probes")
-
-
-def _source(options: SvoProbes) -> Source:
-    limits = Limits(
-        workers=options.workers, seconds=options.seconds, megabytes=options.megabytes, attempts=options.attempts,
-        allow_private=options.allow_private,
-    )  # fmt: skip
-    log = options.out.with_name(f"{options.out.name}.rephrased.jsonl")
-    return read_svo_probes(
-        options.table,
-        Folder(options.images) if options.images else Web(Downloads(options.downloads, limits)),
-        prompts=options.prompts,
-        rephrase=load_rephraser(options.rephrase_with, log) if options.rephrase_with else None,
-        seed=options.seed,
-    )
-
-
 def read_svo_probes(
     table: Path, images: Folder | Web, *, prompts: Path | None = None, rephrase: Rephraser | None = None, seed: int = 0
 ) -> Source:
@@ -167,7 +169,7 @@ def read_svo_probes(
     given = read_prompts(prompts, len(records)) if prompts else {}
     links = Links((record["sentence"], triplet) for _, record in records for triplet in _listed(record["pos_triplet"]))
     rows: list[Row] = []
-    left_out: LeftOut = []
+    left_out: LeftOutEntries = []
     for number, (line, record) in enumerate(records, 1):
         try:
             rows.append(_row(number, f"{table.name}, line {line}", record))
@@ -361,4 +363,4 @@ def _read_csv(path: Path, needed: Sequence[str], layout: str) -> list[Line]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(SvoProbes))
+    main(SvoProbes)

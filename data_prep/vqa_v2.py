@@ -17,14 +17,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import tyro
-
-from data_prep.tables import preparing
+from data_prep.tables.candidates import Candidate, Preparation, Source, correct_comes_first, left_out_entry, rng_of
 from data_prep.tables.coco import find_images
-from data_prep.tables.counterparts import LeftOut, file_hash, images_hash, wrong_layout
+from data_prep.tables.counterparts import LeftOutEntries, file_hash, images_hash, wrong_layout
 from data_prep.tables.images import open_image
-from data_prep.tables.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry, rng_of
-from data_prep.tables.schema import Excluded, SampleError, option_spans
+from data_prep.tables.readers import main, reader
+from data_prep.tables.sample import Excluded, SampleError, option_spans
 
 FILES = {
     "questions": "v2_OpenEnded_mscoco_{}2014_questions.json",
@@ -46,6 +44,11 @@ ANNOTATORS = 10
 _OPTION = re.compile(r"[\w'&.:$%/-]+( [\w'&.:$%/-]+){0,2}")
 
 
+@reader(
+    title="VQA v2",
+    categories="answer or question types",
+    corrupt_image="the image of the complementary pair",
+)
 @dataclass(kw_only=True)
 class VqaV2(Preparation):
     """Make a sample table of VQA v2's complementary pairs.
@@ -78,6 +81,9 @@ class VqaV2(Preparation):
         if not 1 <= self.agreement <= ANNOTATORS:
             raise SampleError(f"agreement is {self.agreement}: there are {ANNOTATORS} annotators")
 
+    def read(self) -> Source:
+        return read_vqa_v2(self)
+
 
 @dataclass(frozen=True)
 class Answered:
@@ -89,10 +95,6 @@ class Answered:
     answer_type: str
     answer: str
     given: tuple[str, ...]
-
-
-def main(options: VqaV2) -> None:
-    preparing.run(options, lambda: read_vqa_v2(options), "data_prep.vqa_v2")
 
 
 def read_vqa_v2(options: VqaV2) -> Source:
@@ -109,7 +111,7 @@ def read_vqa_v2(options: VqaV2) -> Source:
             raise wrong_layout(path, "no such file", LAYOUT.format(options.split))
     root = options.images or options.folder / f"{options.split}2014"
     images = find_images(root)
-    left_out: LeftOut = []
+    left_out: LeftOutEntries = []
     questions = _by_id(paths["questions"], "questions", left_out)
     annotations = _by_id(paths["annotations"], "annotations", left_out)
     pairs = _load(paths["pairs"])
@@ -160,7 +162,7 @@ def _load(path: Path) -> Any:
         raise SampleError(f"{path}: not JSON ({error})") from error
 
 
-def _by_id(path: Path, name: str, left_out: LeftOut) -> dict[int, dict[str, Any]]:
+def _by_id(path: Path, name: str, left_out: LeftOutEntries) -> dict[int, dict[str, Any]]:
     """The records of a file by question id."""
     table = _load(path)
     if not isinstance(table, dict) or not isinstance(table.get(name), list):
@@ -250,4 +252,4 @@ def _two_choice(question: str, first: str, second: str) -> str:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(VqaV2))
+    main(VqaV2)

@@ -15,7 +15,7 @@ import tyro
 from datasets import Dataset
 from tqdm import tqdm
 
-from data_prep.shapes import make_shapes
+from data_prep.scenes.table import make_shapes
 from data_prep.tables import schema as sample_table
 from interventions import backends
 from interventions.backends.options import Backend, RayOptions, RemoteOptions

@@ -22,10 +22,11 @@ import pandas as pd
 import tyro
 import xarray as xr
 
-from corruptions.pair import LeftOut, Pair
-from interventions.engine.blocking import Block, sweep_blocks, verify_blocks
+from corruptions.base import LeftOut, Pair
+from interventions.engine.blocking import Block, sweep_blocks
 from interventions.engine.capture import CORRUPT, Example, capture, example
 from interventions.engine.edges import GROUPS, Places, reads_a_prompt
+from interventions.engine.oracle.knockout import verify_blocks
 from interventions.engine.plan import window_of
 from interventions.models.vlm import Vlm
 from interventions.results import effects

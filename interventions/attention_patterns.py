@@ -19,7 +19,7 @@ from nnsight import save
 from PIL import Image
 from torch import Tensor
 
-from corruptions.pair import LeftOut, Pair
+from corruptions.base import LeftOut, Pair
 from interventions.models.vlm import Pixels, Vlm, moved
 from interventions.results import effects
 from interventions.results.roles import roles, tokens_of_roles

@@ -16,10 +16,10 @@ import tyro
 import xarray as xr
 from jaxtyping import Float, Int
 
-from corruptions.pair import Pair
+from corruptions.base import Pair
 from interventions.engine.capture import CLEAN, CORRUPT, Example, capture
 from interventions.engine.gradients import attribution, integrated_attribution, of_cells
-from interventions.engine.oracle.verify import verify
+from interventions.engine.oracle.patching import verify_patches
 from interventions.engine.plan import patches
 from interventions.engine.sweep import sweep
 from interventions.head_patching import head_target
@@ -141,7 +141,7 @@ def _of_example(vlm: Vlm, ours: Example, cells: Sequence[Cell], wanted: Wanted, 
         mine = [every[number] for number in chosen]
         (measured,) = sweep(vlm, captured, [mine])
         if check:
-            verify(vlm, ours, mine, measured)
+            verify_patches(vlm, ours, mine, measured)
         patched[chosen] = measured.cpu().numpy()
     return {**found, "patched": patched.reshape(*estimate.shape, -1), "runs": captured.measured[0].cpu().numpy()}
 

@@ -23,7 +23,7 @@ import xarray as xr
 from nnsight import save
 from torch import Tensor
 
-from corruptions.pair import Pair
+from corruptions.base import Pair
 from interventions.engine.capture import CLEAN, Example, example
 from interventions.models.architecture import Port
 from interventions.models.readout import lens, readout

@@ -24,9 +24,10 @@ import xarray as xr
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from corruptions.pair import Pair
-from interventions.engine.ablation import run_ablated, verify_ablated
+from corruptions.base import Pair
+from interventions.engine.ablation import run_ablated
 from interventions.engine.capture import CLEAN, CORRUPT, capture
+from interventions.engine.oracle.ablation import verify_ablations
 from interventions.models.vlm import Vlm
 from interventions.results import effects
 from interventions.results.faithfulness import OPERATIONS, RANKED, table
@@ -197,7 +198,7 @@ def _without(
     for replacement, values in material.put_in(captured, component).items():
         numbers, tokens = run_ablated(vlm, captured, component, different, values)
         if check:
-            verify_ablated(vlm, examples[0], component, different, values, numbers)
+            verify_ablations(vlm, examples[0], component, different, values, numbers)
         found[replacement] = numbers.cpu().numpy(), tokens.cpu().numpy()
     return found, captured.measured[0].flip(0).cpu().numpy()
 

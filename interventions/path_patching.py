@@ -20,10 +20,10 @@ import torch
 import tyro
 import xarray as xr
 
-from corruptions.pair import Pair
+from corruptions.base import Pair
 from interventions.engine.capture import CLEAN, CORRUPT, Example, capture
+from interventions.engine.oracle.patching import verify_patches
 from interventions.engine.oracle.paths import verify_paths
-from interventions.engine.oracle.verify import verify
 from interventions.engine.path_names import (
     Ends,
     Head,
@@ -190,7 +190,7 @@ def _of_example(vlm: Vlm, ours: Example, paths: Paths, check: bool, divergence: 
     (total,) = sweep(vlm, captured, [every])
     if check:
         verify_paths(vlm, ours, paths, measured)
-        verify(vlm, ours, every, total)
+        verify_patches(vlm, ours, every, total)
     return {"patched": torch.cat([measured, total[:, None]], 1).cpu().numpy(), "runs": captured.measured[0].cpu().numpy()}
 
 

@@ -21,8 +21,8 @@ import tyro
 from datasets import Dataset, Value
 
 from data_prep.tables import schema as samples
-from data_prep.tables.preparing import rng_of
-from data_prep.tables.schema import SampleError
+from data_prep.tables.candidates import rng_of
+from data_prep.tables.sample import SampleError
 from interventions.backends.options import Backend, RayOptions, RemoteOptions  # loads no more than itself
 from interventions.study.answer_match import is_normalised_match
 

@@ -153,14 +153,6 @@ def render(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(np.rint(canvas + noise), 0, 255).astype(np.uint8), masks
 
 
-def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of a mask in pixels, right and bottom exclusive; all zero for an empty mask."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return (0, 0, 0, 0)
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
 _Y, _X = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE] + 0.5
 
 

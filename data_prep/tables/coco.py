@@ -13,11 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import inflect
 from PIL import Image, ImageDraw
 
 from data_prep.tables.counterparts import image_files, wrong_layout
-from data_prep.tables.schema import SampleError
+from data_prep.tables.sample import SampleError
 
 IMAGES = """\
   images/  (or below it, in train2014/ and val2014/)
@@ -59,6 +58,8 @@ class Noun:
 @cache
 def nouns() -> dict[str, Noun]:
     """Singular and plural words -> what they name."""
+    import inflect  # takes two seconds to load
+
     engine = inflect.engine()
     found: dict[str, Noun] = {}
     for category, others in json.loads(WORDS.read_text(encoding="utf-8")).items():

@@ -1,6 +1,6 @@
 """What data sets of labelled images share: finding the files, and drawing for each image another one that has another label.
 
-In: folders of images, and `Picture`s that say what is true of them. Out: `Candidate`s of `data_prep/tables/preparing.py`.
+In: folders of images, and `Picture`s that say what is true of them. Out: `Candidate`s of `data_prep/tables/candidates.py`.
 """
 
 import hashlib
@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data_prep.scenes.rendering import bounding_box
-from data_prep.tables.images import open_image
-from data_prep.tables.preparing import Candidate, correct_comes_first, left_out_entry, rng_of
-from data_prep.tables.schema import Excluded, SampleError
+from data_prep.tables.candidates import Candidate, correct_comes_first, left_out_entry, rng_of
+from data_prep.tables.images import bounding_box, open_image
+from data_prep.tables.sample import Excluded, SampleError
 
 IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-LeftOut = list[dict[str, str]]
+LeftOutEntries = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -92,13 +91,13 @@ def mixed(candidates: Sequence[Candidate], seed: int) -> list[Candidate]:
     return [candidates[i] for i in rng_of(seed, "mixed").permutation(len(candidates))]
 
 
-def image_files(folder: Path, root: Path) -> tuple[list[str], LeftOut]:
+def image_files(folder: Path, root: Path) -> tuple[list[str], LeftOutEntries]:
     """The images below a folder, as sorted paths from `root`, and the other files with the reason.
 
     Hidden files are not looked at. Links are followed, but not to a folder that they lie in.
     """
     found: list[str] = []
-    left_out: LeftOut = []
+    left_out: LeftOutEntries = []
     above = {str(folder): {os.path.realpath(folder)}}  # of each folder, what it and those on the way to it really are
     for here, folders, names in os.walk(folder, onerror=_stop, followlinks=True):
         ways = above.pop(here)

@@ -5,7 +5,7 @@ import io
 import unicodedata
 from pathlib import Path
 
-from data_prep.tables.schema import SampleError
+from data_prep.tables.sample import SampleError
 
 FAULT = "(fault)"  # beside a row's columns: what is wrong with the row, "" where nothing is
 Line = tuple[int, dict[str, str]]

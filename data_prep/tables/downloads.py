@@ -22,7 +22,7 @@ from anyio.from_thread import start_blocking_portal
 from tqdm import tqdm
 
 from data_prep.tables.images import ImageError, open_image
-from data_prep.tables.schema import SampleError
+from data_prep.tables.sample import SampleError
 
 DEAD_LINKS = "dead_links.csv"
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses that may be better at another time

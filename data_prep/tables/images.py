@@ -132,3 +132,11 @@ def _to_8_bits(image: Image.Image, name: str) -> Image.Image:
     elif image.mode == "F" and top <= 1:
         values = values * 255
     return Image.fromarray(np.rint(values).astype(np.uint8))
+
+
+def bounding_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of a mask in pixels, right and bottom exclusive; all zero for an empty mask."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return (0, 0, 0, 0)
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

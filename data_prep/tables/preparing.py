@@ -1,7 +1,7 @@
 """What the scripts of all data sets share: candidates become samples one by one, those that cannot are left out with the reason,
 and what is finished is kept, so that an interrupted run goes on where it was.
 
-In: `Candidate`s, as a data set's reader lists them from its tables and folders. Out: a sample table (`data_prep/tables/schema.py`).
+In: `data_prep/tables/candidates.py`, as a data set's reader lists them. Out: a sample table (`data_prep/tables/schema.py`).
 """
 
 import hashlib
@@ -9,22 +9,20 @@ import json
 import re
 import shutil
 import sys
-import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 from datasets import Dataset, load_from_disk
 from PIL import Image
 from tqdm import tqdm
 
 from data_prep.tables import schema as samples
+from data_prep.tables.candidates import Candidate, Preparation, Source, left_out_entry, rng_of
 from data_prep.tables.images import SMALLEST_SIDE, ImageError
-from data_prep.tables.schema import Excluded, SampleError
+from data_prep.tables.sample import Excluded, SampleError, option_spans
 
 PART = 64  # candidates between two savings
 SHOWN = 10  # reasons why samples are left out that are printed; `data.json` has all
@@ -34,88 +32,16 @@ _PLACE = re.compile(r".*\.\w{2,5}(, .*\d)?")  # a file, or a line of one
 _WORDS = {"candidates": "samples", "images": "image files", "name": "name of the data set"}  # for keys of a configuration
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One sample to be.
+def run(options: Preparation) -> None:
+    """Read a data set, prepare its table, and say what was made and left out.
 
-    Attributes
-    ----------
-    where : file and row, or folder, that messages name
-    make : gives the row as `samples.build` takes it (without `sample_id`, `dataset` and `category`, which are added), or raises
-        `SampleError` or `ImageError` with the reason why the sample is left out
+    Raises
+    ------
+    SampleError, ImageError, OSError
+        See `Preparation.read` and `prepare`.
     """
-
-    sample_id: str
-    category: str
-    where: str
-    make: Callable[[], Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a reader found.
-
-    Attributes
-    ----------
-    name : the data set's name
-    candidates : in a fixed order, ids unique
-    left_out : what could not even become a candidate, each as `left_out_entry` gives it
-    provenance : what else `data.json` should say (licence, files, settings)
-    images : tells the image files from those of another run (`counterparts.images_hash`), where the provenance does not
-    fetch : called with the candidates that are made next, to get their files; each time with no more than a limit still wants, or
-        with all of them
-    """
-
-    name: str
-    candidates: Sequence[Candidate]
-    left_out: Sequence[dict[str, str]] = ()
-    provenance: Mapping[str, Any] | None = None
-    images: str = ""
-    fetch: Callable[[Sequence[Candidate]], None] | None = None
-
-
-@dataclass(kw_only=True)
-class Preparation:
-    """Options that every data set's script has."""
-
-    out: Path = Path("data/samples")
-    """Folder that receives the sample table; an older table there is replaced."""
-    limit: int = 0
-    """At most so many samples of each category, drawn by the seed; 0 for all."""
-    seed: int = 0
-    """Seed of what is drawn: counterparts, the order of the options, and which samples a limit takes."""
-    longest_side: int = 0
-    """Scale larger images down to so many pixels on their longer side; 0 leaves them as they are."""
-    strict: bool = False
-    """Stop at the first sample whose data has a fault, rather than leave it out. What is left out by design is no fault."""
-
-    def __post_init__(self) -> None:
-        if self.limit < 0 or self.seed < 0:
-            raise SampleError(f"limit is {self.limit} and seed {self.seed}: neither can be negative")
-        if self.longest_side and self.longest_side < SMALLEST_SIDE:
-            raise SampleError(f"longest_side is {self.longest_side}: an image must have at least {SMALLEST_SIDE} pixels a side")
-
-
-def rng_of(seed: int, *names: str) -> np.random.Generator:
-    """A generator that depends on the seed and some names alone, so that order and other samples do not matter."""
-    return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in names)])
-
-
-def correct_comes_first(seed: int, sample_id: str) -> bool:
-    """Whether a sample names the correct option first: a fair coin for each id."""
-    return bool(rng_of(seed, "order", sample_id).integers(2))
-
-
-def run(options: Preparation, read: Callable[[], Source], command: str) -> None:
-    """A script's body: read, prepare, and say what was made and left out; faults end it with one message."""
     datasets.disable_progress_bars()  # ours says more than that of saving files
-    try:
-        source = read()
-        record = prepare(options, source)
-    except (SampleError, ImageError, OSError) as error:
-        raise SystemExit(f"{command}: {error}") from error
-    except KeyboardInterrupt:
-        raise SystemExit(f"{command}: interrupted; what is finished is kept, run the same command to go on") from None
+    record = prepare(options, options.read())
     left_out = record["left_out"]
     kinds = by_reason(left_out)
     for kind in kinds[:SHOWN]:
@@ -126,12 +52,6 @@ def run(options: Preparation, read: Callable[[], Source], command: str) -> None:
     print(f"{record['samples']} samples ({', '.join(f'{v} {k}' for k, v in record['counts'].items())}) in {options.out}")
     by_design = sum(entry.get("kind") == "excluded" for entry in left_out)
     print(f"{len(left_out)} left out" + (f", {by_design} of them by design (above, and in data.json)" if left_out else ""))
-
-
-def left_out_entry(sample_id: str, where: str, reason: SampleError | ImageError) -> dict[str, str]:
-    """What `data.json` says of a sample left out: id, where and why, and that it is by design where `reason` is `Excluded`."""
-    entry = {"sample": sample_id, "reason": f"{where}: {reason}" if where else str(reason)}
-    return entry | ({"kind": "excluded"} if isinstance(reason, Excluded) else {})
 
 
 def by_reason(left_out: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
@@ -268,7 +188,7 @@ def _row(options: Preparation, source: Source, candidate: Candidate) -> dict[str
     """A candidate's row, checked."""
     row = dict.fromkeys(samples.FEATURES, "") | {"object_mask": None, "object_box": []} | dict(candidate.make())
     row |= {"sample_id": candidate.sample_id, "dataset": source.name, "category": candidate.category}
-    right, wrong = samples.option_spans(row["question"], row["correct_answer"], row["incorrect_answer"])
+    right, wrong = option_spans(row["question"], row["correct_answer"], row["incorrect_answer"])
     row["correct_first"] = right < wrong
     _check(row)
     row |= _scaled(row, options.longest_side)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.tables.coco import Noun, nouns
-from data_prep.tables.schema import Excluded
+from data_prep.tables.sample import Excluded
 
 COLOUR = "what is the color of the "
 AUXILIARIES = {"is": "are", "was": "were", "has": "have", **{word: word for word in ("are", "were", "have", "can", "could")}}

@@ -14,7 +14,7 @@ from typing import Literal
 
 from lemminflect import getAllInflections, getAllLemmas, getInflection
 
-from data_prep.tables.schema import Excluded, SampleError, option_spans
+from data_prep.tables.sample import Excluded, SampleError, option_spans
 
 Part = Literal["subject", "verb", "object"]
 Triplet = tuple[str, str, str]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from data_prep.tables.counterparts import file_hash
-from data_prep.tables.schema import SampleError
+from data_prep.tables.sample import SampleError
 
 INSTRUCTION = "Make the sentence grammatically correct. I want the order of the tokens to be minimally disturbed."  # NOTICE's
 MOST_TOKENS = 42  # likewise

@@ -10,8 +10,9 @@ import ray
 import torch
 from datasets import Dataset
 
-from corruptions.pair import Pair
+from corruptions.base import Pair
 from data_prep.tables import schema as sample_table
+from data_prep.tables.sample import SampleError
 from interventions.backends import BackendError, Batch, Work
 from interventions.models.loading import load
 from interventions.models.parts import part_of
@@ -51,10 +52,10 @@ class Task:
         options = study.options
         for corruption, (pairs, _) in study.chosen.items():
             study.examples(pairs[0], corruption)  # measures what noise depends on, over the table, before each worker does
-        painting = replace(options.painting, inpainted=options.painting.inpainted.absolute())
+        corruption_options = replace(options.corruption_options, inpainted=options.corruption_options.inpainted.absolute())
         model = str(Path(options.model).absolute()) if Path(options.model).is_dir() else options.model
         return cls(
-            replace(options, model=model, out=options.out.absolute(), painting=painting),
+            replace(options, model=model, out=options.out.absolute(), corruption_options=corruption_options),
             study.name,
             study.data_folder.absolute(),
             study.fingerprint,
@@ -118,7 +119,7 @@ class Worker:
         if self._table is None or self._table[0] != wanted:
             try:
                 self._table = wanted, sample_table.load(task.folder)
-            except sample_table.SampleError as error:
+            except SampleError as error:
                 raise BackendError(
                     f"{self._where} cannot read the data: {error}. Its folder must be at the same path on every node"
                 ) from error

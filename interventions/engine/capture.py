@@ -10,7 +10,7 @@ from nnsight import save
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from corruptions.pair import Pair, Prompt
+from corruptions.base import Pair, Prompt
 from interventions.engine.corrupt_embeddings import Noise
 from interventions.models.vlm import Pixels, Scored, Vlm, measure, moved
 

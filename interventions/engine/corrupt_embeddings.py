@@ -11,8 +11,8 @@ from nnsight import save
 from torch import Tensor
 from tqdm import tqdm
 
-from corruptions.pair import Pair
-from data_prep.tables.schema import Sample
+from corruptions.base import Pair
+from data_prep.tables.sample import Sample
 from interventions.models.vlm import Pixels, Vlm, moved
 
 SAMPLES_A_RUN = 16  # on a remote host a run is a job

@@ -8,8 +8,8 @@ from functools import cached_property
 
 from PIL import Image
 
-from corruptions.pair import LeftOut, Pair, Prompt
-from data_prep.tables.schema import Sample
+from corruptions.base import LeftOut, Pair, Prompt
+from data_prep.tables.sample import Sample
 from interventions.attention_patterns import patch_shares
 from interventions.engine.blocking import Block
 from interventions.models.vlm import Vlm

@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 from tqdm import tqdm
 
-from data_prep.tables.schema import Sample
+from data_prep.tables.sample import Sample
 from interventions import __version__, backends
 from interventions.models.vlm import ANSWER_TOKENS, Vlm
 from interventions.results.store import Arrays, differences, update_manifest, write_text

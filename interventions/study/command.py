@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import torch
 
-from corruptions.pair import LeftOut
+from corruptions.base import LeftOut
 from interventions.backends import BackendError
 from interventions.engine.oracle.verify import VerificationError
 from interventions.results.store import ResultsError

@@ -10,7 +10,7 @@ from time import perf_counter
 import numpy as np
 import xarray as xr
 
-from corruptions.pair import Pair
+from corruptions.base import Pair
 from interventions.backends import Batch, measure
 from interventions.engine.budget import Plan, batches, plan, tokens_in_a_trace
 from interventions.engine.capture import CLEAN, CORRUPT, prompts_of

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from corruptions import registry
-from corruptions.pair import Pair
+from corruptions.base import CORRUPTIONS, Pair
 from interventions.backends import Batch, measure
 from interventions.engine.capture import prompts_of
 from interventions.results.roles import EVERY, Cell, every_token, roles, tokens_of_roles
@@ -97,7 +96,7 @@ def sample_coordinates(study: Study, pairs: Sequence[Pair]) -> dict[str, Any]:
 def attributes(study: Study, title: str, component: str, corruption: str | None = None) -> dict[str, Any]:
     """What a file says about its making; without a corruption, of clean runs alone."""
     vlm = study.vlm
-    corrupted = {"corruption": corruption, "modality": registry.MODALITIES[corruption], **study.noise(corruption)} if corruption else {}
+    corrupted = {"corruption": corruption, "modality": CORRUPTIONS[corruption].modality, **study.noise(corruption)} if corruption else {}
     return {
         "title": title,
         "model": vlm.name,

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from corruptions.pair import Pair
+from corruptions.base import Pair
 from interventions.engine.capture import Captured, Example, capture
 from interventions.study.per_sample import roles_of
 from interventions.study.study import Study

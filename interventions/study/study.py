@@ -19,12 +19,11 @@ import tyro
 from datasets import Dataset
 from torch import Tensor
 
-from corruptions import registry
+from corruptions.base import CORRUPTIONS, LeftOut, Pair, PairMaker, help_text, named
 from corruptions.options import CorruptionOptions
-from corruptions.pair import Corruption, LeftOut, Pair
-from data_prep.shapes import make_shapes
+from data_prep.scenes.table import make_shapes
 from data_prep.tables import schema as sample_table
-from data_prep.tables.schema import Sample
+from data_prep.tables.sample import Sample
 from interventions import __version__, backends
 from interventions.backends.options import Backend, RayOptions, RemoteOptions
 from interventions.engine.capture import Example, PairError, example, prompts_of
@@ -39,7 +38,7 @@ log = logging.getLogger(__name__)
 SMALL_WIDTH = 256
 LIBRARIES = ("nnsight", "torch", "transformers", "numpy", "xarray")
 MOST_MEASURED = 1000  # samples over which embeddings are measured
-AT_LEAST = {"samples": 1, "seed": 0, "noise_draws": 1, "threads": 0, "batch": 0, "verify": 0}
+AT_LEAST = {"samples": 1, "seed": 0, "threads": 0, "batch": 0, "verify": 0}
 
 
 @dataclass
@@ -50,8 +49,7 @@ class Options:
     """blip-shapes or llava-shapes (shipped), blip-vqa-base or llava-1.5-7b (the Hub), a folder with a checkpoint, or a Hub id."""
     data: str = "shapes"
     """Folder of a prepared data set (see data_prep); `shapes` makes the rendered one where it is not there yet."""
-    corruption: str = "sip"
-    """How the corrupt run is made: sip (another image), str (other options in the question), gaussian_noise, ...; README.md lists them."""
+    corruption: Annotated[str, tyro.conf.arg(help=help_text())] = "sip"
     samples: int = 100
     """Samples of each category, half with the correct option first (where the data set has as many)."""
     out: Path = Path("results")
@@ -71,15 +69,10 @@ class Options:
     """Answers whose first token is the same: left out; or the model is given the tokens that both begin with, and scored on the next."""
     direction: Literal["denoising", "noising"] = "denoising"
     """denoising puts clean states into the corrupt run; noising puts corrupt states into the clean run."""
-    noise_multiple: float = 3.0
-    """Standard deviation of gaussian_noise, as a multiple of that of the embeddings over the data set's clean runs (all whose prompt fits,
-    or 1,000 that are drawn from a larger data set, always the same)."""
-    noise_draws: int = 10
-    """Draws of gaussian_noise a sample; they are kept apart in the file, and metrics are averaged over them."""
     divergence: bool = False
     """Measure the Kullback-Leibler divergence of each run from the clean one too (variable `kl_from_clean`)."""
-    painting: Annotated[CorruptionOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=CorruptionOptions)
-    """Options of corruptions that paint images or replace nouns."""
+    corruption_options: Annotated[CorruptionOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=CorruptionOptions)
+    """Options of corruptions."""
     keep_wrong: bool = False
     """Use samples that the model answers wrongly too (the paper does not)."""
     definition: Literal["ours", "reference"] = "ours"
@@ -133,7 +126,7 @@ class Study:
 
     def draws(self, corruption: str) -> int:
         """How many corrupt runs a sample has."""
-        return self.options.noise_draws if is_noise(corruption) else 1
+        return self.options.corruption_options.noise_draws if CORRUPTIONS[corruption].draws else 1
 
     def label(self, corruption: str) -> str:
         """What results under a corruption are filed under."""
@@ -174,15 +167,16 @@ class Study:
             raise
 
     def _choose(self, corruption: str) -> tuple[list[Pair], list[dict[str, str]]]:
-        modality = registry.MODALITIES[corruption]
+        entry = CORRUPTIONS[corruption]
+        modality = entry.modality
         if modality not in self.vlm.reads:
             raise LeftOut(f"{corruption} changes the {modality}, which {self.vlm.name} does not read: no state would differ")
-        if corruption in registry.OF_EMBEDDINGS and modality in self.vlm.late_embeddings:
+        if entry.embeddings and modality in self.vlm.late_embeddings:
             raise LeftOut(
                 f"{corruption} changes {modality} embeddings that come after the layers of {self.vlm.name}, where no state would differ: "
                 "use a corruption of what the model reads"
             )
-        maker = registry.make(corruption, sample_table.rows(self.table), self.options.seed, self.options.painting, self.options.device)
+        maker = entry.make(sample_table.rows(self.table), self.options.seed, self.options.corruption_options, self.options.device)
         groups: dict[str, dict[bool, list[Sample]]] = {}
         for sample in sample_table.rows(self.table):
             groups.setdefault(sample["category"], {True: [], False: []})[sample["correct_first"]].append(sample)
@@ -203,7 +197,7 @@ class Study:
             )
         return chosen, left_out
 
-    def _usable(self, maker: Corruption, samples: Sequence[Sample], left_out: list[dict[str, str]]) -> Iterator[Pair]:
+    def _usable(self, maker: PairMaker, samples: Sequence[Sample], left_out: list[dict[str, str]]) -> Iterator[Pair]:
         """The pairs of some samples, made when they are asked for; those that cannot be used go into `left_out`."""
         for sample in samples:
             try:
@@ -232,24 +226,26 @@ class Study:
     def examples(self, pair: Pair, corruption: str) -> list[Example]:
         """A pair as the model takes it, once for each draw of the noise, in the study's direction."""
         scored = self.scored(pair)
-        noises = [self._noise(pair, corruption, draw) for draw in range(self.draws(corruption))] if pair.noise else [None]
+        changed = CORRUPTIONS[corruption].embeddings
+        noises = [self._noise(pair, corruption, draw) for draw in range(self.draws(corruption))] if changed else [None]
         made = [example(self.vlm, pair, scored, noise) for noise in noises]
         return [one.exchanged() for one in made] if self.options.direction == "noising" else made
 
     def _noise(self, pair: Pair, corruption: str, draw: int) -> Noise:
-        if pair.becomes != "noisy":
-            mean = self.embedding_mean(corruption) if pair.becomes == "mean" else None
-            return replaced(self.vlm, pair, pair.noise, mean)
-        return draw_noise(self.vlm, pair, pair.noise, self.sigma(corruption), self.options.seed, draw)
+        entry = CORRUPTIONS[corruption]
+        if entry.draws:
+            return draw_noise(self.vlm, pair, entry.modality, self.sigma(corruption), self.options.seed, draw)
+        mean = self.embedding_mean(corruption) if entry.measures_embeddings else None
+        return replaced(self.vlm, pair, entry.modality, mean)
 
     def sigma(self, corruption: str) -> float:
         """The standard deviation of the noise."""
-        return self.options.noise_multiple * self.embedding_deviation(corruption)
+        return self.options.corruption_options.noise_multiple * self.embedding_deviation(corruption)
 
     def embedding_mean(self, corruption: str) -> Tensor:
         """The mean of the embeddings that are replaced, over the table's clean runs (see `measured_samples`); measured once."""
         if corruption not in self.means:
-            self.means[corruption] = embedding_mean(self.vlm, self.measured_samples(), registry.MODALITIES[corruption])
+            self.means[corruption] = embedding_mean(self.vlm, self.measured_samples(), CORRUPTIONS[corruption].modality)
         return self.means[corruption]
 
     def embedding_deviation(self, corruption: str) -> float:
@@ -260,7 +256,7 @@ class Study:
             of = self._made_by() | {"most_samples": MOST_MEASURED}
             known = read_manifest(self.options.out).get("embedding_deviations", {}).get(key, {})
             if known.get("of") != of:
-                deviation = embedding_deviation(self.vlm, self.measured_samples(), registry.MODALITIES[corruption])
+                deviation = embedding_deviation(self.vlm, self.measured_samples(), CORRUPTIONS[corruption].modality)
                 known = {"deviation": deviation, "of": of}
                 update_manifest(self.options.out, "embedding_deviations", key, known)
             self.deviations[corruption] = known["deviation"]
@@ -313,7 +309,7 @@ class Study:
             "divergence": self.options.divergence,
             "shared_pieces": self.options.shared_pieces,
             **(self._of_corrupt_runs(corruption) if corruption else {}),
-            **({"samples_of": samples_of, **registry.configuration(samples_of, self.options.painting)} if samples_of else {}),
+            **({"samples_of": samples_of, **CORRUPTIONS[samples_of].configuration(self.options.corruption_options)} if samples_of else {}),
             **more,
         }
 
@@ -331,17 +327,19 @@ class Study:
         }
 
     def _of_corrupt_runs(self, corruption: str) -> dict[str, Any]:
-        found = {"corruption": corruption, "direction": self.options.direction, **registry.configuration(corruption, self.options.painting)}
-        if is_noise(corruption):
-            found |= {"noise_multiple": self.options.noise_multiple, "noise_draws": self.options.noise_draws}
-        return found | ({"embeddings_over": MOST_MEASURED} if is_noise(corruption) or corruption.startswith("mean_ablation") else {})
+        entry, options = CORRUPTIONS[corruption], self.options.corruption_options
+        return {
+            "corruption": corruption,
+            "direction": self.options.direction,
+            **entry.configuration(options),
+            **entry.run_configuration(options),
+            **({"embeddings_over": MOST_MEASURED} if entry.measures_embeddings else {}),
+        }
 
     def noise(self, corruption: str) -> dict[str, Any]:
         """What a file says of its noise; nothing where the corruption is none."""
-        if not is_noise(corruption):
-            return {}
-        options = self.options
-        return {"noise_multiple": options.noise_multiple, "noise_draws": options.noise_draws, "noise_sigma": self.sigma(corruption)}
+        entry = CORRUPTIONS[corruption]
+        return entry.run_configuration(self.options.corruption_options) | {"noise_sigma": self.sigma(corruption)} if entry.draws else {}
 
     def provenance(self) -> dict[str, str]:
         """What else a result should say about its making; versions are those where the model runs, of what runs there."""
@@ -382,25 +380,18 @@ def check_options(options: Options) -> None:
     ValueError, BackendError
         Each says which, and what it may be.
     """
-    if options.corruption not in registry.NAMES:
-        raise ValueError(f"unknown corruption {options.corruption!r}; choose from {', '.join(registry.NAMES)}")
+    corruption = named(options.corruption)
     wholes = {name: (getattr(options, name), least) for name, least in AT_LEAST.items()}
     wholes |= {"workers": (options.ray.workers, 0), "jobs": (options.remote.jobs, 1)}
     for name, (value, least) in wholes.items():
         if value < least:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
-    for name, number in {"noise-multiple": options.noise_multiple, "wait-limit": options.remote.wait_limit}.items():
-        if not (math.isfinite(number) and number > 0):
-            raise ValueError(f"--{name} must be a finite number above 0, not {number:g}")
+    if not (math.isfinite(options.remote.wait_limit) and options.remote.wait_limit > 0):
+        raise ValueError(f"--wait-limit must be a finite number above 0, not {options.remote.wait_limit:g}")
     if (share := options.ray.gpus_per_worker) is not None and not (math.isfinite(share) and share >= 0):
         raise ValueError(f"--gpus-per-worker must be a finite number of at least 0, not {share:g}")
-    registry.configuration(options.corruption, options.painting)  # raises where its diffusion model cannot be used
+    corruption.configuration(options.corruption_options)  # raises where its diffusion model cannot be used
     backends.choose(options)  # raises where it cannot be used
-
-
-def is_noise(corruption: str) -> bool:
-    """Whether a corruption draws noise, of which a sample has several corrupt runs."""
-    return corruption.startswith("gaussian_noise")
 
 
 def open_model(options: Options) -> Vlm:

@@ -11,13 +11,14 @@ import pytest
 import tyro
 from PIL import Image
 
-from data_prep.attribute_folder import AttributeFolder, clean_name, main, read_attribute_folder, with_article
+from data_prep.attribute_folder import AttributeFolder, clean_name, read_attribute_folder, with_article
 from data_prep.tables import preparing
 from data_prep.tables import schema as samples
+from data_prep.tables.candidates import Candidate, Source
 from data_prep.tables.counterparts import image_files
 from data_prep.tables.images import ImageError, open_image
-from data_prep.tables.preparing import Candidate, Source
-from data_prep.tables.schema import SampleError
+from data_prep.tables.readers import run
+from data_prep.tables.sample import SampleError
 
 CARS = Path(__file__).resolve().parents[3] / "shared" / "data" / "stanford_cars"
 
@@ -336,10 +337,10 @@ def test_a_source_that_cannot_be_read(tmp_path, name, content, says):
 
 
 def test_command_line(birds, tmp_path, capsys):
-    main(tyro.cli(AttributeFolder, args=["--source", str(birds), "--out", str(tmp_path / "t"), "--group-by", "parent", "--limit", "3"]))
+    run(tyro.cli(AttributeFolder, args=["--source", str(birds), "--out", str(tmp_path / "t"), "--group-by", "parent", "--limit", "3"]))
     assert "3 samples (3 birds)" in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"data_prep\.attribute_folder: .*no two class folders with images"):
-        main(tyro.cli(AttributeFolder, args=["--source", str(birds / "sea" / "045.Ivory_Gull")]))
+        run(tyro.cli(AttributeFolder, args=["--source", str(birds / "sea" / "045.Ivory_Gull")]))
 
 
 def test_a_stretch_of_candidates_that_all_fail(birds, tmp_path):

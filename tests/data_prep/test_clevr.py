@@ -18,7 +18,8 @@ from data_prep.clevr import Clevr, approximate_box, read_clevr, read_palit, run_
 from data_prep.scenes.partners import Partners, Thing
 from data_prep.tables import preparing
 from data_prep.tables import schema as samples
-from data_prep.tables.schema import SampleError
+from data_prep.tables.readers import run
+from data_prep.tables.sample import SampleError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 WORDS = {
@@ -291,7 +292,7 @@ def test_missing_files_say_the_layout(pair, tmp_path):
             read(pair, split)
     (pair / "images" / "away").rename(pair / "images" / "train")
     with pytest.raises(SystemExit, match=r"^data_prep\.clevr: .*CLEVR_train_scenes\.json: no such file; expected:"):
-        clevr.main(Clevr(folder=pair, split="train", out=tmp_path / "out"))
+        run(Clevr(folder=pair, split="train", out=tmp_path / "out"))
     with pytest.raises(SampleError, match=r"no scene can be used; the first reasons:\n  CLEVR_val_000000\.png: .*no such file in"):
         read_clevr(pair / "scenes" / "CLEVR_val_scenes.json", pair / "scenes")
 
@@ -299,8 +300,8 @@ def test_missing_files_say_the_layout(pair, tmp_path):
 def test_command_with_other_splits_and_own_files(pair, tmp_path, capsys):
     (pair / "images" / "val").rename(pair / "images" / "valA")
     (pair / "scenes" / "CLEVR_val_scenes.json").rename(pair / "scenes" / "CLEVR_valA_scenes.json")
-    clevr.main(Clevr(folder=pair, split="valA", out=tmp_path / "a"))
-    clevr.main(Clevr(scenes=pair / "scenes" / "CLEVR_valA_scenes.json", images=pair / "images" / "valA", out=tmp_path / "b"))
+    run(Clevr(folder=pair, split="valA", out=tmp_path / "a"))
+    run(Clevr(scenes=pair / "scenes" / "CLEVR_valA_scenes.json", images=pair / "images" / "valA", out=tmp_path / "b"))
     assert capsys.readouterr().out.count("2 samples (2 colour) in") == 2
     assert samples.fingerprint(samples.load(tmp_path / "a")) == samples.fingerprint(samples.load(tmp_path / "b"))
 

@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 from data_prep import coco_qa
-from data_prep.coco_qa import CocoQa, main, read_coco_qa
+from data_prep.coco_qa import CocoQa, read_coco_qa
 from data_prep.tables import schema as samples
 from data_prep.tables.coco import find_images, nouns
 from data_prep.tables.preparing import prepare
-from data_prep.tables.schema import SampleError
+from data_prep.tables.readers import run
+from data_prep.tables.sample import SampleError
 from data_prep.wording.coco_qa import mended, plain
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_qa"
@@ -338,15 +339,15 @@ def test_another_layout_is_said_with_the_right_one(folder):
 
 
 def test_command_line(folder, capsys):
-    main(CocoQa(source=write(folder, [*COLOURS, (4, BUS, "two")]), images=folder / "images", out=folder / "out"))
+    run(CocoQa(source=write(folder, [*COLOURS, (4, BUS, "two")]), images=folder / "images", out=folder / "out"))
     said = capsys.readouterr()
     assert said.out.startswith("3 samples (3 colour) in ")
     assert "left out colour-5: color_coco_qa.csv, line 5: the answer 'two'" in said.err
-    main(CocoQa(source=folder / "tables", images=folder / "images", out=folder / "strict", strict=True))
+    run(CocoQa(source=folder / "tables", images=folder / "images", out=folder / "strict", strict=True))
     assert capsys.readouterr().out.endswith("1 left out, 1 of them by design (above, and in data.json)\n")
     write(folder, [*COLOURS, (99, BUS, "red")])
     with pytest.raises(SystemExit, match=r"^data_prep\.coco_qa: colour-5: color_coco_qa\.csv, line 5: there is no image of the id 99"):
-        main(CocoQa(source=folder / "tables", images=folder / "images", out=folder / "strict", strict=True))
+        run(CocoQa(source=folder / "tables", images=folder / "images", out=folder / "strict", strict=True))
 
 
 def published():

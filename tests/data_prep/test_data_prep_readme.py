@@ -1,13 +1,16 @@
 """The page on data sets: its commands are those of the code, and its snippets are Python."""
 
 import dataclasses
-import importlib
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 import tyro
+
+from data_prep.__main__ import main as listing
+from data_prep.masks.options import PseudoMasks
+from data_prep.tables.readers import all_readers
 
 PAGE = (Path(__file__).resolve().parents[2] / "data_prep" / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^python -m (data_prep\.\w+) ([^#\n]*)", PAGE, re.MULTILINE)
@@ -16,15 +19,20 @@ COMMANDS += [("data_prep.attribute_folder", options) for options in re.findall(r
 
 @pytest.mark.parametrize(("module", "options"), COMMANDS)
 def test_options(module, options):
-    name = module.removeprefix("data_prep.").replace("_", "")
-    kinds = vars(importlib.import_module(module)).values()
-    (kind,) = [k for k in kinds if isinstance(k, type) and dataclasses.is_dataclass(k) and k.__name__.lower() == name]
-    assert dataclasses.is_dataclass(tyro.cli(kind, args=shlex.split(options)))
+    kind = {f"data_prep.{name}": reader.options for name, reader in all_readers().items()} | {"data_prep.pseudo_masks": PseudoMasks}
+    assert dataclasses.is_dataclass(tyro.cli(kind[module], args=shlex.split(options)))
 
 
-def test_every_reader_of_the_table_has_a_command_and_every_snippet_compiles():
-    readers = set(re.findall(r"^\| [^|]+ \| `(\w+)` \|", PAGE, re.MULTILINE))
-    assert len(readers) > 5
-    assert {f"data_prep.{name}" for name in readers - {"shapes", "svo_probes"}} <= {module for module, _ in COMMANDS}
+def test_every_reader_is_in_the_table_with_its_own_words_and_has_a_command_and_every_snippet_compiles():
+    rows = set(re.findall(r"^\| [^|]+ \| `\w+` \|.*$", PAGE, re.MULTILINE))
+    assert rows == {reader.row for reader in all_readers().values()}
+    assert {f"data_prep.{name}" for name in all_readers()} <= {module for module, _ in COMMANDS}
     for snippet in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL):
         compile(snippet, "README.md", "exec")
+
+
+def test_python_m_data_prep_lists_them_all(capsys):
+    listing()
+    said = capsys.readouterr().out
+    assert len(all_readers()) >= 11
+    assert all(f"python -m data_prep.{name}\n" in said for name in all_readers())

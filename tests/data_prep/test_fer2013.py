@@ -8,11 +8,12 @@ import pytest
 import tyro
 from PIL import Image
 
-from data_prep.fer2013 import Fer2013, main, read_fer2013
+from data_prep.fer2013 import Fer2013, read_fer2013
 from data_prep.tables import preparing
 from data_prep.tables import schema as samples
 from data_prep.tables.images import open_image
-from data_prep.tables.schema import SampleError
+from data_prep.tables.readers import run
+from data_prep.tables.sample import SampleError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "fer2013"
 ADJECTIVES = {  # the release's folder names; the order is that of the table's numbers
@@ -182,10 +183,10 @@ def test_a_source_that_cannot_be_read(tmp_path, content, says):
 
 
 def test_command_line(images, tmp_path, capsys):
-    main(tyro.cli(Fer2013, args=["--source", str(images), "--out", str(tmp_path / "t"), "--limit", "1"]))
+    run(tyro.cli(Fer2013, args=["--source", str(images), "--out", str(tmp_path / "t"), "--limit", "1"]))
     assert "7 samples (1 " in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"data_prep\.fer2013: .*no image in a folder named by an emotion"):
-        main(tyro.cli(Fer2013, args=["--source", str(tmp_path / "t")]))
+        run(tyro.cli(Fer2013, args=["--source", str(tmp_path / "t")]))
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared faces are not here")

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_prep import iconqa
 from data_prep.iconqa import IconQa, question_with, read_iconqa
 from data_prep.tables import preparing
 from data_prep.tables import schema as samples
-from data_prep.tables.schema import SampleError
+from data_prep.tables.readers import run
+from data_prep.tables.sample import SampleError, option_spans
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "iconqa"
 DOTS = "How many dots are there?"
@@ -87,7 +87,7 @@ def test_two_problems_with_one_question(tmp_path):
 def test_questions_name_both_options(text, first, second, unit, expected):
     question = question_with(text, first, second, unit)
     assert question == expected
-    left, right = samples.option_spans(question, first, second)
+    left, right = option_spans(question, first, second)
     assert left < right
 
 
@@ -210,10 +210,10 @@ def test_command_and_layouts(tmp_path, capsys):
     for number in (1, 2):
         fill(tmp_path, number, DOTS, str(number), split="train")
     for number, folder in enumerate([tmp_path, tmp_path / "iconqa_data", tmp_path / "iconqa_data" / "iconqa"]):
-        iconqa.main(IconQa(folder=folder, split="train", out=tmp_path / f"out{number}"))
+        run(IconQa(folder=folder, split="train", out=tmp_path / f"out{number}"))
     assert capsys.readouterr().out.count("2 samples (2 fill_in_blank) in") == 3
     with pytest.raises(SystemExit, match=r"^data_prep\.iconqa: .*: no folder of the split 'val'; expected:\n  iconqa_data/\n    iconqa/"):
-        iconqa.main(IconQa(folder=tmp_path, out=tmp_path / "out"))
+        run(IconQa(folder=tmp_path, out=tmp_path / "out"))
     with pytest.raises(SampleError, match="absent: no such folder; expected:"):
         read_iconqa(tmp_path / "absent")
     (tmp_path / "iconqa_data/iconqa/test").mkdir()

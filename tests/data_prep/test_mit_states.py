@@ -9,11 +9,12 @@ import pytest
 import tyro
 from PIL import Image
 
-from data_prep.mit_states import LISTS, MitStates, main, read_lists, read_mit_states, similarities
+from data_prep.mit_states import LISTS, MitStates, read_lists, read_mit_states, similarities
 from data_prep.tables import preparing
 from data_prep.tables import schema as samples
 from data_prep.tables.images import open_image
-from data_prep.tables.schema import SampleError
+from data_prep.tables.readers import run
+from data_prep.tables.sample import SampleError
 
 LISTING = Path(__file__).resolve().parents[3] / "shared" / "data" / "mit_states" / "MIT_states_raw.txt"
 FOLDERS = {
@@ -194,10 +195,10 @@ def test_another_layout_says_which_was_expected(tmp_path):
 
 def test_command_line(release, capsys):
     arguments = ["--folder", str(release), "--out", str(release / "t"), "--limit", "2"]
-    main(tyro.cli(MitStates, args=arguments))
+    run(tyro.cli(MitStates, args=arguments))
     assert "4 samples (2 " in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"data_prep\.mit_states: .*no such folder"):
-        main(tyro.cli(MitStates, args=["--folder", str(release / "absent")]))
+        run(tyro.cli(MitStates, args=["--folder", str(release / "absent")]))
 
 
 @pytest.mark.skipif(not LISTING.exists(), reason="the shared listing is not here")

@@ -15,7 +15,7 @@ from PIL import Image
 from data_prep.pairs import Pairs, read_pairs, read_table
 from data_prep.tables import schema as samples
 from data_prep.tables.preparing import prepare
-from data_prep.tables.schema import SampleError
+from data_prep.tables.sample import SampleError
 
 ROOT = Path(__file__).resolve().parents[2]
 SMOKE = ROOT.parent / "shared" / "data" / "sip_pairs_smoke.csv"

@@ -8,11 +8,13 @@ import pytest
 import tyro
 from PIL import Image
 
-from data_prep.scenes.rendering import bounding_box
 from data_prep.tables import preparing
 from data_prep.tables import schema as samples
-from data_prep.tables.preparing import Candidate, Preparation, Source, correct_comes_first, left_out_entry, prepare
-from data_prep.tables.schema import Excluded, SampleError
+from data_prep.tables.candidates import Candidate, Preparation, Source, correct_comes_first, left_out_entry
+from data_prep.tables.images import bounding_box
+from data_prep.tables.preparing import prepare
+from data_prep.tables.readers import run
+from data_prep.tables.sample import Excluded, SampleError
 
 PART = 4
 COUNT = 22
@@ -344,9 +346,19 @@ def test_options_out_of_range(option, capsys):
     assert name in capsys.readouterr().err
 
 
+def reading(read, out):
+    """Options of a reader that reads in this way."""
+
+    class Reading(Preparation):
+        def read(self):
+            return read()
+
+    return Reading(out=out)
+
+
 def test_what_a_script_says(tmp_path, capsys):
-    options = Preparation(out=tmp_path / "table")
-    preparing.run(options, Reader(broken=set(range(1, COUNT, 2))).source, "data_prep.made")
+    options = reading(Reader(broken=set(range(1, COUNT, 2))).source, tmp_path / "table")
+    preparing.run(options)
     said = capsys.readouterr()
     made = f"{COUNT // 2} samples ({COUNT // 2} even) in {options.out}\n"
     assert said.out == f"{made}11 left out, 0 of them by design (above, and in data.json)\n"
@@ -359,8 +371,8 @@ def test_the_reasons_are_told_by_kind(tmp_path, capsys):
         left_out_entry(f"a b/{name}.png", f"a b/{name}.png", Excluded(f'no partner of {name!r}: it says "it\'s {name}"')) for name in "uvw"
     ]
     files = [{"sample": f"p{name}", "reason": f"things.csv, line {line}: {name} b.jpg: no such file"} for line, name in enumerate("pq")]
-    options = Preparation(out=tmp_path / "table")
-    preparing.run(options, lambda: Reader().source(left_out=[*odd, *files, *excluded]), "data_prep.made")
+    options = reading(lambda: Reader().source(left_out=[*odd, *files, *excluded]), tmp_path / "table")
+    preparing.run(options)
     said = capsys.readouterr()
     lines = [line for line in said.err.splitlines() if line.startswith(("left", "..."))]
     assert lines[:4] == [
@@ -381,7 +393,9 @@ def test_how_a_script_ends(tmp_path):
     def no_file():
         return Path(tmp_path / "absent.csv").read_text()
 
-    with pytest.raises(SystemExit, match=r"^data_prep.made: .*absent\.csv"):
-        preparing.run(Preparation(out=tmp_path / "t"), no_file, "data_prep.made")
-    with pytest.raises(SystemExit, match=r"data_prep\.made: interrupted; what is finished is kept, run the same command to go on"):
-        preparing.run(Preparation(out=tmp_path / "t"), Reader(stop=5).source, "data_prep.made")
+    with pytest.raises(SystemExit, match=r"^data_prep.test_preparing: .*absent\.csv"):
+        run(reading(no_file, tmp_path / "t"))
+    with pytest.raises(
+        SystemExit, match=r"data_prep\.test_preparing: interrupted; what is finished is kept, run the same command to go on"
+    ):
+        run(reading(Reader(stop=5).source, tmp_path / "t"))

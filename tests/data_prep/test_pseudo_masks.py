@@ -23,9 +23,11 @@ from transformers.models.owlvit.image_processing_pil_owlvit import OwlViTImagePr
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from data_prep import pseudo_masks
-from data_prep.pseudo_masks import PseudoMasks, make_pseudo_masks
+from data_prep.masks import guessing
+from data_prep.masks.guessing import make_pseudo_masks
+from data_prep.masks.options import PseudoMasks
 from data_prep.tables import schema as samples
-from data_prep.tables.schema import SampleError
+from data_prep.tables.sample import SampleError
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = [(40, 24), (24, 40), (32, 32), (17, 51), (60, 20)]
@@ -192,8 +194,8 @@ def finds(monkeypatch, thing, interrupt_at=None):
         given.extend(texts)
         return [np.full((image.height, image.width), text == thing) for image, text in zip(images, texts, strict=True)]
 
-    auto, threshold, _ = pseudo_masks._KINDS["clipseg"]
-    monkeypatch.setitem(pseudo_masks._KINDS, "clipseg", (auto, threshold, find))
+    auto, threshold, _ = guessing._KINDS["clipseg"]
+    monkeypatch.setitem(guessing._KINDS, "clipseg", (auto, threshold, find))
     return given
 
 

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from data_prep.tables import schema as samples
-from data_prep.tables.schema import FEATURES, SampleError, build, fingerprint, left_out, load, option_spans, problems, save, validate
+from data_prep.tables.sample import SampleError, option_spans
+from data_prep.tables.schema import FEATURES, build, fingerprint, left_out, load, problems, save, validate
 
 
 def picture(value, size=(12, 10)):

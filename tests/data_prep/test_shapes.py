@@ -10,9 +10,10 @@ import pytest
 from scipy.ndimage import binary_dilation
 
 from data_prep.scenes.questions import ASKED
-from data_prep.scenes.rendering import BACKGROUNDS, _coverage, bounding_box, is_held_out, random_scene, render
-from data_prep.shapes import EVALUATION_SEED, draw_pair, make_shapes, true_options
+from data_prep.scenes.rendering import BACKGROUNDS, _coverage, is_held_out, random_scene, render
+from data_prep.scenes.table import EVALUATION_SEED, draw_pair, make_shapes, true_options
 from data_prep.tables import schema as samples
+from data_prep.tables.images import bounding_box
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,7 +93,7 @@ def test_the_same_seed_gives_the_same_table_and_a_prefix_of_a_larger_one(dataset
 
 
 def test_evaluation_scenes_are_not_drawn_from_the_training_seed():
-    source = (ROOT / "data_prep" / "train_shapes.py").read_text()  # read, as importing it takes seconds
+    source = (ROOT / "data_prep" / "scenes" / "training.py").read_text()  # read, as importing it takes seconds
     assert "TRAINING_SEED = " in source
     assert f"{EVALUATION_SEED:_}" not in source
 

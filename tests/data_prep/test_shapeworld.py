@@ -14,7 +14,8 @@ from data_prep import shapeworld
 from data_prep.shapeworld import ShapeWorld, read_shapeworld, visible
 from data_prep.tables import preparing
 from data_prep.tables import schema as samples
-from data_prep.tables.schema import SampleError
+from data_prep.tables.readers import run
+from data_prep.tables.sample import SampleError
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "shapeworld"
 real = pytest.mark.skipif(not REAL.exists(), reason="the shared data is not here")
@@ -165,7 +166,7 @@ def test_missing_folders_say_the_layout(tmp_path):
     with pytest.raises(SampleError, match=r"absent: no such folder; expected:\n  examples/\n    agreement/"):
         read_shapeworld(tmp_path / "absent")
     with pytest.raises(SystemExit, match=r"^data_prep\.shapeworld: .*: no world_model\.json in it or below it; expected:"):
-        shapeworld.main(ShapeWorld(folder=tmp_path, out=tmp_path / "out"))
+        run(ShapeWorld(folder=tmp_path, out=tmp_path / "out"))
     write(tmp_path / "w", [[entity("cross", "red")]], images=())
     with pytest.raises(SampleError, match=r"no world has an image; w/world_model\.json, world 0: there is no image world-0\.png"):
         read_shapeworld(tmp_path)
@@ -253,7 +254,7 @@ def test_models_captions_and_agreement_of_a_real_data_set_belong_together():
 
 @real
 def test_the_real_data_sets(tmp_path, capsys):
-    shapeworld.main(ShapeWorld(folder=REAL, out=tmp_path / "out"))
+    run(ShapeWorld(folder=REAL, out=tmp_path / "out"))
     table, record = samples.load(tmp_path / "out"), samples.provenance(tmp_path / "out")
     assert set(record["counts"]) == {"colour", "shape"}
     assert f"{len(table)} samples" in capsys.readouterr().out

@@ -16,9 +16,10 @@ from PIL import Image
 
 from data_prep.svo_probes import Folder, Web, choose, read_svo_probes, read_triplets
 from data_prep.tables import schema as samples
+from data_prep.tables.candidates import Preparation
 from data_prep.tables.downloads import DEAD_LINKS, Downloads, Limits
-from data_prep.tables.preparing import Preparation, prepare
-from data_prep.tables.schema import SampleError
+from data_prep.tables.preparing import prepare
+from data_prep.tables.sample import SampleError, option_spans
 from data_prep.wording.inflection import Link, Links, ask, is_plural, options_in, participle, read_link
 from data_prep.wording.rephrasing import Rephraser, fault, load_rephraser
 from tests.data_prep.test_downloads import Server
@@ -330,7 +331,7 @@ def test_questions(case):
     assert question.text == text
     words = iter(text.rstrip("?").split())
     assert all(word in words for word in question.words)  # in this order
-    first, second = samples.option_spans(text, *question.options)
+    first, second = option_spans(text, *question.options)
     assert first < second
 
 

@@ -11,8 +11,9 @@ from PIL import Image
 
 from data_prep.tables import schema as samples
 from data_prep.tables.preparing import prepare
-from data_prep.tables.schema import SampleError
-from data_prep.vqa_v2 import VqaV2, main, read_vqa_v2
+from data_prep.tables.readers import run
+from data_prep.tables.sample import SampleError
+from data_prep.vqa_v2 import VqaV2, read_vqa_v2
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "vqa_v2"
 NAMES = {
@@ -243,15 +244,15 @@ def test_command_line(release, capsys):
     release.pair(COLOUR, "black", "white")
     bad = release.pair(COLOUR, "black", "black")
     release.write()
-    main(VqaV2(folder=release.folder, out=release.folder / "out"))
+    run(VqaV2(folder=release.folder, out=release.folder / "out"))
     said = capsys.readouterr()
     assert said.out.startswith("1 samples (1 other) in ")
     assert f"left out {bad}: v2_mscoco_train2014_complementary_pairs.json, pair 2: " in said.err
-    main(VqaV2(folder=release.folder, out=release.folder / "strict", strict=True))  # left out by design
+    run(VqaV2(folder=release.folder, out=release.folder / "strict", strict=True))  # left out by design
     release.pairs.append([1, 2])
     release.write()
     with pytest.raises(SystemExit, match=r"^data_prep\.vqa_v2: 1-2: .*the question 1 has no text"):
-        main(VqaV2(folder=release.folder, out=release.folder / "strict", strict=True))
+        run(VqaV2(folder=release.folder, out=release.folder / "strict", strict=True))
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data is not here")

@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import DynamicCache
 
 from benchmarks.models import llava as random_llava
-from corruptions.pair import LeftOut
+from corruptions.base import LeftOut
 from data_prep.tables import schema as sample_table
 from interventions import attention_knockout as knockout_script
 from interventions.attention_knockout import (
@@ -26,9 +26,10 @@ from interventions.attention_knockout import (
     default_window,
 )
 from interventions.engine import blocking
-from interventions.engine.blocking import Block, run_plain, sweep_blocks, verify_blocks
+from interventions.engine.blocking import Block, sweep_blocks
 from interventions.engine.capture import CORRUPT, Example, capture, example
 from interventions.engine.edges import Places
+from interventions.engine.oracle.knockout import run_plain, verify_blocks
 from interventions.engine.oracle.verify import VerificationError
 from interventions.models.loading import wrap
 from interventions.models.parts import part_of

@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 from torch import nn
 
+from corruptions.options import CorruptionOptions
 from interventions import attribution_patching
 from interventions.attribution_patching import attribute_heads, chosen_cells
 from interventions.engine import gradients
@@ -247,7 +248,7 @@ def test_in_the_noising_direction_the_gradient_is_the_clean_runs(study):
 
 
 def test_draws_of_noise_are_kept_apart(study):
-    study.options.corruption, study.options.noise_draws = "gaussian_noise", 2
+    study.options.corruption, study.options.corruption_options = "gaussian_noise", CorruptionOptions(noise_draws=2)
     found = effects.read(attribute_heads(study, exact="all"))
     assert found["attribution"].dims == ("sample", "draw", "layer", "head", "token")
     assert float(abs(found["attribution"].diff("draw")).max()) > 0

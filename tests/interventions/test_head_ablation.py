@@ -13,8 +13,9 @@ from PIL import Image
 from analysis.plots.ablation import draw_ablation
 from interventions import head_ablation
 from interventions.engine import ablation as ablating
-from interventions.engine.ablation import run_ablated, verify_ablated
+from interventions.engine.ablation import run_ablated
 from interventions.engine.capture import Example, capture, example
+from interventions.engine.oracle.ablation import verify_ablations
 from interventions.engine.oracle.verify import VerificationError
 from interventions.head_ablation import ablate_heads
 from interventions.head_patching import patch_heads
@@ -157,7 +158,7 @@ def test_models_of_other_kinds_and_an_odd_number_of_runs(name):
     put_in = torch.zeros_like(captured.states[component][0, 0])
     measured, _ = run_ablated(vlm, captured, component, masks, put_in)
     torch.testing.assert_close(measured[0], captured.measured[0, 1], atol=TOLERANCE, rtol=0)
-    verify_ablated(vlm, ours, component, masks, put_in, measured)
+    verify_ablations(vlm, ours, component, masks, put_in, measured)
     assert (measured[1:] - measured[0]).abs().amax(1).min() > 1e-3
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from benchmarks.models import llava as random_llava
+from corruptions.options import CorruptionOptions
 from data_prep.scenes.small_models import blip_shapes
 from data_prep.tables import schema as sample_table
 from interventions import path_patching
@@ -513,7 +514,8 @@ def test_noising_puts_corrupt_states_into_the_clean_run(tmp_path, data, vlm):
 
 
 def test_each_draw_of_noise_is_kept(tmp_path, data, blip):
-    options = Options(model=blip.name, data=data, samples=1, out=tmp_path, device="cpu", corruption="gaussian_noise", noise_draws=2)
+    noise = {"corruption": "gaussian_noise", "corruption_options": CorruptionOptions(noise_draws=2)}
+    options = Options(model=blip.name, data=data, samples=1, out=tmp_path, device="cpu", **noise)
     dataset = values(patch_paths(prepare(options, blip), **CHOSEN, receiver_component="self_attention"))
     assert dataset.logit_correct.dims == ("sample", "draw", "sender", "receiver")
     assert dataset.effects.logit_difference().dims == ("sample", "sender", "receiver")

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from data_prep.tables import schema as samples
-from data_prep.tables.schema import SampleError
+from data_prep.tables.sample import SampleError
 from interventions.models import loading
 from interventions.select_samples import ALL, PUBLISHED, SelectSamples, accuracy_table, draw, in_halves, main, select_samples
 from interventions.study import answers, study

@@ -1,5 +1,4 @@
-"""Path patching the plain way, one path at a time, each run a whole trace, image included: slow and obvious, and what `path_runs` is held
-against while it runs."""
+"""Path patching: one path at a time, each of its runs one whole trace."""
 
 from dataclasses import replace
 from itertools import product
@@ -11,7 +10,8 @@ from nnsight import save
 from torch import Tensor
 
 from interventions.engine.capture import CORRUPT, Example
-from interventions.engine.oracle.patching import add_noise, clean_states, inputs_of
+from interventions.engine.oracle.patching import clean_states
+from interventions.engine.oracle.runs import add_noise, answers_of, columns_of, inputs_of
 from interventions.engine.oracle.verify import chosen, hold
 from interventions.engine.paths import Paths
 from interventions.engine.plan import Patch
@@ -25,8 +25,7 @@ def run_plain(vlm: Vlm, example: Example, paths: Paths) -> Float[Tensor, " measu
     held = [*vlm.architecture.attention, *(["mlp"] if paths.freeze_mlps else [])]
     ports = vlm.architecture.attention[paths.ends.receiving].inputs
     received = [port for name, port in ports.items() if receiver.input in ("", name)]
-    answers = torch.tensor([example.answers], device=vlm.device)
-    columns = slice(sender.number * vlm.head_dim, (sender.number + 1) * vlm.head_dim)
+    answers, columns = answers_of(vlm, example), columns_of(vlm, sender.number)
 
     with torch.no_grad(), vlm.model.trace(**inputs_of(vlm, example, CORRUPT)):
         add_noise(vlm, example, CORRUPT)
@@ -53,7 +52,7 @@ def run_plain(vlm: Vlm, example: Example, paths: Paths) -> Float[Tensor, " measu
     if receiver.head is None:
         return at_answer
 
-    columns = slice(receiver.head.number * vlm.head_dim, (receiver.head.number + 1) * vlm.head_dim)
+    columns = columns_of(vlm, receiver.head.number)
     with torch.no_grad(), vlm.model.trace(**inputs_of(vlm, example, CORRUPT)):
         add_noise(vlm, example, CORRUPT)
         layer = vlm.layers[receiver.head.layer]

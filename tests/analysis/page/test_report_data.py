@@ -176,11 +176,11 @@ def test_what_a_large_folder_leaves_out_is_said(results, tmp_path):
 
 
 def test_pictures_are_those_of_the_data_set_where_it_is_still_there(tmp_path):
-    from data_prep import shapes
+    from data_prep.scenes.table import make_shapes
     from data_prep.tables import schema as samples
 
     write_results(tmp_path, models=["blip-small"], corruptions=["sip", "str"])
-    table = shapes.make_shapes(2, 0)
+    table = make_shapes(2, 0)
     samples.save(table, tmp_path / "data" / "made", {"name": "shapes"})
     ids = table["sample_id"][:2]
     paths = list((tmp_path / "blip-small").rglob("*.nc"))

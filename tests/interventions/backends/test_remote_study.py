@@ -15,6 +15,7 @@ import pytest
 import xarray as xr
 from nnsight.schema.config import CONFIG
 
+from corruptions.options import CorruptionOptions
 from interventions.attention_knockout import attention_knockout
 from interventions.attention_patterns import attention_patterns
 from interventions.attribution_patching import attribute_heads
@@ -140,13 +141,13 @@ def test_heads_are_ablated_there_too(study, options, llava):
 
 
 def test_noise_and_noising_are_as_here(study, options, llava):
-    chosen = {"corruption": "gaussian_noise", "noise_draws": 2, "direction": "noising"}
+    chosen = {"corruption": "gaussian_noise", "corruption_options": CorruptionOptions(noise_draws=2), "direction": "noising"}
     there = patch_heads(study(jobs=3, **chosen))
     assert_same_file(patch_heads(prepare(options(backend="local", out="local", **chosen), llava)), there)
 
 
 def test_noise_is_measured_once_for_all_threads(study, server, monkeypatch):
-    ours, measured = study(jobs=3, corruption="gaussian_noise", noise_draws=1), []
+    ours, measured = study(jobs=3, corruption="gaussian_noise", corruption_options=CorruptionOptions(noise_draws=1)), []
 
     def deviation(*arguments):
         measured.append(arguments)

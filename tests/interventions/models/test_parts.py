@@ -11,11 +11,11 @@ from PIL import Image
 from interventions.attention_patterns import capture_attention
 from interventions.backends.journal import name_of
 from interventions.backends.shipping import Request, ship
-from interventions.engine.ablation import run_ablated, verify_ablated
+from interventions.engine.ablation import run_ablated
 from interventions.engine.capture import Example, capture, example
 from interventions.engine.gradients import attribution, of_cells
-from interventions.engine.oracle.patching import run_plain
-from interventions.engine.oracle.verify import verify
+from interventions.engine.oracle.ablation import verify_ablations
+from interventions.engine.oracle.patching import run_plain, verify_patches
 from interventions.engine.plan import patches
 from interventions.engine.sweep import sweep
 from interventions.head_patching import patch_heads
@@ -99,7 +99,7 @@ def test_heads_of_a_qformer_agree_with_raw_hooks(name):
     captured = capture(part, [ours], ("cross_attention",))
     every = patches("cross_attention", part.n_layers, part.n_heads, [Cell("", "", (0, 2)), Cell("", "", tuple(range(6)))])
     (measured,) = sweep(part, captured, [every])
-    verify(part, ours, every, measured, cells=len(every))  # also where a layer has no cross-attention
+    verify_patches(part, ours, every, measured, count=len(every))  # also where a layer has no cross-attention
     with part.showing_attention():
         maps = capture_attention(part, ours.ids[:1], {name: values[:1] for name, values in ours.pixels.items()}, "cross_attention")
     there = ["cross_attention" in part.components_of(number) for number in range(part.n_layers)]
@@ -170,7 +170,7 @@ def test_heads_of_a_part_are_ablated_and_attributed(blip, make_pair, name):
     sets[1, 1, 2], sets[2] = True, True
     zero = torch.zeros_like(captured.states[component][0, 1])
     measured, _ = run_ablated(part, captured, component, sets, zero)
-    verify_ablated(part, ours, component, sets, zero, measured, runs=3)
+    verify_ablations(part, ours, component, sets, zero, measured, count=3)
     torch.testing.assert_close(measured[0], captured.measured[0, 1], atol=2e-5, rtol=0)
     assert (measured[2] - measured[0]).abs().max() > 0.01
 

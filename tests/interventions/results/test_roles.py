@@ -46,8 +46,8 @@ def test_roles_of_a_causal_decoder(llava, make_pair):
 
 
 def test_several_pieces_of_one_option_have_its_role(blip):
-    from corruptions.pair import Pair
-    from data_prep.tables.schema import option_spans
+    from corruptions.base import Pair
+    from data_prep.tables.sample import option_spans
 
     question = "Is it fearful or red?"
     row = {"noun": "", "question": question, "clean_image": None}
