@@ -149,6 +149,7 @@ def analyse(options: RunAll) -> None:
         stability,
         universal_heads,
     )
+    from analysis.claims.page import counts
     from analysis.store.errors import NothingToAnalyse
 
     image, text = judged_corruptions(options.corruptions, options.direction)
@@ -173,10 +174,10 @@ def analyse(options: RunAll) -> None:
         except compare_corruptions.NothingToCompare as reason:
             print(f"corruptions were not compared: {reason}", file=sys.stderr)
     figures.draw_all(options.out, metric=options.metric)
-    claims, _ = paper_claims.find_and_write(options.out)
+    claims, _ = paper_claims.write(options.out)
     page = report.write_report(options.out)
     print(f"\nresults: {options.out.resolve()}\nreport:  {page}\n\nNOTICE's universal heads\n{universal.words}")
-    print(f"\nheads that hold up (signed effects, corrected tests)\n{robust.words}\n\n{paper_claims.counts(claims)}")
+    print(f"\nheads that hold up (signed effects, corrected tests)\n{robust.words}\n\n{counts(claims)}")
 
 
 def judged_corruptions(corruptions: tuple[str, ...], direction: str) -> tuple[str, str]:
