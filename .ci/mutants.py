@@ -57,7 +57,9 @@ def main() -> None:
             judged = []
             for result in pool.map(judge, sample):
                 judged.append(result)
-                print(f"{len(judged)}/{len(sample)} {result['outcome']}: {result['file']}:{result['line']} {result['operator']}", flush=True)
+                print(
+                    f"{len(judged)}/{len(sample)} {result['outcome']}: {result['file']}:{result['line']} {result['operator']}", flush=True
+                )
                 options.out.write_text(json.dumps(judged, indent=1))
     print(dict(Counter(result["outcome"] for result in judged)))
     for result in judged:
@@ -86,7 +88,9 @@ def covering_tests(tree: Path) -> dict[tuple[str, int], list[tuple[float, str]]]
         "def pytest_runtest_logreport(report):\n    seconds[report.nodeid] = seconds.get(report.nodeid, 0) + report.duration\n"
         f"def pytest_sessionfinish():\n    json.dump(seconds, open({str(report)!r}, 'w'))\n"
     )
-    subprocess.run([*command, "-p", "recorded"], cwd=tree, check=True, env=os.environ | {"PYTHONPATH": str(tree)}, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [*command, "-p", "recorded"], cwd=tree, check=True, env=os.environ | {"PYTHONPATH": str(tree)}, stdout=subprocess.DEVNULL
+    )
     import coverage
 
     seconds = json.loads(report.read_text())
