@@ -19,9 +19,9 @@ if __package__ in (None, ""):
 
 from analysis.functions.registry import Thresholds
 from analysis.products import PRODUCTS
-from analysis.store.command import reporting
 from analysis.store.folder import ResultsError, attention_files, effects_files, read_tree, write_tree, write_whole
 from analysis.store.written import Written
+from data_prep.tables.command import reporting
 
 if TYPE_CHECKING:
     import xarray as xr

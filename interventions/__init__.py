@@ -1,11 +1,10 @@
 """Pairs x sites -> effects. One script per kind of intervention; the models are wrapped in `interventions.models`.
 
 The names of `dir(interventions)` are the public ones; each is imported when it is first asked for, so that importing the package loads
-nothing.
+nothing:
 
->>> import interventions as vlm_notice
->>> study = vlm_notice.prepare(vlm_notice.Options(model="llava-shapes", samples=2))  # doctest: +SKIP
->>> effects = vlm_notice.open_effects(vlm_notice.patch_heads(study)).effects.logit_difference()  # doctest: +SKIP
+    study = interventions.prepare(interventions.Options(model="llava-shapes", samples=20))
+    interventions.open_effects(interventions.patch_heads(study)).effects.logit_difference()
 """
 
 from importlib import import_module
