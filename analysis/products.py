@@ -19,7 +19,9 @@ from typing import Any
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from interventions.methods import options as methods
 from interventions.study.option_words import defaults, words
+from interventions.study.options import Options
 
 HEADS, MODULES, ATTENTION = "effects of heads", "effects of whole modules", "attention to image patches"
 PLACE = ("model", "dataset")
@@ -316,7 +318,7 @@ def command_for(path: Path) -> str:
 
     >>> command_for(Path("results/robust_power.csv"))
     'python -m analysis.robust_heads --results results --power'
-    >>> command_for(Path("results/blip-small/shapes/sip-noising/mlp-window3.nc"))[-62:]
+    >>> command_for(Path("results/blip-small/shapes/sip-noising/mlp-window3.nc"))[-62:].strip()
     '--out results --direction noising --window 3 --components mlp'
     >>> command_for(Path("results/notes.csv"))
     ''
@@ -476,7 +478,7 @@ def _measure(
     names : what the path of the file is to say
     again : the file that is to be made again, with all of its options where it says them
     """
-    usual, shared = defaults(*_options(product.command)), defaults(_shared_options())
+    usual, shared = defaults(*_options(product.command)), defaults(Options)
     values = _asked(results, model, dataset)
     remade = again if again and configuration(again) else None
     if like := remade or _nearest(results, product, model, dataset, names):
@@ -573,16 +575,10 @@ def _data(dataset: str) -> str:
 @cache
 def _options(module: str) -> tuple[type, ...]:
     """The dataclasses of a command's options: its own, called as its file is, and those that all interventions share."""
-    of_command = getattr(importlib.import_module(module), "".join(word.capitalize() for word in module.split(".")[-1].split("_")))
-    if not module.startswith("interventions."):
-        return (of_command,)
-    return _shared_options(), of_command
-
-
-def _shared_options() -> type:
-    from interventions.study.study import Options
-
-    return Options
+    name = "".join(word.capitalize() for word in module.split(".")[-1].split("_"))
+    if module.startswith("interventions."):
+        return Options, getattr(methods, name)
+    return (getattr(importlib.import_module(module), name),)
 
 
 def configuration(path: Path) -> dict[str, Any]:

@@ -36,7 +36,9 @@ def run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def suggestions(results: Path) -> dict[str, str]:
     """The command that is suggested for each product that is not there, by its name and place."""
     found = {}
-    for product in (*products.MEASURED[1:], *products.JUDGED):
+    for product in sorted(
+        (*products.MEASURED[1:], *products.JUDGED), key=lambda one: (one in products.JUDGED, not one.several_corruptions)
+    ):
         for place in products.places(results) if product.of_place else [()]:
             absent = not products.files(results, product.name, **dict(zip(("model", "dataset"), place, strict=False)))
             possible = products.applies(results, product, *place) if product.of_place else not products.impossible(results, product)
