@@ -4,12 +4,12 @@ import numpy as np
 from scipy import stats
 
 from analysis.claims.place import Place
-from analysis.heads.measured import Measured, flat
+from analysis.heads.head_effects import HeadEffects, flat
 
 DEVIATIONS = 2.0  # of NOTICE's rule
 
 
-def may_be(place: Place, effects: Measured) -> dict[str, np.ndarray]:
+def may_be(place: Place, effects: HeadEffects) -> dict[str, np.ndarray]:
     """The heads that are not clearly out of a kind, by kind: bool [layer, head].
 
     A head is clearly no vision head where its mean |effect| lies below the threshold of a task under the image corruption, or above that
@@ -25,7 +25,7 @@ def may_be(place: Place, effects: Measured) -> dict[str, np.ndarray]:
     return {"vision": ~(out_image | in_text), "text": ~(out_text | in_image), "multimodal": ~(out_image | out_text)}
 
 
-def _clearly(place: Place, effects: Measured, corruption: str, level: float) -> tuple[np.ndarray, np.ndarray]:
+def _clearly(place: Place, effects: HeadEffects, corruption: str, level: float) -> tuple[np.ndarray, np.ndarray]:
     """Whether each head lies clearly below the threshold in some task, and clearly above it in every one: bool [layer, head]."""
     below, above = [], []
     for task, values in effects.of(corruption).items():

@@ -8,7 +8,7 @@ import xarray as xr
 from analysis.claims.claim import DECODER, LLAVA, Claim, Finding, Undecidable, beyond, every
 from analysis.claims.largest import HOW_LESS, halves, largest_less
 from analysis.claims.place import Place, by_role, enough_layers
-from analysis.corruptions.statistics import thirds
+from analysis.stats.thirds import thirds
 
 CONSTRAINT = "noun"  # the role of the words that the corruption `constraint` replaces
 WINDOW = 3

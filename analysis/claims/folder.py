@@ -9,7 +9,8 @@ import xarray as xr
 
 from analysis.claims.claim import DECODER, ENCODER
 from analysis.corruptions.statistics import Comparing
-from analysis.heads.measured import Measure, Measured, measured
+from analysis.heads.head_effects import HeadEffects, read_head_effects
+from analysis.heads.options import HeadEffectsOptions
 from analysis.store.folder import DAMAGED, ResultsError, damaged, effects_files, read_manifest, read_tree
 
 PARTS = ("start", "patch", "query")  # main tokens of parts of models
@@ -59,10 +60,10 @@ class Folder:
         return sorted(path.name for path in (self.path / model).iterdir() if path.is_dir() and any(path.rglob("*.nc")))
 
     @cached_property
-    def measured(self) -> dict[str, Measured]:
+    def measured(self) -> dict[str, HeadEffects]:
         """The effects of heads of every model that has any, as NOTICE judges them."""
-        there = [file for file in effects_files(self.path) if file.heads and file.corruption in Measure().corruptions()]
-        return measured(self.path, Measure()) if there else {}
+        there = [file for file in effects_files(self.path) if file.heads and file.corruption in HeadEffectsOptions().corruptions()]
+        return read_head_effects(self.path, HeadEffectsOptions()) if there else {}
 
     @cached_property
     def universal(self) -> dict[str, xr.Dataset]:

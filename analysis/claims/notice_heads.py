@@ -16,7 +16,7 @@ from analysis.claims.claim import (
 )
 from analysis.claims.largest import HOW_LESS, largest_less
 from analysis.claims.place import Place, enough_layers
-from analysis.corruptions.statistics import thirds
+from analysis.stats.thirds import thirds
 from interventions.results import faithfulness
 
 

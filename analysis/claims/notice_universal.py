@@ -24,9 +24,9 @@ from analysis.claims.claim import (
     beyond,
 )
 from analysis.claims.place import Place, enough_layers
-from analysis.corruptions.statistics import thirds
-from analysis.heads.measured import Measure, Measured, flat
-from analysis.heads.robust_rule import complete
+from analysis.heads.head_effects import HeadEffects, flat
+from analysis.heads.options import HeadEffectsOptions
+from analysis.stats.thirds import thirds
 from analysis.store.folder import ResultsError, head_name
 
 ALPHA = 0.05
@@ -45,21 +45,22 @@ PUBLISHED = {
 }
 
 
-def effects_of_heads(place: Place) -> Measured:
+def effects_of_heads(place: Place) -> HeadEffects:
     """The effects of all heads under both corruptions; raises `NotRun` where one is missing."""
     try:
         place.folder.measured  # noqa: B018 (raises where heads cannot be judged)
     except ResultsError as error:
         raise NotRun(str(error), place.whole_study()) from error
-    missing = [c for c in Measure().corruptions() if c not in (m.corruptions if (m := place.folder.measured.get(place.model)) else ())]
+    of_model = place.folder.measured.get(place.model)
+    missing = [c for c in HeadEffectsOptions().corruptions() if of_model is None or c not in of_model.corruptions]
     if missing:
         raise NotRun(f"no effects of heads under {' and '.join(missing)}", place.whole_study())
     if ("complete", place.model) not in place.folder.computed:
-        place.folder.computed["complete", place.model] = complete(place.folder.measured[place.model])
+        place.folder.computed["complete", place.model] = place.folder.measured[place.model].complete()
     return place.folder.computed["complete", place.model]
 
 
-def universal_kinds(place: Place, effects: Measured) -> dict[str, np.ndarray]:
+def universal_kinds(place: Place, effects: HeadEffects) -> dict[str, np.ndarray]:
     """Which heads are universal by NOTICE's rule, by kind: bool [resample, layer, head], of the samples as they are first.
 
     Resamples are of the samples of each task, apart under each corruption.
@@ -70,7 +71,7 @@ def universal_kinds(place: Place, effects: Measured) -> dict[str, np.ndarray]:
     return place.folder.computed["kinds", place.model]
 
 
-def _everywhere(place: Place, effects: Measured, corruption: str) -> np.ndarray:
+def _everywhere(place: Place, effects: HeadEffects, corruption: str) -> np.ndarray:
     """Which heads are important in every task under a corruption: bool [resample, layer, head]."""
     every_task: np.ndarray | None = None
     for task, values in effects.of(corruption).items():
@@ -83,7 +84,7 @@ def _everywhere(place: Place, effects: Measured, corruption: str) -> np.ndarray:
     return every_task
 
 
-def files_of(place: Place, effects: Measured) -> tuple:
+def files_of(place: Place, effects: HeadEffects) -> tuple:
     """The files of heads that `measured` read of a model."""
     return tuple(sorted((place.folder.path / place.model).glob(f"*/*/{effects.component}-heads.nc")))
 
@@ -121,7 +122,7 @@ def exists(place: Place, kind: str) -> Finding:
     return Finding(UNDECIDED if near.any() else FAILS, (number,), note, files)
 
 
-def _universal_q(place: Place, effects: Measured, kind: str) -> tuple[np.ndarray, Path]:
+def _universal_q(place: Place, effects: HeadEffects, kind: str) -> tuple[np.ndarray, Path]:
     """The larger `universal_q` of robust_heads.nc under the corruptions that make the kind [layer, head], and the file."""
     robust, path = place.by_notices_rule(place.folder.robust, "robust_heads")
     image, text = effects.corruptions
@@ -133,7 +134,7 @@ def _universal_q(place: Place, effects: Measured, kind: str) -> tuple[np.ndarray
     return q.transpose("layer", "head").values, path
 
 
-def _names(effects: Measured, heads: np.ndarray, most: int = 20) -> str:
+def _names(effects: HeadEffects, heads: np.ndarray, most: int = 20) -> str:
     """The names of some heads [layer, head]."""
     layers = next(iter(effects.effects.values()))["layer"].values
     found = np.argwhere(heads)

@@ -10,8 +10,9 @@ import xarray as xr
 from analysis.claims.claim import BLIP, ENCODER, FAILS, HOLDS, UNDECIDED, Claim, Estimate, Finding, Undecidable, beyond
 from analysis.claims.place import Place, by_role, enough_layers
 from analysis.corruptions.statistics import NOISE, compare
-from analysis.module_effects.statistics import holm, paired, pairwise, size_by_third
-from analysis.stats.resampling import stream
+from analysis.stats.multiple_tests import holm
+from analysis.stats.resampling import paired, stream
+from analysis.stats.thirds import pairwise, size_by_third
 
 HALF = 0.5
 ALPHA = 0.05

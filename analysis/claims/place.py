@@ -10,10 +10,10 @@ import xarray as xr
 from analysis.claims.claim import ANY, BLIP, ENCODER, NOTICE_DATA, Claim, Estimate, NotRun, Undecidable, estimate
 from analysis.claims.folder import Folder, attributes, read
 from analysis.corruptions.comparable import Like
-from analysis.corruptions.statistics import THIRDS, weighted_means
-from analysis.module_effects.of_file import by_order
+from analysis.module_effects.maps import by_order
 from analysis.products import is_stale
-from analysis.stats.resampling import bootstrap_weights, stream
+from analysis.stats.resampling import bootstrap_weights, stream, weighted_means
+from analysis.stats.thirds import THIRDS
 from analysis.store.folder import EffectsFile, read_effects
 
 PAPERS_SAMPLES = 500

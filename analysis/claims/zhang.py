@@ -9,7 +9,7 @@ import numpy as np
 from analysis.claims.claim import DECODER, HOLDS, LLAVA, Claim, Estimate, Finding, NotRun, Undecidable, beyond, every
 from analysis.claims.largest import HOW_LESS, largest_less
 from analysis.claims.place import Place, enough_layers
-from analysis.corruptions.statistics import THIRDS, thirds
+from analysis.stats.thirds import THIRDS, thirds
 from interventions.results.effects import MEASUREMENTS
 
 VARIABLES = (*MEASUREMENTS, *(f"clean_{name}" for name in MEASUREMENTS))

@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from analysis import products
 from analysis.functions.registry import FUNCTIONS, Thresholds, labels, words
+from analysis.heads.options import METRICS, NoticeRule
 from analysis.page import robust as report_robust
 from analysis.page import summary as report_summary
 from analysis.page import tables
@@ -23,7 +24,6 @@ from analysis.page.csv import noise_claims, paper_claims, shown
 from analysis.page.data import Gathering
 from analysis.report import Limits
 from analysis.store.folder import ResultsError, unfinished_runs
-from analysis.universal_heads import METRICS, Rule
 
 ASSETS = Path(__file__).with_name("assets")
 SCRIPTS = ("basics.js", "theme.js", "tables.js", "plots.js", "maps.js", "curves.js", "heads.js", "samples.js", "routes.js")
@@ -88,7 +88,7 @@ def _content(gathering: Gathering) -> dict[str, Any]:
         "noise_claims": noise_claims(results / "compare_corruptions.csv"),
         "has_heads": any(file.heads for file in gathering.files),
         "has_modules": any(not file.heads for file in gathering.files),
-        "rule": next(iter(universal.values())).attrs if universal else vars(Rule()),
+        "rule": next(iter(universal.values())).attrs if universal else vars(NoticeRule()),
         "thresholds": thresholds,
     }
 

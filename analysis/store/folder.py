@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis import products
+from analysis.store.errors import ResultsError
 
 if TYPE_CHECKING:
     import xarray as xr  # loaded when a file is read: a command line is shown without it
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
 MODALITIES = ("image", "text")
 COMPONENTS = ("cross_attention", "self_attention", "mlp", "block")  # the order in which they are shown; others follow
 DAMAGED = (OSError, RuntimeError, ValueError)  # what reading a damaged file raises, as its damage has it
-
-
-class ResultsError(ValueError):
-    """A results folder that cannot be analysed: says what is wrong, where, and what to do."""
 
 
 @dataclass(frozen=True, order=True)

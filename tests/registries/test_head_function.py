@@ -31,7 +31,7 @@ ENTRY = HeadFunction(
 def results(tmp_path_factory):
     """A study in which heads have the function that was added."""
     folder = write_results(tmp_path_factory.mktemp("registry"), models=["blip-small"])
-    universal_heads.find_and_write(folder, universal_heads.Rule(permutations=0))
+    universal_heads.write(folder, universal_heads.UniversalHeads(permutations=0))
     with pytest.MonkeyPatch.context() as added:
         added.setitem(registry.FUNCTIONS, NAME, ENTRY)
         head_functions.write(folder, head_functions.HeadFunctions(resamples=50, permutations=2))

@@ -13,8 +13,8 @@ from analysis.functions.registry import OVERALL, Thresholds, of_object
 from analysis.head_functions import HeadFunctions, find, write
 from analysis.page.tables import _function, function_rows
 from analysis.store.folder import ResultsError, read_tree
-from analysis.universal_heads import Rule
-from analysis.universal_heads import find_and_write as find_universal
+from analysis.universal_heads import UniversalHeads
+from analysis.universal_heads import write as write_universal
 from interventions.attention_patterns import attention_patterns
 from interventions.study.options import Options
 from interventions.study.study import prepare
@@ -40,7 +40,7 @@ FILES = {f"head_functions{end}" for end in (".nc", ".csv", "_by_task.csv", "_val
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = write_results(tmp_path_factory.mktemp("results"))
-    find_universal(folder, Rule(permutations=0))
+    write_universal(folder, UniversalHeads(permutations=0))
     write(folder, QUICK)
     return folder
 
