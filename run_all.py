@@ -133,7 +133,10 @@ def analyse(options: RunAll) -> None:
         stability.write(options.out, stability.Stability(**judged_by))
     except NothingToAnalyse as reason:
         print(f"stability was not judged: {reason}", file=sys.stderr)
-    head_functions.write(options.out, head_functions.HeadFunctions(metric=options.metric))
+    try:
+        head_functions.write(options.out, head_functions.HeadFunctions(metric=options.metric))
+    except NothingToAnalyse as reason:
+        print(f"functions of heads were not judged: {reason}", file=sys.stderr)
     try:
         modules.write(options.out, modules.Modules(metric=options.metric))
     except NothingToAnalyse as reason:

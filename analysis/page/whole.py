@@ -16,7 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from analysis import products
 from analysis.functions.registry import FUNCTIONS, Thresholds, labels, words
-from analysis.heads.options import METRICS, NoticeRule
+from analysis.heads.options import NoticeRule
 from analysis.page import robust as report_robust
 from analysis.page import summary as report_summary
 from analysis.page import tables
@@ -24,6 +24,8 @@ from analysis.page.csv import noise_claims, paper_claims, shown
 from analysis.page.data import Gathering
 from analysis.report import Limits
 from analysis.store.folder import ResultsError, unfinished_runs
+from corruptions.base import CORRUPTIONS
+from interventions.results.metrics import METRICS, unit_of
 
 ASSETS = Path(__file__).with_name("assets")
 SCRIPTS = ("basics.js", "theme.js", "tables.js", "plots.js", "maps.js", "curves.js", "heads.js", "samples.js", "routes.js")
@@ -77,6 +79,8 @@ def _content(gathering: Gathering) -> dict[str, Any]:
         "stale": report_summary.stale(results),
         "not_measured": report_summary.not_measured(results),
         "capped": gathering.capped,
+        "metrics": list(METRICS.values()),
+        "corruptions": _corruptions(gathering),
         "answers": tables.answers(manifest),
         "left_out": tables.left_out(manifest),
         "universal": [_universal(model, universal[model], functions.get(model)) for model in universal],
@@ -93,6 +97,14 @@ def _content(gathering: Gathering) -> dict[str, Any]:
     }
 
 
+def _corruptions(gathering: Gathering) -> list[tuple[str, str]]:
+    """The corruptions that were run, and what each does."""
+    kinds = (products.HEADS, products.MODULES)
+    paths = [(kind, path) for kind in kinds for path in products.files(gathering.results, kind)]
+    run = sorted({(products.names_in(kind, path, gathering.results) or {})["corruption"] for kind, path in paths})
+    return [(name, CORRUPTIONS[name].sentence if name in CORRUPTIONS else "is of a kind that is not known") for name in run]
+
+
 def _universal(model: str, universal: xr.Dataset, functions: xr.Dataset | None) -> dict[str, Any]:
     same = functions is not None and functions.attrs.get("component", universal.attrs["component"]) == universal.attrs["component"]
     rows = tables.universal_rows(universal, functions if same else None)
@@ -101,7 +113,7 @@ def _universal(model: str, universal: xr.Dataset, functions: xr.Dataset | None) 
         "component": universal.attrs["component"],
         "token": universal.attrs["token"],
         "metric": universal.attrs["metric"].replace("_", " "),
-        "units": METRICS.get(universal.attrs["metric"], ""),
+        "units": unit_of(universal.attrs["metric"]),
         "corruptions": [f"{c} ({m})" for c, m in zip(universal["corruption"].values, universal["modality"].values, strict=True)],
         "heads": universal.sizes["layer"] * universal.sizes["head"],
         "rows": [row for row in rows if row["kind"] != "none"],

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import xarray as xr  # loaded when a file is read: a command line is shown without it
 
 MODALITIES = ("image", "text")
-COMPONENTS = ("cross_attention", "self_attention", "mlp", "block")  # the order in which they are shown; others follow
 DAMAGED = (OSError, RuntimeError, ValueError)  # what reading a damaged file raises, as its damage has it
 
 
