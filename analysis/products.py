@@ -393,7 +393,11 @@ def _missing_of_place(results: Path, model: str, dataset: str) -> Iterator[Missi
 
 
 def impossible(results: Path, product: Product) -> str:
-    """Why no model of the folder has what an analysis needs; "" where one does, or may."""
+    """Why no model of the folder has what an analysis needs; "" where one does, or may.
+
+    >>> impossible(Path("results"), PRODUCTS["head functions"])
+    ''
+    """
     needed = [PRODUCTS[name] for name in product.needs]
     possible = any(applies(results, one, *place) for one in needed for place in places(results))
     return "" if possible or not needed else f"no model here has {needed[0].title.lower()}"
@@ -405,7 +409,7 @@ def _drawn_of(product: Product) -> str:
 
 def _why_not(results: Path, product: Product, model: str, dataset: str) -> str:
     """What the manifest says of a run for which nothing was left; "" where there was none."""
-    for run, entry in read_manifest(results).get("runs", {}).items():
+    for run, entry in _manifest(results).get("runs", {}).items():
         said = names_in(product.name, results / run, results) or {}
         status = str(entry.get("status", "")) if isinstance(entry, dict) else ""
         if (said.get("model"), said.get("dataset")) == (model, dataset) and status.startswith("not run"):
@@ -559,13 +563,13 @@ def _asked(results: Path, model: str, dataset: str) -> dict[str, Any]:
     if study:
         of_script = {"model": "blip-shapes", "data": "shapes"} | dict(study.get("options", {}))
         return of_script
-    folder = read_manifest(results).get("data", {}).get(dataset, {}).get("folder", "")
+    folder = _manifest(results).get("data", {}).get(dataset, {}).get("folder", "")
     rendered = not folder or Path(folder).parent == Path(results) / "data"
     return {} if rendered else {"data": folder}
 
 
 def _study(results: Path, model: str, dataset: str) -> dict[str, Any]:
-    return read_manifest(results).get("studies", {}).get(f"{model}/{dataset}", {})
+    return _manifest(results).get("studies", {}).get(f"{model}/{dataset}", {})
 
 
 def _data(dataset: str) -> str:
@@ -582,7 +586,11 @@ def _options(module: str) -> tuple[type, ...]:
 
 
 def configuration(path: Path) -> dict[str, Any]:
-    """What a file was made with, as its attribute `configuration` says; empty where it says nothing or is damaged."""
+    """What a file was made with, as its attribute `configuration` says; empty where it says nothing or is damaged.
+
+    >>> configuration(Path("results/blip-small/shapes/sip/mlp.nc"))
+    {}
+    """
     try:
         return json.loads(_attributes(path)[0].get("configuration", "{}"))
     except ValueError:
@@ -611,7 +619,7 @@ def _with_groups(opened: Any) -> Iterator[Any]:
         yield from _with_groups(group)
 
 
-def read_manifest(results: Path) -> dict[str, Any]:
+def _manifest(results: Path) -> dict[str, Any]:
     """What `manifest.json` says; empty where there is none, or it is broken (`store.folder.read_manifest` says so)."""
     path = Path(results) / "manifest.json"
     try:
