@@ -639,7 +639,7 @@ def table() -> str:
     for product in (*JUDGED, PRODUCTS["figures"], PRODUCTS["report"]):
         flags = " ".join(words(_options(product.command), product.flags))
         line = f"python -m {product.command}" + (f" {flags}" if flags else "")
-        made_of = "all of these" if len(product.inputs) > 3 or not product.inputs else ", ".join(product.inputs)
+        made_of = "everything above and what was measured" if len(product.inputs) > 3 or not product.inputs else ", ".join(product.inputs)
         rows.append(f"| `{line}` | {made_of} | {_written(product)} |")
     return "\n".join(rows)
 
