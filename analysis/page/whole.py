@@ -48,7 +48,7 @@ def content(results: Path, limits: Limits) -> dict[str, Any]:
     results = Path(results)
     gathering = Gathering(results, limits)
     if not gathering.files and not gathering.attention:
-        run = products.whole_study(results, [], [])
+        run = products.whole_study(results)
         raise ResultsError(
             f"nothing to report below {results.absolute()}: it has no <model>/<dataset>/<corruption>/*.nc; run `{run}` first"
         )

@@ -66,7 +66,7 @@ def every_figure(results: Path, metric: str = "logit_difference", samples: int =
     if metric not in METRICS:
         raise ResultsError(f"there is no metric {metric!r}; choose one of {', '.join(METRICS)}")
     if not effects_files(results) and not attention_files(results):
-        run = products.whole_study(results, [], [])
+        run = products.whole_study(results)
         raise ResultsError(f"nothing to draw below {results.absolute()}: it has no <model>/<dataset>/<corruption>/*.nc; run `{run}` first")
     universal = _tree(results, "universal heads")
     yield from _module_maps(results, metric)

@@ -49,7 +49,7 @@ def effects_files(results: Path) -> list[EffectsFile]:
     """
     results = Path(results)
     if not results.is_dir():
-        made_by = products.whole_study(results, [], [])
+        made_by = products.whole_study(results)
         raise ResultsError(f"no results folder at {results.absolute()}: make it with `{made_by}`, or name another with --results")
     return sorted(
         _effects_file(path, product == products.HEADS)
