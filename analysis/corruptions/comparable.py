@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analysis import products
 from analysis.corruptions.statistics import NOISE, SEMANTIC, Comparing
 from analysis.plots.module_maps import mean_by_role
 from analysis.stats.thirds import THIRDS
@@ -25,7 +26,7 @@ class Like:
     >>> like.place
     'blip/shapes/mlp-window3'
     >>> like.command("str", Path("results"))
-    'python -m interventions.module_patching --model blip --data shapes --corruption str --components mlp --out results --window 3'
+    'python -m interventions.module_patching --model blip --data shapes --out results --corruption str --components mlp --window 3'
     """
 
     model: str
@@ -49,12 +50,10 @@ class Like:
 
     def command(self, corruption: str, results: Path) -> str:
         """What makes the file of another corruption."""
-        data = self.dataset if self.dataset == "shapes" else f"data/{self.dataset}"
-        words = f"python -m interventions.{'head' if self.heads else 'module'}_patching --model {self.model} --data {data}"
-        words += f" --corruption {corruption} {'--component' if self.heads else '--components'} {self.component} --out {results}"
-        words += " --direction noising" if self.direction == "noising" else ""
-        words += f" --window {self.window}" if self.window > 1 else ""
-        return words + (f" --definition {self.definition}" if self.definition != "ours" else "")
+        product = products.HEADS if self.heads else products.MODULES
+        options = {"corruption": corruption, "component": self.component, "components": (self.component,), "direction": self.direction}
+        options |= {"window": self.window, "definition": self.definition}
+        return products.command(results, product, self.model, self.dataset, **options)
 
 
 def places(results: Path, options: Comparing) -> Iterator[list[EffectsFile]]:
@@ -66,7 +65,8 @@ def places(results: Path, options: Comparing) -> Iterator[list[EffectsFile]]:
     """
     files = effects_files(results)
     if not files:
-        raise ResultsError(f"no effects below {results.absolute()}: run `python run_all.py --corruptions sip str gaussian_noise` first")
+        run = products.whole_study(results, corruptions=("sip", "str", "gaussian_noise"))
+        raise ResultsError(f"no effects below {results.absolute()}: run `{run}` first")
     there = [(file, {"model": file.model, "dataset": file.dataset, "component": file.component.split("-window")[0]}) for file in files]
     for name in ("model", "dataset", "component"):
         wanted = getattr(options, name)
