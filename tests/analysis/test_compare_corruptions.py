@@ -245,7 +245,9 @@ def test_too_few_corruptions_or_samples_are_said_with_what_makes_more(tmp_path):
     with pytest.raises(ResultsError, match="no effects below"):
         find(tmp_path, QUICK)
     write_heads(tmp_path, "sip", by_layer(EVEN))
-    with pytest.raises(ResultsError, match=r"only sip to compare; make another .*head_patching --model m --data data/d --out .* --corruption str"):
+    with pytest.raises(
+        ResultsError, match=r"only sip to compare; make another .*head_patching --model m --data data/d --out .* --corruption str"
+    ):
         find(tmp_path, QUICK)
     write_heads(tmp_path, "str", by_layer(EVEN)[:1])
     with pytest.raises(ResultsError, match=r"str is left out: 1 sample\(s\) with an effect"):
