@@ -9,6 +9,7 @@ from typing import Any
 import xarray as xr
 
 from analysis import products
+from analysis.functions.registry import scores_tested
 from analysis.page import csv as report_csv
 from analysis.page import curves as report_curves
 from analysis.page import heads as report_heads
@@ -77,6 +78,7 @@ class Gathering:
             "power": report_curves.power(self.results / "robust_power.csv"),
             "thirds": report_csv.thirds(self.results / "compare_corruptions.csv"),
             "components": list(SITES),
+            "main_scores": ["pointing", *scores_tested()],
             "commands": {name: products.command(self.results, name) for name in ("head functions",)},
         }
 
