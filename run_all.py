@@ -174,7 +174,10 @@ def _analyse(options: RunAll) -> list[str]:
         stability.write(options.out, stability.Stability(**judged_by))
     except NothingToAnalyse as reason:
         notes.append(f"stability was not judged: {reason}")
-    head_functions.write(options.out, head_functions.HeadFunctions(metric=options.metric))
+    try:
+        head_functions.write(options.out, head_functions.HeadFunctions(metric=options.metric))
+    except NothingToAnalyse as reason:
+        notes.append(f"functions of heads were not judged: {reason}")
     try:
         modules.write(options.out, modules.Modules(metric=options.metric))
     except NothingToAnalyse as reason:

@@ -12,7 +12,6 @@ from analysis.corruptions.comparable import Like
 from analysis.corruptions.statistics import Comparing, compare
 from analysis.module_effects.maps import by_order, describe
 from analysis.module_effects.options import MapRule
-from analysis.plots.style import MODALITY
 from analysis.stats.multiple_tests import holm
 from analysis.store.errors import NothingToAnalyse, ResultsError
 from analysis.store.folder import MODALITIES, EffectsFile, effects_files, read_effects
@@ -86,7 +85,7 @@ def _described(file: EffectsFile, rule: MapRule) -> xr.Dataset:
         described = describe(effects, rule)
     except ResultsError as error:
         raise ResultsError(f"{file.path}: {error}") from error
-    modality = effects.attrs.get("modality") or MODALITY.get(file.corruption.removesuffix("-noising"), "")
+    modality = str(effects.attrs.get("modality", ""))
     return described.assign_coords(modality=str(modality))
 
 
