@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 from tqdm import tqdm
 
+from corruptions.base import CORRUPTIONS, default, help_text
 from interventions.methods.options import AttentionPatterns, HeadPatching, ModulePatching
 from interventions.study.options import Settings
 
@@ -27,8 +28,7 @@ class Subjects:
     """Models: blip-shapes, llava-shapes (shipped), blip-vqa-base, llava-1.5-7b (the Hub), folders with checkpoints, or Hub ids."""
     datasets: tuple[str, ...] = ("shapes",)
     """Data sets: folders prepared with data_prep, or `shapes`, which is made when it is not there."""
-    corruptions: tuple[str, ...] = ("sip", "str")
-    """How corrupt runs are made: sip (another image), str (other options in the question), gaussian_noise, ...; README.md lists them."""
+    corruptions: Annotated[tuple[str, ...], tyro.conf.arg(help=help_text())] = (default("image"), default("text"))
 
 
 @dataclass
@@ -62,10 +62,11 @@ def run(options: RunAll) -> None:
         Before any work where an option is wrong; each says what and what to do.
     """
     from interventions.attention_patterns import attention_patterns  # libraries take seconds to load: not before `--help`
+    from interventions.backends.opening import check_options, open_model, prepare
     from interventions.methods.patching import head_target, module_targets, patch_study
     from interventions.models.loading import resolve
     from interventions.results.store import check_writable
-    from interventions.study.study import check_options, load_data, open_model, prepare
+    from interventions.study.opening import load_data
 
     for name in options.models:
         resolve(name)
@@ -98,7 +99,7 @@ def run(options: RunAll) -> None:
 @contextmanager
 def noting_what_is_left_out() -> Iterator[None]:
     """A stage for which no sample is left is said to be not run, here and in the manifest; the others go on."""
-    from corruptions.pair import LeftOut
+    from corruptions.base import LeftOut
 
     try:
         yield
@@ -146,12 +147,13 @@ def analyse(options: RunAll) -> None:
 
 def judged_corruptions(corruptions: tuple[str, ...], direction: str) -> tuple[str, str]:
     """The image and the text corruption that heads are judged by: NOTICE's, or the first of its modality where that was not run."""
-    from corruptions.registry import MODALITIES
-
     suffix = "-noising" if direction == "noising" else ""
-    there = {modality: [name for name in corruptions if MODALITIES[name] == modality] for modality in ("image", "text")}
-    image, text = (paper if paper in names or not names else names[0] for paper, names in zip(("sip", "str"), there.values(), strict=True))
+    image, text = (_judged([name for name in corruptions if CORRUPTIONS[name].modality == m], default(m)) for m in ("image", "text"))
     return image + suffix, text + suffix
+
+
+def _judged(corruptions: list[str], usual: str) -> str:
+    return usual if usual in corruptions or not corruptions else corruptions[0]
 
 
 def main() -> None:

@@ -22,16 +22,16 @@ import torch
 import tyro
 
 from benchmarks.timing import seconds
-from corruptions import registry
+from corruptions.base import CORRUPTIONS
 from corruptions.options import CorruptionOptions
+from interventions.backends.opening import prepare
 from interventions.engine.budget import plan
 from interventions.engine.measuring import measure_pairs
 from interventions.engine.plan import patches
-from interventions.methods.per_sample import cells_of
 from interventions.study.options import Options
-from interventions.study.study import Study, prepare
+from interventions.study.study import Study
 
-NAMES = tuple(name for name in registry.NAMES if name != "inpainting")
+NAMES = tuple(name for name in CORRUPTIONS if name != "inpainting")
 
 
 @dataclass
@@ -72,15 +72,16 @@ class Row:
 def time_one(study: Study, corruption: str) -> tuple[float, float]:
     """Median seconds that a sample takes to be made, and to be measured."""
     vlm = study.vlm
-    afresh = replace(study.options.painting, inpainted=study.options.painting.inpainted / "again")  # the study has kept what it painted
-    maker = registry.make(corruption, [study.sample(name) for name in study.table["sample_id"]], 0, afresh)
+    kept = study.options.corruption_options
+    afresh = replace(kept, inpainted=kept.inpainted / "again")  # the study has kept what it painted
+    maker = CORRUPTIONS[corruption].make([study.sample(name) for name in study.table["sample_id"]], 0, afresh)
     pairs = study.pairs(corruption)[0]
     study.examples(pairs[0], corruption)  # what is measured once a study
     making, measuring = [], []
     for pair in pairs:
         examples = study.examples(pair, corruption)
         making.append(seconds(partial(maker.corrupt, pair.sample, vlm.tokenize)) + seconds(partial(study.examples, pair, corruption)))
-        every = patches(vlm.architecture.head_component, vlm.n_layers, vlm.n_heads, cells_of(study, pair, [vlm.architecture.main_token]))
+        every = patches(vlm.architecture.head_component, vlm.n_layers, vlm.n_heads, pair.cells([vlm.architecture.main_token]))
         tokens = plan(vlm, [examples[0].ids.shape[1]]).tokens
         work = partial(measure_pairs, vlm, examples, (vlm.architecture.head_component,), [[every] * len(examples)], tokens)
         measuring.append(seconds(work))
@@ -97,7 +98,15 @@ def run(options: Corruptions) -> list[Row]:
         with tempfile.TemporaryDirectory() as folder:
             painting = CorruptionOptions(inpainted=Path(folder) / "inpainted")
             study = prepare(
-                Options(model=model, samples=options.samples, out=Path(folder), device="cpu", keep_wrong=True, painting=painting, threads=1)
+                Options(
+                    model=model,
+                    samples=options.samples,
+                    out=Path(folder),
+                    device="cpu",
+                    keep_wrong=True,
+                    corruption_options=painting,
+                    threads=1,
+                )
             )
             for name in NAMES:
                 making, measuring = time_one(study, name)

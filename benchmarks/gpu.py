@@ -20,7 +20,7 @@ from benchmarks.engine import Case, Work, work_of
 from benchmarks.models import blip_base, llava_7b
 from benchmarks.timing import flop, matmul_rate
 from interventions.engine.memory import peak_memory
-from interventions.engine.oracle.verify import verify
+from interventions.engine.oracle.patching import verify_patches
 from interventions.models.loading import choose_device
 from interventions.models.vlm import Vlm
 
@@ -82,7 +82,7 @@ def _verify(work: Work) -> None:
     """Hold the sweep of several pairs against the plain path."""
     captured = work.capture(range(min(2, len(work.examples))))
     for pair, measured in zip(work.examples, work.sweep(captured), strict=False):
-        verify(work.vlm, pair, work.every, measured)
+        verify_patches(work.vlm, pair, work.every, measured)
 
 
 def main() -> None:

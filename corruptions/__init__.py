@@ -1,1 +1,1 @@
-"""Corruptions: a sample in, a clean/corrupt pair of model inputs out that differ in one modality. One file each; see `registry`."""
+"""Corruptions: a sample in, a clean/corrupt pair of model inputs out that differ in one modality. One file each; see `base`."""

@@ -7,16 +7,26 @@ star red or blue?", where the image has no star. The options and the image stay.
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from corruptions.pair import LeftOut, Pair, Prompt, Span, Tokenize, noun_span
+from corruptions.base import LeftOut, Pair, PairMaker, Prompt, Span, Tokenize, noun_span, register
 from data_prep.tables.sample import Sample, option_spans
 
 
-class ConstraintReplacement:
+@dataclass(frozen=True)
+class ConstraintOptions:
+    """Options of the corruption that replaces nouns."""
+
+    constraint_words: tuple[str, ...] = ()
+    """Nouns that `constraint` puts into questions; default: the data set's own."""
+
+
+@register("constraint", "text", "is asked about another thing of the same token length", options=ConstraintOptions)
+class ConstraintReplacement(PairMaker):
     """Replaces the noun by another one of as many tokens of the model's tokenizer, so that positions correspond. Words of another length,
     where Basu et al. fill up the shorter prompt at its start, are not taken.
 
@@ -28,19 +38,18 @@ class ConstraintReplacement:
     Parameters
     ----------
     samples : every sample of the data set; their nouns are what can be drawn.
-    words : what can be drawn instead; for a data set with one noun ("person").
+    options : the words that can be drawn instead; for a data set with one noun ("person").
     """
 
-    name = "constraint"
-    modality: Literal["image", "text"] = "text"
-
-    def __init__(self, samples: Iterable[Sample], seed: int, words: Sequence[str] = ()) -> None:
-        self.seed, self.words = seed, tuple(words)
+    def __init__(
+        self, samples: Iterable[Sample] = (), seed: int = 0, options: ConstraintOptions | None = None, device: str = "auto"
+    ) -> None:
+        super().__init__(samples, seed, options, device)
+        self.words = tuple((options or ConstraintOptions()).constraint_words)
         self._nouns = {(_first_word(s["question"]), s["category"], s["noun"]) for s in samples if s["noun"] and _is_particular(s)}
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """What its questions depend on, besides data set and seed."""
         return {"constraint_words": list(self.words)}
 
     def corrupt(self, sample: Sample, tokenize: Tokenize) -> Pair:
@@ -61,9 +70,9 @@ class ConstraintReplacement:
     def _candidates(self, sample: Sample, span: Span) -> Iterator[str]:
         rng = np.random.default_rng([self.seed, zlib.crc32(sample["sample_id"].encode())])
         alike = [(category, noun) for first, category, noun in self._nouns if first == _first_word(sample["question"])]
-        own = {noun for category, noun in alike if category == sample["category"]}
-        others = {noun for _, noun in alike} - own
-        for group in [set(self.words)] if self.words else [own, others]:
+        of_category = {noun for category, noun in alike if category == sample["category"]}
+        others = {noun for _, noun in alike} - of_category
+        for group in [set(self.words)] if self.words else [of_category, others]:
             fitting = sorted(word for word in group if _is_about_something_else(word, sample) and _keeps_article(word, sample, span))
             yield from (fitting[index] for index in rng.permutation(len(fitting)))
 
@@ -87,9 +96,9 @@ def constraint_span(sample: Sample, options: tuple[Span, Span]) -> Span:
 
 def _differ_in(clean: Prompt, old: Span, corrupt: Prompt, new: Span) -> bool:
     """Whether two prompts have equally many tokens and differ in the tokens of the two spans alone, which are at the same positions."""
-    places = clean.positions(old)
+    positions = clean.positions(old)
     changed = [i for i, (a, b) in enumerate(zip(clean.ids, corrupt.ids, strict=False)) if a != b]
-    return len(clean.ids) == len(corrupt.ids) and places == corrupt.positions(new) and bool(changed) and set(changed) <= set(places)
+    return len(clean.ids) == len(corrupt.ids) and positions == corrupt.positions(new) and bool(changed) and set(changed) <= set(positions)
 
 
 def _first_word(question: str) -> str:

@@ -6,22 +6,48 @@ All pixels outside the thing's region are the clean image's. Whether the painted
 import json
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import distance_transform_edt
 
+from corruptions.base import LeftOut, Pair, PairMaker, Tokenize, register
 from corruptions.painting.cache import ImageCache
-from corruptions.painting.inpainter import Inpainter
-from corruptions.pair import LeftOut, Pair, Tokenize
 from data_prep.tables.images import bounding_box
 from data_prep.tables.sample import Sample, option_spans
 
+if TYPE_CHECKING:
+    from corruptions.painting.inpainter import Inpainter
+
+PAPERS_MODEL = "sd2-community/stable-diffusion-2-inpainting"  # a mirror: stabilityai, who published it, withdrew it from the Hub
 _TRIPLET = ("subject", "verb", "object")
+
+
+@dataclass(frozen=True)
+class InpaintingOptions:
+    """Options of the corruptions that paint images."""
+
+    inpainting_model: str | None = None
+    """Diffusion model that paints: a folder in the format of diffusers, or a Hub id. Default: for `inpainting` the paper's
+    (stable-diffusion-2-inpainting); for `object_removal` none, what surrounds the thing is continued over it."""
+    inpainting_revision: str | None = None
+    """Revision of a diffusion model on the Hub."""
+    inpainting_steps: int = 120
+    """Denoising steps (DDIM)."""
+    inpainting_guidance: float = 8.0
+    """Strength of classifier-free guidance."""
+    inpainting_dtype: Literal["float32", "float16"] = "float32"
+    """Number format of the diffusion model; float16 suits CUDA."""
+    inpainting_region: Literal["contour", "box"] = "contour"
+    """Shape of what is painted: the thing's contour (its mask; without one, its box), or its bounding box, which does not give its shape
+    away."""
+    inpainting_dilation: int = 3
+    """Pixels by which what is painted reaches beyond that."""
+    inpainted: Path = Path("data/inpainted")
+    """Folder that keeps painted images; one that is there is not made again."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +69,8 @@ class Region:
 
     def of(self, sample: Sample) -> np.ndarray:
         """The region in the sample's clean image, [height, width] of bool; raises `LeftOut` when it is unknown or the whole image."""
+        from scipy.ndimage import distance_transform_edt  # slow to load, and not needed for a corruption's facts
+
         width, height = sample["clean_image"].size
         mask, box = sample["object_mask"], sample["object_box"]
         inside = np.zeros((height, width), bool) if mask is None else np.asarray(mask) > 127
@@ -59,21 +87,35 @@ class Region:
         return region
 
 
-class Inpainting:
-    """The corrupt image is the clean one with the thing's region painted by a diffusion model; kept in a folder.
+class Painting(PairMaker):
+    """Pairs whose corrupt image is the clean one with the thing's region painted; painted images are kept in a folder."""
 
-    The noise that the model starts from depends on the seed and the sample's id alone.
-    """
+    def __init__(
+        self, samples: Iterable[Sample] = (), seed: int = 0, options: InpaintingOptions | None = None, device: str = "auto"
+    ) -> None:
+        super().__init__(samples, seed, options, device)
+        options = options or InpaintingOptions()
+        self.region, self.images = Region(options.inpainting_region, options.inpainting_dilation), ImageCache(options.inpainted)
 
-    name = "inpainting"
-    modality: Literal["image", "text"] = "image"
 
-    def __init__(self, inpainter: Inpainter, region: Region, images: ImageCache, seed: int) -> None:
-        self.inpainter, self.region, self.images, self.seed = inpainter, region, images, seed
+@register(
+    "inpainting",
+    "image",
+    "sees the thing's region painted anew by a diffusion model that is told the incorrect option",
+    options=InpaintingOptions,
+)
+class Inpainting(Painting):
+    """A diffusion model paints the region. The noise that it starts from depends on the seed and the sample's id alone."""
+
+    def __init__(
+        self, samples: Iterable[Sample] = (), seed: int = 0, options: InpaintingOptions | None = None, device: str = "auto"
+    ) -> None:
+        super().__init__(samples, seed, options, device)
+        options = options or InpaintingOptions()
+        self.inpainter = diffusion_model(options.inpainting_model or PAPERS_MODEL, options, device)
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """What its images depend on, besides sample and seed."""
         return {"inpainting": self.inpainter.settings, "region": asdict(self.region)}
 
     def corrupt(self, sample: Sample, tokenize: Tokenize) -> Pair:
@@ -82,8 +124,22 @@ class Inpainting:
         return Pair(sample, path, sample["question"], options, options)
 
 
+def diffusion_model(model: str, options: InpaintingOptions, device: str) -> "Inpainter":
+    """The diffusion model of some options; raises `InpaintingError` where it cannot be used."""
+    from corruptions.painting.inpainter import Inpainter  # it loads torch
+
+    return Inpainter(
+        model,
+        options.inpainting_revision,
+        steps=options.inpainting_steps,
+        guidance=options.inpainting_guidance,
+        dtype=options.inpainting_dtype,
+        device=device,
+    )
+
+
 def inpaint(
-    sample: Sample, region: Region, inpainter: Inpainter, images: ImageCache, seed: int, prompt: str, negative_prompt: str = ""
+    sample: Sample, region: Region, inpainter: "Inpainter", images: ImageCache, seed: int, prompt: str, negative_prompt: str = ""
 ) -> Path:
     """The file of a sample's clean image whose region a diffusion model has painted; see `repaint`."""
     noise = int(np.random.default_rng([seed, zlib.crc32(sample["sample_id"].encode())]).integers(2**63))

@@ -1,38 +1,38 @@
 """Object removal (counterfactual inpainting, Visual Jenga): the thing asked about is taken out, the hole filled; the question stays."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from corruptions.inpainting import Region, inpaint, repaint
-from corruptions.painting.cache import ImageCache
-from corruptions.painting.inpainter import Inpainter
-from corruptions.pair import Pair, Tokenize
+from corruptions.base import Pair, Tokenize, register
+from corruptions.inpainting import InpaintingOptions, Painting, diffusion_model, inpaint, repaint
 from data_prep.tables.sample import Sample, option_spans
 
 FILL: dict[str, Any] = {"fill": "Telea", "radius": 3}
 
 
-class ObjectRemoval:
-    """The corrupt image is the clean one with the thing's region filled; kept in a folder.
+@register(
+    "object_removal",
+    "image",
+    "sees the thing's region filled from its surroundings, or by a diffusion model",
+    options=InpaintingOptions,
+)
+class ObjectRemoval(Painting):
+    """The region is filled by a diffusion model with an empty prompt, and the sample's noun as what it shall not show; or, without a model,
+    what surrounds the region is continued into it (Telea's method), which suits plain backgrounds."""
 
-    Parameters
-    ----------
-    inpainter : fills the region with an empty prompt, and the sample's noun as what it shall not show; None continues what surrounds the
-        region into it (Telea's method), which suits plain backgrounds
-    """
-
-    name = "object_removal"
-    modality: Literal["image", "text"] = "image"
-
-    def __init__(self, inpainter: Inpainter | None, region: Region, images: ImageCache, seed: int) -> None:
-        self.inpainter, self.region, self.images, self.seed = inpainter, region, images, seed
+    def __init__(
+        self, samples: Iterable[Sample] = (), seed: int = 0, options: InpaintingOptions | None = None, device: str = "auto"
+    ) -> None:
+        super().__init__(samples, seed, options, device)
+        model = options.inpainting_model if options else None
+        self.inpainter = diffusion_model(model, options, device) if options and model else None
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """What its images depend on, besides sample and seed."""
         return {"inpainting": self.inpainter.settings if self.inpainter else FILL, "region": asdict(self.region)}
 
     def corrupt(self, sample: Sample, tokenize: Tokenize) -> Pair:

@@ -1,23 +1,20 @@
 """Semantic image pairs (NOTICE, section 3.1): the image is exchanged for one that differs in one property; the question stays."""
 
 import json
-from typing import Literal
 
 from PIL import ImageChops
 
-from corruptions.pair import LeftOut, Pair, Tokenize
+from corruptions.base import LeftOut, Pair, PairMaker, Tokenize, register
 from data_prep.tables.sample import Sample, option_spans
 
 
-class SemanticImagePairs:
+@register("sip", "image", "sees the sample's semantic partner, of which the other option is true", default=True)
+class SemanticImagePairs(PairMaker):
     """The corrupt image is the sample's partner image.
 
     Where the data set states the attributes of both images, they must differ in the asked attribute of exactly one object and
     in nothing else. Where it does not (photographs), the partner is taken as it is.
     """
-
-    name = "sip"
-    modality: Literal["image", "text"] = "image"
 
     def corrupt(self, sample: Sample, tokenize: Tokenize) -> Pair:
         clean, partner = sample["clean_image"], sample["corrupt_image"]
@@ -39,5 +36,5 @@ def _differ_in_one(clean: list[dict[str, str]], corrupt: list[dict[str, str]], a
         if before.get(name) != after.get(name)
     ]
     if [name for _, name in changes] != [asked]:
-        found = ", ".join(f"{name} of object {number}" for number, name in changes) or "nothing"
-        raise LeftOut(f"the partner image must differ in the {asked} of one object alone; it differs in {found}")
+        differences = ", ".join(f"{name} of object {number}" for number, name in changes) or "nothing"
+        raise LeftOut(f"the partner image must differ in the {asked} of one object alone; it differs in {differences}")

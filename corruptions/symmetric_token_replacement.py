@@ -2,15 +2,16 @@
 
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
-from corruptions.pair import LeftOut, Pair, Prompt, Span, Tokenize
+from corruptions.base import LeftOut, Pair, PairMaker, Prompt, Span, Tokenize, register
 from data_prep.tables.sample import Sample, option_spans
 
 
-class SymmetricTokenReplacement:
+@register("str", "text", "is asked with two other options of the same token length", default=True)
+class SymmetricTokenReplacement(PairMaker):
     """Replaces both options by the two options of another sample of the same category.
 
     The new options differ from each other and from both old ones and take, in their places, as many tokens of the model's
@@ -21,14 +22,10 @@ class SymmetricTokenReplacement:
     Parameters
     ----------
     samples : every sample of the data set; their options are what can be drawn, by category.
-    seed : seeds the draw.
     """
 
-    name = "str"
-    modality: Literal["image", "text"] = "text"
-
-    def __init__(self, samples: Iterable[Sample], seed: int) -> None:
-        self.seed = seed
+    def __init__(self, samples: Iterable[Sample] = (), seed: int = 0, options: Any = None, device: str = "auto") -> None:
+        super().__init__(samples, seed, options, device)
         self._pairs: dict[str, list[tuple[str, str]]] = {}
         for sample in samples:
             pairs = self._pairs.setdefault(sample["category"], [])
@@ -51,10 +48,10 @@ class SymmetricTokenReplacement:
 
     def _candidates(self, sample: Sample) -> Iterator[tuple[str, str]]:
         rng = np.random.default_rng([self.seed, zlib.crc32(sample["sample_id"].encode())])
-        own = {sample["correct_answer"].lower(), sample["incorrect_answer"].lower()}
+        old = {sample["correct_answer"].lower(), sample["incorrect_answer"].lower()}
         pairs = self._pairs.get(sample["category"], [])
-        free = [pair for pair in pairs if not own & {pair[0].lower(), pair[1].lower()}]
-        singles = list(dict.fromkeys(option for pair in pairs for option in pair if option.lower() not in own))
+        free = [pair for pair in pairs if not old & {pair[0].lower(), pair[1].lower()}]
+        singles = list(dict.fromkeys(option for pair in pairs for option in pair if option.lower() not in old))
         mixed = [(a, b) for a in singles for b in singles if a.lower() != b.lower() and (a, b) not in free]
         for group in (free, mixed):
             for index in rng.permutation(len(group)):
@@ -111,5 +108,5 @@ def _spans_by_frame(question: str, spans: tuple[Span, Span], other: str) -> tupl
     if not other.startswith(before) or not other.endswith(after) or inner.count(between) != 1:
         return None
     cut = len(before) + inner.index(between)
-    found = {first: (len(before), cut), second: (cut + len(between), len(other) - len(after))}
-    return found[0], found[1]
+    placed = {first: (len(before), cut), second: (cut + len(between), len(other) - len(after))}
+    return placed[0], placed[1]

@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch
 
-from corruptions import registry
+from corruptions.base import CORRUPTIONS
 from data_prep.scenes.table import make_shapes
 from data_prep.tables import schema as sample_table
 from interventions.models.loading import load
@@ -51,6 +51,6 @@ def make_pair(shapes):
     """A pair of the data set by number and corruption."""
 
     def make(vlm, corruption, number=0):
-        return registry.make(corruption, shapes, seed=0).corrupt(shapes[number], vlm.prompt)
+        return CORRUPTIONS[corruption].make(shapes).corrupt(shapes[number], vlm.prompt)
 
     return make

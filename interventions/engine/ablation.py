@@ -1,14 +1,13 @@
-"""Runs in which the z of some heads is replaced at every token of the prompt: many in one trace, and held against one trace each."""
+"""Runs in which the z of some heads is replaced at every token of the prompt: many in one trace."""
 
 import torch
 from jaxtyping import Bool, Float, Int
 from nnsight import save
 from torch import Tensor
 
-from interventions.engine.capture import Captured, Example
+from interventions.engine.capture import Captured
 from interventions.engine.memory import halving
-from interventions.engine.oracle.verify import chosen, hold
-from interventions.engine.whole_runs import answers_of, clean_of, runs_in_a_trace, whole_runs
+from interventions.engine.whole_runs import answers_of, clean_log_probs_of, runs_in_a_trace, whole_runs
 from interventions.models.vlm import Vlm, measure
 
 
@@ -19,7 +18,7 @@ def run_ablated(
     ablated: Bool[Tensor, "run layer head"],
     put_in: Float[Tensor, "layer token width"],
 ) -> tuple[Float[Tensor, "run measurement"], Int[Tensor, " run"]]:
-    """The measurements of a captured pair's second run without some heads, and the token with the largest logit.
+    """The measurements of a captured pair's base run without some heads, and the token with the largest logit.
 
     Parameters
     ----------
@@ -37,7 +36,7 @@ def run_ablated(
 def _run_together(vlm: Vlm, captured: Captured, component: str, ablated: Tensor, put_in: Tensor) -> tuple[Tensor, Tensor]:
     packing, known = whole_runs(vlm, captured, len(ablated))
     gone = ablated.to(vlm.device)
-    answers, clean = answers_of(captured, len(ablated)), clean_of(captured, len(ablated))
+    answers, clean = answers_of(captured, len(ablated)), clean_log_probs_of(captured, len(ablated))
     port = vlm.port(component)
     with torch.no_grad(), vlm.model.trace(**vlm.packed(packing, known)):
         vlm.enter_packed(packing, known)
@@ -53,32 +52,3 @@ def _replaced(z: Tensor, others: Tensor, heads: Bool[Tensor, "row token head"]) 
     """z with that of some heads replaced."""
     cut = (heads.shape[-1], -1)
     return torch.where(heads[..., None], others.to(z.dtype).unflatten(-1, cut), z.unflatten(-1, cut)).flatten(-2)
-
-
-def verify_ablated(
-    vlm: Vlm,
-    ours: Example,
-    component: str,
-    ablated: Bool[Tensor, "run layer head"],
-    put_in: Float[Tensor, "layer token width"],
-    measured: Float[Tensor, "run measurement"],
-    runs: int = 4,
-) -> None:
-    """Measure some of the runs again, each in a whole trace of the pair's second inputs (the same ones for the same number of runs).
-
-    Raises
-    ------
-    VerificationError
-        When a measurement differs by more than rounding.
-    """
-    pixels = {name: values[1:] for name, values in ours.pixels.items()}
-    answers = torch.tensor([ours.answers], device=vlm.device)
-    port = vlm.port(component)
-    for index in chosen(len(ablated), runs):
-        gone = ablated[index].to(vlm.device)[:, None, None].expand(-1, 1, put_in.shape[1], -1)
-        with torch.no_grad(), vlm.model.trace(**vlm.inputs(ours.ids[1:], pixels, forced=[ours.forced])):
-            for number, layer in enumerate(vlm.layers):
-                if component in vlm.components_of(number):
-                    port.write(layer, _replaced(port.read(layer), put_in[None, number], gone[number]))
-            plain = save(measure(vlm.logits(), answers)[0])
-        hold(vlm, f"{component} without {int(ablated[index].sum())} heads", measured[index], plain)

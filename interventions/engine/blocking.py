@@ -1,6 +1,6 @@
 """Blocked attention: runs in which, in some layers, some positions do not see some keys ("attention knockout", Geva et al. 2023).
 
-In: a captured pair, whose second run is blocked, and what to block. Out: the measurements of each blocked run. As in `sweep`, the image is
+In: a captured pair, whose base run is blocked, and what to block. Out: the measurements of each blocked run. As in `sweep`, the image is
 encoded once, runs are packed, and what comes before the first block is not run again.
 
 Keys are masked before the softmax, so that the attention they would have got goes to the others. A position that is left nothing to see
@@ -16,9 +16,8 @@ from nnsight import save
 from torch import Tensor
 
 from interventions.engine.budget import tokens_in_a_trace
-from interventions.engine.capture import CORRUPT, Captured, Example
+from interventions.engine.capture import Captured
 from interventions.engine.memory import halving
-from interventions.engine.oracle.verify import chosen, hold
 from interventions.engine.sweep import known_of, say_once
 from interventions.models.packing import Packing, additive, pack
 from interventions.models.vlm import Vlm, measure
@@ -46,8 +45,8 @@ def sweep_blocks(vlm: Vlm, captured: Captured, blocks: Sequence[Block], tokens: 
 
     Parameters
     ----------
-    captured : of one pair; its second run is the one that is blocked
-    tokens : at most so many tokens in one trace (but at least one run), default: `planning.tokens_in_a_trace`. The numbers do not
+    captured : of one pair; its base run is the one that is blocked
+    tokens : at most so many tokens in one trace (but at least one run), default: `budget.tokens_in_a_trace`. The numbers do not
         depend on it beyond rounding.
     """
     measured = captured.measured.new_empty(len(blocks), captured.measured.shape[-1])
@@ -82,7 +81,7 @@ def _run_together(vlm: Vlm, captured: Captured, blocks: Sequence[Block], apart: 
     known = known_of(captured, packing, captured.forced * len(blocks))
     hidden = _hidden(vlm, packing, blocks)
     answers = captured.answers.expand(len(blocks), -1)
-    clean = None if captured.clean is None else captured.clean.expand(len(blocks), -1)
+    clean = None if captured.clean_log_probs is None else captured.clean_log_probs.expand(len(blocks), -1)
     with torch.no_grad(), vlm.model.trace(**vlm.packed(packing, known)):
         vlm.enter_packed(packing, known)
         for number in range(first):
@@ -96,32 +95,6 @@ def _run_together(vlm: Vlm, captured: Captured, blocks: Sequence[Block], apart: 
                 _silence(vlm, number, component, blind)
         measured = save(measure(vlm.packed_logits(packing), answers, clean))
     return measured
-
-
-def run_plain(vlm: Vlm, example: Example, block: Block) -> Float[Tensor, " measurement"]:
-    """One blocked run by one whole trace of the second run, image included: slow and obvious."""
-    pixels = {name: values[CORRUPT:] for name, values in example.pixels.items()}
-    hidden = _hidden(vlm, pack([0], [0], [example.ids.shape[1]], apart=True).to(vlm.device), [block])
-    answers = torch.tensor([example.answers], device=vlm.device)
-    with torch.no_grad(), vlm.model.trace(**vlm.inputs(example.ids[CORRUPT:], pixels, forced=[example.forced])):
-        for number in block.layers:
-            for component in _attentions(vlm, number):
-                _silence(vlm, number, component, hidden.mask(vlm, number, component))
-        measured = save(measure(vlm.logits(), answers))
-    return measured[0]
-
-
-def verify_blocks(vlm: Vlm, example: Example, blocks: Sequence[Block], measured: Float[Tensor, "block measurement"], runs: int = 4) -> None:
-    """Measure some of the blocked runs again the plain way (the same ones for the same number of blocks).
-
-    Raises
-    ------
-    VerificationError
-        When a measurement differs by more than rounding.
-    """
-    for number in chosen(len(blocks), runs):
-        layers, positions = list(blocks[number].layers), list(blocks[number].queries)
-        hold(vlm, f"blocked attention, layers {layers}, positions {positions},", measured[number], run_plain(vlm, example, blocks[number]))
 
 
 @dataclass(frozen=True)

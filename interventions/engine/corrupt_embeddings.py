@@ -11,7 +11,7 @@ from nnsight import save
 from torch import Tensor
 from tqdm import tqdm
 
-from corruptions.pair import Pair
+from corruptions.base import Pair
 from data_prep.tables.sample import Sample
 from interventions.models.vlm import Pixels, Vlm, moved
 

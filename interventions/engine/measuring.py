@@ -7,7 +7,7 @@ import numpy as np
 
 from interventions.engine.capture import Example, capture
 from interventions.engine.memory import halving
-from interventions.engine.oracle.verify import verify
+from interventions.engine.oracle.patching import verify_patches
 from interventions.engine.plan import Patch
 from interventions.engine.sweep import sweep
 from interventions.models.vlm import Vlm
@@ -44,7 +44,7 @@ def measure_pairs(
     Raises
     ------
     VerificationError
-        See `verify`.
+        See `verify_patches`.
     """
 
     def measure(numbers: range) -> Measured:
@@ -73,5 +73,5 @@ def _together(
         if number in numbers:
             ours = examples[number].on(vlm)
             for of_all, measured in zip(every, swept, strict=True):
-                verify(vlm, ours, of_all[number], measured[number - numbers.start])
+                verify_patches(vlm, ours, of_all[number], measured[number - numbers.start])
     return list(captured.measured.cpu().numpy()), [[of_one.cpu().numpy() for of_one in measured] for measured in swept]

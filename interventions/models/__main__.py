@@ -7,10 +7,11 @@ from typing import Annotated
 
 import tyro
 
-from corruptions import registry
+from corruptions.base import CORRUPTIONS
 from data_prep.scenes.table import make_shapes
 from interventions.engine.capture import capture, example
-from interventions.engine.oracle.verify import verify
+from interventions.engine.oracle.patching import verify_patches
+from interventions.engine.pairs import prepare_pair
 from interventions.engine.plan import patches
 from interventions.engine.sweep import sweep
 from interventions.models.architecture import ARCHITECTURES, Architecture
@@ -72,7 +73,7 @@ def _sites(architecture: Architecture) -> list[str]:
 
 
 def check(options: Check) -> str:
-    """The report on a checkpoint; raises what `load` and `verify` raise."""
+    """The report on a checkpoint; raises what `load` and `verify_patches` raise."""
     vlm = load(options.model, options.device, options.dtype, options.revision, check=False)
     check_sites(vlm)
     compared = _hold_against_plain_path(vlm)
@@ -91,8 +92,8 @@ def check(options: Check) -> str:
 def _hold_against_plain_path(vlm: Vlm) -> int:
     """Verify some cells of each component on one rendered pair; returns how many."""
     table = make_shapes(1, seed=0, progress=False)
-    pair = registry.make("sip", table, seed=0).corrupt(table[0], vlm.prompt)
-    ours = example(vlm, pair, Scored(0, 1))
+    pair = CORRUPTIONS["sip"].make(table).corrupt(table[0], vlm.prompt)
+    ours = example(vlm, prepare_pair(vlm, pair, Scored(0, 1)))
     captured = capture(vlm, [ours], vlm.architecture.components)
     length = captured.lengths[0]
     cells = [Cell("last", "", (length - 1,)), Cell("all", "", tuple(range(length)))]
@@ -101,7 +102,7 @@ def _hold_against_plain_path(vlm: Vlm) -> int:
         heads = vlm.n_heads if component in vlm.architecture.attention else None
         every = [patch for patch in patches(component, vlm.n_layers, heads, cells) if component in vlm.components_of(patch.layers[0])]
         (measured,) = sweep(vlm, captured, [every])
-        verify(vlm, ours, every, measured)
+        verify_patches(vlm, ours, every, measured)
         compared += min(4, len(every))
     return compared
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from transformers.models.blip.modeling_blip import BaseModelOutputWithPooling
 
-from corruptions.pair import Prompt
+from corruptions.base import Prompt
 from interventions.models.packing import Packing, additive
 from interventions.models.vlm import Inputs, Known, Pixels, Vlm
 

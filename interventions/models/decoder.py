@@ -12,7 +12,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from corruptions.pair import Prompt
+from corruptions.base import Prompt
 from interventions.models.packing import Packing, additive
 from interventions.models.vlm import Inputs, Known, Pixels, Vlm
 

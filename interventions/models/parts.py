@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from transformers.models.blip.modeling_blip import BaseModelOutputWithPooling
 
-from corruptions.pair import Prompt
+from corruptions.base import Prompt
 from interventions.models.architecture import BLIP, LLAVA, Architecture, Attention, Port
 from interventions.models.packing import Packing
 from interventions.models.vlm import ANSWER_TOKENS, Inputs, Known, Pixels, Vlm

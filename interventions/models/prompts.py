@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from corruptions.pair import Prompt, Span
+from corruptions.base import Prompt, Span
 
 if TYPE_CHECKING:
     from interventions.models.vlm import Vlm

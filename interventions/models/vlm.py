@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import GenerationConfig
 
-from corruptions.pair import Prompt
+from corruptions.base import Prompt
 from interventions.models.architecture import ONE_WORD, Architecture, Port
 from interventions.models.packing import Packing
 from interventions.models.prompts import shared_start, tokenized

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from corruptions.pair import Pair, Prompt, Span, noun_span
+from corruptions.base import Pair, Prompt, Span, noun_span
 
 ROLES = {
     "[CLS]": "the first special token of an encoder's prompt",

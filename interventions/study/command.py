@@ -6,10 +6,10 @@ from contextlib import contextmanager
 
 import torch
 
-from corruptions.pair import LeftOut
-from interventions.backends import BackendError
+from corruptions.base import LeftOut
 from interventions.engine.oracle.verify import VerificationError
 from interventions.results.store import ResultsError
+from interventions.study.errors import BackendError
 
 INTERRUPTED = 130
 

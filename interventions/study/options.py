@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, arg
 
+from corruptions.base import default, help_text
 from corruptions.options import CorruptionOptions
 
 Backend = Literal["local", "ray", "remote", "remote-dry-run"]
@@ -47,8 +48,7 @@ class Subject:
     """blip-shapes or llava-shapes (shipped), blip-vqa-base or llava-1.5-7b (the Hub), a folder with a checkpoint, or a Hub id."""
     data: str = "shapes"
     """Folder of a prepared data set (see data_prep); `shapes` makes the rendered one where it is not there yet."""
-    corruption: str = "sip"
-    """How the corrupt run is made: sip (another image), str (other options in the question), gaussian_noise, ...; README.md lists them."""
+    corruption: Annotated[str, arg(help=help_text())] = default("image")
 
 
 @dataclass
@@ -99,15 +99,10 @@ class Settings(Running, Extent):
     """Answers whose first token is the same: left out; or the model is given the tokens that both begin with, and scored on the next."""
     direction: Literal["denoising", "noising"] = "denoising"
     """denoising puts clean states into the corrupt run; noising puts corrupt states into the clean run."""
-    noise_multiple: float = 3.0
-    """Standard deviation of gaussian_noise, as a multiple of that of the embeddings over the data set's clean runs (all whose prompt fits,
-    or 1,000 that are drawn from a larger data set, always the same)."""
-    noise_draws: int = 10
-    """Draws of gaussian_noise a sample; they are kept apart in the file, and metrics are averaged over them."""
     divergence: bool = False
     """Measure the Kullback-Leibler divergence of each run from the clean one too (variable `kl_from_clean`)."""
-    painting: Annotated[CorruptionOptions, OmitArgPrefixes] = field(default_factory=CorruptionOptions)
-    """Options of corruptions that paint images or replace nouns."""
+    corruption_options: Annotated[CorruptionOptions, OmitArgPrefixes] = field(default_factory=CorruptionOptions)
+    """Options of corruptions."""
     keep_wrong: bool = False
     """Use samples that the model answers wrongly too (the paper does not)."""
     definition: Literal["ours", "reference"] = "ours"

@@ -31,8 +31,8 @@ def run_script(
 ) -> None:
     """Read the options, let `verb` write its files, and print where they are, below a summary of the file."""
     options, chosen = parse(method)
+    from interventions.backends.opening import prepare
     from interventions.study.command import reporting_errors  # libraries take seconds to load: not before `--help`
-    from interventions.study.study import prepare
 
     with reporting_errors():
         written = verb(prepare(options), chosen)

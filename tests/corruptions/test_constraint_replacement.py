@@ -7,8 +7,8 @@ import zlib
 import numpy as np
 import pytest
 
-from corruptions.constraint_replacement import ConstraintReplacement, constraint_span
-from corruptions.pair import LeftOut, Prompt
+from corruptions.base import LeftOut, Prompt
+from corruptions.constraint_replacement import ConstraintOptions, ConstraintReplacement, constraint_span
 from data_prep.scenes.rendering import SHAPES
 from data_prep.tables.sample import option_spans
 from interventions.results.roles import roles
@@ -30,7 +30,7 @@ def by_word(question):
 
 def replaced(rows, tokenize, number=0, words=(), seed=0):
     """The replaced question of one of some samples."""
-    return ConstraintReplacement(rows, seed, words).corrupt(rows[number], tokenize).corrupt_question
+    return ConstraintReplacement(rows, seed, ConstraintOptions(tuple(words))).corrupt(rows[number], tokenize).corrupt_question
 
 
 def test_it_meets_its_definition_for_every_sample(vlm, shapes):
@@ -127,7 +127,7 @@ def test_nouns_too_general_for_their_own_sample_are_not_taken():
 
 @pytest.mark.parametrize("question", ["Is the circle red or blue?", "Is it red or blue, the circle?"])
 def test_options_behind_the_noun_move_with_its_length(question):
-    pair = ConstraintReplacement([], 0, ["diamond"]).corrupt(sample(question), by_word)
+    pair = ConstraintReplacement([], 0, ConstraintOptions(("diamond",))).corrupt(sample(question), by_word)
     assert pair.corrupt_question == question.replace("circle", "diamond")
     assert [pair.corrupt_question[start:end] for start, end in pair.corrupt_options] == ["red", "blue"]
 
@@ -159,4 +159,4 @@ def test_the_constraint_is_the_noun_of_the_thing_asked_about(question, noun, pla
 )
 def test_a_sample_without_a_constraint_is_left_out(row, reason):
     with pytest.raises(LeftOut, match=reason):
-        ConstraintReplacement([], 0, ["square"]).corrupt(row, by_word)
+        ConstraintReplacement([], 0, ConstraintOptions(("square",))).corrupt(row, by_word)

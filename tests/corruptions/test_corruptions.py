@@ -1,13 +1,15 @@
 """Each corruption against its definition."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from corruptions import registry
-from corruptions.pair import LeftOut
+from corruptions.base import LeftOut, named
+from corruptions.gaussian_noise import NoiseOptions
+from corruptions.options import CorruptionOptions
 from corruptions.semantic_image_pairs import SemanticImagePairs
 from corruptions.symmetric_token_replacement import SymmetricTokenReplacement, replace_options
 from data_prep.tables.sample import option_spans
@@ -135,6 +137,19 @@ def test_replace_options_in_both_orders():
     assert [new[start:end] for start, end in places] == ["orange", "tan"]
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"noise_draws": 0}, "--noise-draws must be at least 1, not 0"),
+        *(({"noise_multiple": number}, "--noise-multiple must be a finite number above 0") for number in (0.0, -1.0, math.nan, math.inf)),
+    ],
+)
+def test_noise_that_cannot_be_drawn_is_refused(options, message):
+    for made in (CorruptionOptions, NoiseOptions):
+        with pytest.raises(ValueError, match=message):
+            made(**options)
+
+
 def test_unknown_corruption_names_those_there_are():
     with pytest.raises(ValueError, match="unknown corruption 'noise'; choose from sip, str"):
-        registry.make("noise", [], 0)
+        named("noise")

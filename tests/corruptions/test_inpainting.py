@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from corruptions import registry
-from corruptions.inpainting import Region, prompt_of, repaint
+from corruptions.base import CORRUPTIONS, LeftOut
+from corruptions.inpainting import PAPERS_MODEL, Region, prompt_of, repaint
 from corruptions.options import CorruptionOptions
 from corruptions.painting import inpainter
 from corruptions.painting.cache import ImageCache
 from corruptions.painting.inpainter import Inpainter, InpaintingError
-from corruptions.pair import LeftOut
 from interventions.engine.capture import example
+from interventions.engine.pairs import prepare_pair
 from interventions.models.vlm import Scored
 from tests.support.tiny_diffusion import SIDE, save_tiny_pipeline
 
@@ -59,7 +59,7 @@ def images_of(pair):
 @pytest.mark.parametrize("size", [(SIDE, SIDE), (50, 37), (24, 120)])
 def test_the_region_changes_and_nothing_else(options, size):
     row = sample(size=size)
-    pair = registry.make("inpainting", [], 0, options).corrupt(row, None)
+    pair = CORRUPTIONS["inpainting"].make([], 0, options).corrupt(row, None)
     clean, corrupt = images_of(pair)
     differs = (clean != corrupt).any(-1)
     region = Region().of(row)
@@ -76,7 +76,7 @@ def test_the_default_is_the_papers_method(options, checkpoint):
     from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline
 
     row = sample()
-    path = registry.make("inpainting", [], 0, replace(options, inpainting_steps=120)).corrupt(row, None).corrupt_image_from
+    path = CORRUPTIONS["inpainting"].make([], 0, replace(options, inpainting_steps=120)).corrupt(row, None).corrupt_image_from
     seed = json.loads(Image.open(path).text["recipe"])["seed"]
     pipeline = StableDiffusionInpaintPipeline.from_pretrained(checkpoint, safety_checker=None)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
@@ -93,7 +93,7 @@ def test_the_default_is_the_papers_method(options, checkpoint):
     np.testing.assert_array_equal(np.asarray(Image.open(path))[region], np.asarray(painted)[region])
     fields = CorruptionOptions()
     assert (fields.inpainting_steps, fields.inpainting_guidance, fields.inpainting_model) == (120, 8.0, None)
-    assert inpainter.PAPERS_MODEL.endswith("/stable-diffusion-2-inpainting")
+    assert PAPERS_MODEL.endswith("/stable-diffusion-2-inpainting")
 
 
 @needs_diffusers
@@ -101,7 +101,7 @@ def test_noise_depends_on_the_seed_and_the_sample_alone(options):
     rows = [sample(number) for number in range(3)]
 
     def painted(seed, rows, folder):
-        maker = registry.make("inpainting", [], seed, replace(options, inpainted=options.inpainted / folder))
+        maker = CORRUPTIONS["inpainting"].make([], seed, replace(options, inpainted=options.inpainted / folder))
         return {row["sample_id"]: maker.corrupt(row, None).corrupt_image.tobytes() for row in rows}
 
     first = painted(0, rows, "a")
@@ -114,8 +114,8 @@ def test_noise_depends_on_the_seed_and_the_sample_alone(options):
 @needs_diffusers
 def test_a_model_gets_the_painted_image(options, blip):
     row = sample(size=(64, 64))
-    pair = registry.make("inpainting", [], 0, options).corrupt(row, blip.prompt)
-    pixels = example(blip, pair, Scored(5, 6)).pixels["pixel_values"]
+    pair = CORRUPTIONS["inpainting"].make([], 0, options).corrupt(row, blip.prompt)
+    pixels = example(blip, prepare_pair(blip, pair, Scored(5, 6))).pixels["pixel_values"]
     torch.testing.assert_close(pixels[1:], blip.pixels([Image.open(pair.corrupt_image_from)])["pixel_values"])
     assert not torch.equal(pixels[0], pixels[1])
 
@@ -127,14 +127,14 @@ def test_a_model_gets_the_painted_image(options, blip):
 def test_an_image_is_painted_once(options, monkeypatch):
     """A second run does not even load the model."""
     row = sample()
-    first = registry.make("inpainting", [], 0, options).corrupt(row, None)
+    first = CORRUPTIONS["inpainting"].make([], 0, options).corrupt(row, None)
     written = first.corrupt_image_from.stat().st_mtime_ns
 
     def refuse(*_, **__):
         raise AssertionError("painted again")
 
     monkeypatch.setattr(Inpainter, "paint", refuse)
-    again = registry.make("inpainting", [], 0, options).corrupt(row, None)
+    again = CORRUPTIONS["inpainting"].make([], 0, options).corrupt(row, None)
     assert again.corrupt_image_from == first.corrupt_image_from
     assert again.corrupt_image_from.stat().st_mtime_ns == written
 
@@ -147,8 +147,8 @@ def test_whatever_an_image_depends_on_gives_another_file(options, tmp_path):
         {"inpainting_model": str(other)},
     ]  # fmt: skip
     rows = [{}, {"clean_image": Image.new("RGB", (SIDE, SIDE))}, {"incorrect_answer": "green", "question": "Is it red or green?"}]
-    made = [registry.make("inpainting", [], 0, replace(options, **changed)).corrupt(sample(), None) for changed in settings]
-    made += [registry.make("inpainting", [], seed, options).corrupt(sample(**changed), None) for changed in rows[1:] for seed in (0, 1)]
+    made = [CORRUPTIONS["inpainting"].make([], 0, replace(options, **changed)).corrupt(sample(), None) for changed in settings]
+    made += [CORRUPTIONS["inpainting"].make([], seed, options).corrupt(sample(**changed), None) for changed in rows[1:] for seed in (0, 1)]
     assert len({pair.corrupt_image_from for pair in made}) == len(made) == len(list(options.inpainted.iterdir()))
     assert len({pair.corrupt_image.tobytes() for pair in made}) == len(made)
 
@@ -206,7 +206,7 @@ def test_a_box_serves_where_there_is_no_mask(shape):
 )
 def test_a_sample_without_a_usable_region_is_left_out(given, reason, tmp_path):
     with pytest.raises(LeftOut, match=reason):
-        registry.make("object_removal", [], 0, CorruptionOptions(inpainted=tmp_path)).corrupt(sample(**given), None)
+        CORRUPTIONS["object_removal"].make([], 0, CorruptionOptions(inpainted=tmp_path)).corrupt(sample(**given), None)
 
 
 def test_a_region_painted_as_it_was_is_left_out(tmp_path):
@@ -248,7 +248,7 @@ def test_the_prompt_is_the_corrupt_images_triplet_where_there_is_one():
 def test_without_diffusers_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InpaintingError, match=r"pip install -r requirements-diffusers\.txt"):
-        registry.configuration("inpainting", CorruptionOptions(inpainting_model="some/model-of-none"))
+        CORRUPTIONS["inpainting"].configuration(CorruptionOptions(inpainting_model="some/model-of-none"))
 
 
 @needs_diffusers
@@ -259,10 +259,10 @@ def test_a_model_that_is_not_there_is_said_to_be_so(tmp_path, checkpoint):
         (str(tmp_path), "no model_index.json"),
     ):
         with pytest.raises(InpaintingError, match=reason):
-            registry.configuration("inpainting", CorruptionOptions(inpainting_model=name))
+            CORRUPTIONS["inpainting"].configuration(CorruptionOptions(inpainting_model=name))
     index = json.loads((checkpoint / "model_index.json").read_text())
     (tmp_path / "model_index.json").write_text(json.dumps(index | {"_class_name": "DDPMPipeline"}))
-    model = Inpainter(str(tmp_path))
+    model = Inpainter(str(tmp_path), None)
     with pytest.raises(InpaintingError, match=f"could not load the inpainting model {tmp_path.name} on cpu: .*DDPMPipeline"):
         model.paint(*(sample()[name] for name in ("clean_image", "object_mask")), "", "", 0)
 
@@ -292,7 +292,7 @@ def test_a_checkpoint_of_the_hub_is_known_by_its_commit(tmp_path, checkpoint, mo
     ],
 )
 def test_a_picture_that_is_withheld_or_broken_is_not_used(options, picture, error, reason):
-    maker = registry.make("inpainting", [], 0, options)
+    maker = CORRUPTIONS["inpainting"].make([], 0, options)
     real = maker.inpainter.pipeline
 
     class Stub:
@@ -311,14 +311,14 @@ def test_a_picture_that_is_withheld_or_broken_is_not_used(options, picture, erro
 def test_options_that_make_no_sense_are_refused(options):
     for name, value in (("steps", 0), ("guidance", -1.0), ("dilation", -1)):
         with pytest.raises(ValueError, match=f"--inpainting-{name} (is )?{value}[ ,:]"):
-            registry.configuration("inpainting", replace(options, **{f"inpainting_{name}": value}))
+            CORRUPTIONS["inpainting"].configuration(replace(options, **{f"inpainting_{name}": value}))
 
 
 @needs_diffusers
 def test_the_configuration_holds_what_the_images_depend_on(options):
-    found = registry.configuration("inpainting", options)
+    found = CORRUPTIONS["inpainting"].configuration(options)
     assert found["region"] == {"shape": "contour", "dilation": 3}
     version = found["inpainting"].pop("version")
     assert found["inpainting"] == {"model": "tiny-inpainting", "scheduler": "DDIM", "steps": 2, "guidance": 8.0, "dtype": "float32"}
     assert len(version) == 12
-    assert registry.configuration("sip", options) == registry.configuration("gaussian_noise", options) == {}
+    assert CORRUPTIONS["sip"].configuration(options) == CORRUPTIONS["gaussian_noise"].configuration(options) == {}

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from corruptions import registry
+from corruptions.base import CORRUPTIONS
 from corruptions.inpainting import Region
 from corruptions.options import CorruptionOptions
 from data_prep.tables import schema as sample_table
+from interventions.backends.opening import prepare
 from interventions.head_patching import patch_heads
 from interventions.results import effects
 from interventions.study.options import Options
-from interventions.study.study import prepare
 from tests.support.tiny_diffusion import save_tiny_pipeline
 
 
@@ -39,13 +39,13 @@ def options(tmp_path):
 def test_the_background_comes_back(options, slope, tolerance):
     """Up to rounding, which adds up, where it is of one colour; nearly, where it changes slowly."""
     background = np.broadcast_to((40 + slope * np.arange(50))[None, :, None] + [0, 10, 60], (40, 50, 3)).astype(np.uint8)
-    pair = registry.make("object_removal", [], 0, options).corrupt(disc_on(background), None)
+    pair = CORRUPTIONS["object_removal"].make([], 0, options).corrupt(disc_on(background), None)
     assert np.abs(np.asarray(pair.corrupt_image).astype(int) - background).max() <= tolerance
 
 
 def test_the_region_changes_and_nothing_else(options, shapes):
     for row in shapes:
-        pair = registry.make("object_removal", [], 0, options).corrupt(row, None)
+        pair = CORRUPTIONS["object_removal"].make([], 0, options).corrupt(row, None)
         clean, corrupt = np.asarray(pair.clean_image).astype(int), np.asarray(pair.corrupt_image)
         region = Region().of(row)
         assert not (clean != corrupt)[~region].any()
@@ -55,7 +55,7 @@ def test_the_region_changes_and_nothing_else(options, shapes):
 
 def test_it_needs_no_diffusion_model(options, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert registry.configuration("object_removal", options)["inpainting"] == {"fill": "Telea", "radius": 3}
+    assert CORRUPTIONS["object_removal"].configuration(options)["inpainting"] == {"fill": "Telea", "radius": 3}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("diffusers") is None, reason="needs requirements-diffusers.txt")
@@ -63,13 +63,13 @@ def test_a_diffusion_model_is_told_to_paint_anything_but_the_thing(options, tmp_
     model = save_tiny_pipeline(tmp_path / "tiny")
     row = disc_on(np.full((32, 32, 3), 90, np.uint8))
     with_model = CorruptionOptions(inpainted=options.inpainted, inpainting_model=str(model), inpainting_steps=2)
-    pair = registry.make("object_removal", [], 0, with_model).corrupt(row, None)
+    pair = CORRUPTIONS["object_removal"].make([], 0, with_model).corrupt(row, None)
     recipe = json.loads(Image.open(pair.corrupt_image_from).text["recipe"])
     assert (recipe["prompt"], recipe["negative_prompt"], recipe["model"]) == ("", "circle", "tiny")
     clean, corrupt = np.asarray(pair.clean_image), np.asarray(pair.corrupt_image)
     assert not (clean != corrupt)[~Region().of(row)].any()
     assert (clean != corrupt).any()
-    named_otherwise = registry.make("object_removal", [], 0, with_model).corrupt(row | {"noun": "ball"}, None)
+    named_otherwise = CORRUPTIONS["object_removal"].make([], 0, with_model).corrupt(row | {"noun": "ball"}, None)
     assert (np.asarray(named_otherwise.corrupt_image) != corrupt).any()
 
 

@@ -1,15 +1,10 @@
-"""The sweep held against the plain path while it runs: some cells of a sample are measured again, by a whole clean and patched run each."""
-
-from collections.abc import Sequence
+"""What is measured again the plain way while a method runs, and how far the two may lie apart."""
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interventions.engine.capture import Example
-from interventions.engine.oracle.patching import run_plain
-from interventions.engine.plan import Patch
 from interventions.models.vlm import Vlm
 
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.05}  # logits, where both paths only round differently
@@ -17,26 +12,6 @@ TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.05}  #
 
 class VerificationError(RuntimeError):
     """A run among others and the same run the plain way disagree; names it."""
-
-
-def verify(
-    vlm: Vlm,
-    example: Example,
-    patches: Sequence[Patch],
-    measured: Float[Tensor, "patch measurement"],
-    cells: int = 4,
-) -> None:
-    """Measure some of the patches again the plain way (the same ones for the same number of patches).
-
-    Raises
-    ------
-    VerificationError
-        When a measurement differs by more than rounding.
-    """
-    for index in chosen(len(patches), cells):
-        patch = patches[index]
-        where = f"layer {', '.join(map(str, patch.layers))}" + ("" if patch.head is None else f", head {patch.head}")
-        hold(vlm, f"{patch.component}, {where}, positions {list(patch.positions)}", measured[index], run_plain(vlm, example, patch))
 
 
 def chosen(count: int, wanted: int) -> Int[np.ndarray, " wanted"]:

@@ -16,17 +16,20 @@ import xarray as xr
 ray = pytest.importorskip("ray", reason="Ray is not installed (pip install -r requirements-ray.txt)")
 from ray.cluster_utils import Cluster
 
+from corruptions.options import CorruptionOptions
 from interventions import accuracy
 from interventions.attribution_patching import attribute_heads
-from interventions.backends import BackendError, Batch, ray_cluster
+from interventions.backends import ray_cluster
+from interventions.backends.opening import prepare
 from interventions.backends.ray_cluster import RayCluster, connect, disconnect
 from interventions.backends.ray_worker import Task
+from interventions.backends.work import Batch
 from interventions.methods import patching
 from interventions.methods.options import HeadPatching, ModulePatching
 from interventions.methods.patching import head_target, module_targets, patch_study
 from interventions.results.store import Store
+from interventions.study.errors import BackendError
 from interventions.study.options import Options, RayOptions
-from interventions.study.study import prepare
 from tests.conftest import ROOT
 from tests.support.fatal_work import Fatal, KilledOnce
 
@@ -130,7 +133,7 @@ def test_one_worker_makes_the_same_file(options, local, blip):
 
 @pytest.mark.parametrize("corruption", ["gaussian_noise", "mean_ablation_text"])
 def test_gradients_and_noise_on_two_nodes_are_those_of_this_process(corruption, options, blip, tmp_path):
-    options.corruption, options.noise_draws = corruption, 2
+    options.corruption, options.corruption_options = corruption, CorruptionOptions(noise_draws=2)
     here = replace(options, backend="local", out=tmp_path / "local")
     study = prepare(options, blip)
     assert_same([attribute_heads(study)], [attribute_heads(prepare(here, blip))])

@@ -15,14 +15,15 @@ import pytest
 import xarray as xr
 from nnsight.schema.config import CONFIG
 
+from corruptions.options import CorruptionOptions
 from interventions.attention_knockout import attention_knockout
 from interventions.attention_patterns import attention_patterns
 from interventions.attribution_patching import attribute_heads
-from interventions.backends import BackendError
 from interventions.backends import host as host_module
 from interventions.backends.__main__ import Doctor, examine
 from interventions.backends.host import Host
 from interventions.backends.journal import Journal
+from interventions.backends.opening import open_model, prepare
 from interventions.backends.remote import RemoteServer
 from interventions.direct_effect import direct_effects
 from interventions.engine.corrupt_embeddings import embedding_deviation
@@ -33,8 +34,8 @@ from interventions.models.loading import load
 from interventions.module_patching import patch_modules
 from interventions.path_patching import patch_paths
 from interventions.results.store import ResultsError, Store
+from interventions.study.errors import BackendError
 from interventions.study.options import Options, RemoteOptions
-from interventions.study.study import open_model, prepare
 from tests.support.loopback.client import KEY, ROOT, serving
 
 UNKNOWN_KEY = "7c1e5a52-0000-4000-8000-2f1f5d1c7a11"
@@ -141,13 +142,13 @@ def test_heads_are_ablated_there_too(study, options, llava):
 
 
 def test_noise_and_noising_are_as_here(study, options, llava):
-    chosen = {"corruption": "gaussian_noise", "noise_draws": 2, "direction": "noising"}
+    chosen = {"corruption": "gaussian_noise", "corruption_options": CorruptionOptions(noise_draws=2), "direction": "noising"}
     there = patch_heads(study(jobs=3, **chosen))
     assert_same_file(patch_heads(prepare(options(backend="local", out="local", **chosen), llava)), there)
 
 
 def test_noise_is_measured_once_for_all_threads(study, server, monkeypatch):
-    ours, measured = study(jobs=3, corruption="gaussian_noise", noise_draws=1), []
+    ours, measured = study(jobs=3, corruption="gaussian_noise", corruption_options=CorruptionOptions(noise_draws=1)), []
 
     def deviation(*arguments):
         measured.append(arguments)

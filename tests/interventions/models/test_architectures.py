@@ -14,8 +14,8 @@ from transformers.utils import is_torchvision_available
 from interventions.engine.budget import plan
 from interventions.engine.capture import Example, capture
 from interventions.engine.corrupt_embeddings import Noise
-from interventions.engine.oracle.patching import run_plain
-from interventions.engine.oracle.verify import VerificationError, verify
+from interventions.engine.oracle.patching import run_plain, verify_patches
+from interventions.engine.oracle.verify import VerificationError
 from interventions.engine.plan import patches
 from interventions.engine.sweep import sweep
 from interventions.models.architecture import ARCHITECTURES
@@ -85,7 +85,7 @@ def test_sweep_agrees_with_raw_hooks(made, corruption):
         heads = vlm.n_heads if component in vlm.architecture.attention else None
         every = patches(component, vlm.n_layers, heads, cells)
         (measured,) = sweep(vlm, captured, [every])
-        verify(vlm, pair, every, measured, cells=8)  # also where a layer has no such component
+        verify_patches(vlm, pair, every, measured, count=8)  # also where a layer has no such component
         for patch, row in list(zip(every, measured, strict=True))[:: 5 if heads else 2]:
             try:
                 target = attrgetter(path)(layers[patch.layers[0]]) if path else layers[patch.layers[0]]
@@ -226,10 +226,10 @@ def test_an_unknown_type_that_fails_verification_is_told_how_to_be_described(mon
     every = patches("block", vlm.n_layers, None, [Cell("", "", (prompt.kinds.index("image"),))])
     (measured,) = sweep(vlm, capture(vlm, [pair], ("block",)), [every])
     with pytest.raises(VerificationError, match=r"'gemma_of_tomorrow' has no description.*causal_from=\"image\"") as raised:
-        verify(vlm, pair, every, measured)
+        verify_patches(vlm, pair, every, measured)
     assert "report it" not in str(raised.value)
     with pytest.raises(VerificationError, match=r"Please report it with the model's config\.json"):
-        verify(known, pair, every, measured)
+        verify_patches(known, pair, every, measured)
 
 
 def test_an_unknown_type_of_another_layout_says_what_to_do(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from benchmarks.models import blip_base, llava
-from corruptions.pair import Pair
+from corruptions.base import Pair
 from data_prep.tables.sample import option_spans
 from interventions.models.loading import wrap
 from interventions.results.roles import roles, tokens_of_roles

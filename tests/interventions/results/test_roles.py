@@ -46,7 +46,7 @@ def test_roles_of_a_causal_decoder(llava, make_pair):
 
 
 def test_several_pieces_of_one_option_have_its_role(blip):
-    from corruptions.pair import Pair
+    from corruptions.base import Pair
     from data_prep.tables.sample import option_spans
 
     question = "Is it fearful or red?"

@@ -10,6 +10,7 @@ from corruptions.options import CorruptionOptions
 from interventions.attention_knockout import attention_knockout
 from interventions.attention_patterns import attention_patterns
 from interventions.attribution_patching import attribute_heads
+from interventions.backends.opening import prepare
 from interventions.direct_effect import direct_effects
 from interventions.head_ablation import ablate_heads
 from interventions.head_patching import patch_heads
@@ -18,7 +19,6 @@ from interventions.module_patching import patch_modules
 from interventions.path_patching import patch_paths
 from interventions.results.store import ResultsError
 from interventions.study.options import Options
-from interventions.study.study import prepare
 
 RANKING = "layer,head\n1,0\n2,1\n"
 
@@ -58,30 +58,31 @@ def is_left_alone(script, study, path):
 @pytest.mark.parametrize("script", [*CORRUPT_RUNS.values(), *CLEAN_RUNS.values()], ids=[*CORRUPT_RUNS, *CLEAN_RUNS])
 def test_other_options_of_a_corruption_make_other_results(study_of, script):
     words = CorruptionOptions(constraint_words=("circle", "square", "triangle", "star"))
-    options = {"corruption": "constraint", "painting": words, "keep_wrong": True}
+    options = {"corruption": "constraint", "corruption_options": words, "keep_wrong": True}
     path = script(study_of(**options))
     assert is_left_alone(script, study_of(**options), path)
     fewer = replace(words, constraint_words=words.constraint_words[:3])
     with pytest.raises(ResultsError, match=r"constraint_words: .* asked for"):
-        script(study_of(**options | {"painting": fewer}))
+        script(study_of(**options | {"corruption_options": fewer}))
 
 
 @pytest.mark.parametrize("script", CORRUPT_RUNS.values(), ids=CORRUPT_RUNS)
 def test_other_noise_makes_other_results_and_is_in_the_file(study_of, script):
     """Also where there is one draw."""
-    options = {"corruption": "gaussian_noise", "noise_draws": 1, "noise_multiple": 2.0}
+    noise = CorruptionOptions(noise_draws=1, noise_multiple=2.0)
+    options = {"corruption": "gaussian_noise", "corruption_options": noise}
     study = study_of(**options)
     path = script(study)
     assert is_left_alone(script, study_of(**options), path)
     for changed, said in (({"noise_multiple": 4.0}, "noise_multiple: 2.0 there, 4.0"), ({"noise_draws": 2}, "noise_draws: 1 there, 2")):
         with pytest.raises(ResultsError, match=said):
-            script(study_of(**options | changed))
+            script(study_of(**options | {"corruption_options": replace(noise, **changed)}))
     with xr.open_dataset(path) as dataset:
         assert (dataset.attrs["noise_multiple"], dataset.attrs["noise_draws"]) == (2, 1)
-        assert dataset.attrs["noise_sigma"] == pytest.approx(2 * study.embedding_deviation("gaussian_noise"))
+        assert dataset.attrs["noise_sigma"] == pytest.approx(2 * study.corrupt_runs.embedding_deviation("gaussian_noise"))
 
 
 @pytest.mark.parametrize("script", CLEAN_RUNS.values(), ids=CLEAN_RUNS)
 def test_clean_runs_have_no_direction(study_of, script):
     path = script(study_of())
-    assert is_left_alone(script, study_of(direction="noising", noise_multiple=1.0), path)
+    assert is_left_alone(script, study_of(direction="noising", corruption_options=CorruptionOptions(noise_multiple=1.0)), path)
