@@ -154,7 +154,7 @@ def test_noise_is_measured_once_for_all_threads(study, server, monkeypatch):
         measured.append(arguments)
         return embedding_deviation(*arguments)
 
-    monkeypatch.setattr("interventions.study.study.embedding_deviation", deviation)
+    monkeypatch.setattr("interventions.study.corrupt_runs.embedding_deviation", deviation)
     server.fault(delay=0.2)
     patch_heads(ours)
     assert len(measured) == 1

@@ -202,7 +202,7 @@ def test_a_deviation_is_measured_once_for_a_model_and_its_data(tmp_path, data, v
     real, measured = corrupt_runs.embedding_deviation, []
     monkeypatch.setattr(corrupt_runs, "embedding_deviation", lambda *of: measured.append(of) or real(*of))
     changed = study_of(vlm, data, tmp_path, corruption_options=CorruptionOptions(noise_multiple=1.0), keep_wrong=True)
-    assert changed.embedding_deviation("gaussian_noise") == found
+    assert changed.corrupt_runs.embedding_deviation("gaussian_noise") == found
     assert not measured
     other = replace(study_of(vlm, data, tmp_path), fingerprint="0123")
     assert other.corrupt_runs.embedding_deviation("gaussian_noise") == found
