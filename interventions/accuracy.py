@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import tyro
 
+from data_prep.tables.command import reporting
 from interventions.methods.options import Accuracy
 
 
@@ -21,11 +22,8 @@ def accuracy(options: Accuracy) -> Iterator[str]:
 
 
 def main() -> None:
-    options = tyro.cli(Accuracy)
-    from interventions.study.command import reporting_errors  # libraries take seconds to load: not before `--help`
-
-    with reporting_errors():
-        for line in accuracy(options):
+    with reporting("interventions.accuracy", ValueError):
+        for line in accuracy(tyro.cli(Accuracy)):
             print(line)
 
 

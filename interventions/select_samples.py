@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from data_prep.tables.command import reporting
 from interventions.methods.options import SelectSamples
 
 if TYPE_CHECKING:
@@ -35,13 +36,11 @@ def select_samples(options: SelectSamples, vlm: "Vlm | None" = None) -> "Selecti
 
 
 def main() -> None:
-    options = tyro.cli(SelectSamples)
-    import datasets  # libraries take seconds to load: not before `--help`
+    with reporting("interventions.select_samples", ValueError):
+        options = tyro.cli(SelectSamples)
+        import datasets  # libraries take seconds to load: not before `--help`
 
-    from interventions.study.command import reporting_errors
-
-    datasets.disable_progress_bars()
-    with reporting_errors():
+        datasets.disable_progress_bars()
         made = select_samples(options)
         print(made.accuracy.to_string(index=False, na_rep=""))
         for line in made.warnings:

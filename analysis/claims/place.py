@@ -12,8 +12,9 @@ from analysis.claims.folder import Folder, attributes, read
 from analysis.corruptions.comparable import Like
 from analysis.corruptions.statistics import THIRDS, weighted_means
 from analysis.module_effects.of_file import by_order
+from analysis.products import is_stale
 from analysis.stats.resampling import bootstrap_weights, stream
-from analysis.store.folder import EffectsFile, read_effects, stale
+from analysis.store.folder import EffectsFile, read_effects
 
 PAPERS_SAMPLES = 500
 RULE = {"metric": "logit_difference", "deviations": 2.0, "at_least": 0}  # NOTICE's
@@ -95,7 +96,7 @@ class Place:
             there = any((self.folder.path / self.model).glob(f"*/{needs}"))
             command = f"python -m analysis.{name} --results {self.folder.path}" if there else self.whole_study()
             raise NotRun(f"{name}.nc has no {self.model}", command)
-        if stale(path, self.folder.path):
+        if is_stale(path, self.folder.path):
             raise NotRun(f"{name}.nc is older than what it is made of", f"python -m analysis.{name} --results {self.folder.path}")
         return found[self.model], path
 

@@ -7,9 +7,11 @@ from interventions.backends.answering import ask_backend
 from interventions.backends.running import choose
 from interventions.models.loading import load
 from interventions.models.vlm import Server, Vlm
+from interventions.results.manifest import update_manifest
 from interventions.results.store import check_writable
 from interventions.study import opening
 from interventions.study.answers import answer_all
+from interventions.study.option_words import asked, defaults
 from interventions.study.options import Options
 from interventions.study.study import Study
 
@@ -29,6 +31,8 @@ def prepare(options: Options, vlm: Vlm | None = None) -> Study:
     data = opening.load_data(options)
     study = opening.open_study(options, opening.wanted_part(options, vlm or open_model(options)), data)
     study.answers = answer_all(study.vlm, study.table, study.fingerprint, options.out, study.name, ask=partial(ask_backend, study))
+    shared = {key: value for key, value in asked(options).items() if key in defaults(Options)}
+    update_manifest(options.out, "studies", f"{study.vlm.name}/{study.name}", {"options": shared, "facts": opening.facts(study.vlm)})
     return study
 
 

@@ -219,9 +219,9 @@ def _patch_pairs(
 
 
 def _patched_component(study: Study, target: Target) -> str:
-    """NOTICE's code patches, for BLIP's `mlp`, the module called `output`: the layer's."""
-    as_reference = study.options.definition == "reference" and study.vlm.architecture.name == "blip" and target.component == "mlp"
-    return "block" if as_reference else target.component
+    """The component whose states are patched for a target; with `--definition reference`, NOTICE's."""
+    reference = study.vlm.architecture.reference if study.options.definition == "reference" else {}
+    return reference.get(target.component, target.component)
 
 
 def _patches(study: Study, component: str, target: Target, cells: Sequence[Cell]) -> list[Patch]:

@@ -19,7 +19,7 @@ from interventions.backends.answering import ask_backend
 from interventions.backends.opening import open_model
 from interventions.backends.running import choose
 from interventions.methods.options import SelectSamples
-from interventions.models.loading import HUB, resolve
+from interventions.models.names import HUB, resolve
 from interventions.models.vlm import Vlm
 from interventions.results.store import check_writable, write_text
 from interventions.study.answer_match import is_normalised_match

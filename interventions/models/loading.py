@@ -18,24 +18,16 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
-from interventions.models.architecture import ARCHITECTURES, Architecture, is_described, of_model_type
-from interventions.models.blip import Blip
+from interventions.models.architecture import ARCHITECTURES, Architecture, is_described, named_class, of_model_type
 from interventions.models.checks import check_sites
-from interventions.models.decoder import CrossAttentionDecoder, Decoder, QFormerDecoder
+from interventions.models.names import ModelError, resolve
 from interventions.models.vlm import Server, Vlm
-from interventions.models.wrappers import BlipModel, DecoderModel
 
 log = logging.getLogger(__name__)
-CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
-HUB = {"blip-vqa-base": "Salesforce/blip-vqa-base", "llava-1.5-7b": "llava-hf/llava-1.5-7b-hf"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NF4_BLOCK = 64  # weights that bitsandbytes scales together
 SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "max_position_embeddings")  # what is read of a config
 NF4 = "nf4"  # weights of 4 bits in the normal-float format; states are computed in bfloat16 on CUDA, in float32 on a CPU
-
-
-class ModelError(ValueError):
-    """A model that cannot be used: says why, and what can be done."""
 
 
 def load(
@@ -129,10 +121,10 @@ def _put_together(config: Any, processor: Any, name: str, revision: str, /, *ope
     architecture = describe(config)
     check_config(config, architecture)
     _complete(processor, config)
-    vlm_class, wrapper = _wrapper(architecture)
+    vlm_class, nnsight_model = named_class(architecture.wrapper), named_class(architecture.nnsight_model)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*has a submodule named")  # `Port` knows of it
-        return vlm_class(wrapper(*opened, **options), processor, architecture, name, revision)
+        return vlm_class(nnsight_model(*opened, **options), processor, architecture, name, revision)
 
 
 def _read(source: str, revision: str | None, architecture: Architecture, options: dict[str, Any]) -> Any:
@@ -143,7 +135,7 @@ def _read(source: str, revision: str | None, architecture: Architecture, options
     ModelError
         When the checkpoint lacks weights, or has them in another shape: transformers would make random ones.
     """
-    loader = getattr(transformers, _wrapper(architecture)[1].AUTO_CLASS)
+    loader = getattr(transformers, named_class(architecture.nnsight_model).AUTO_CLASS)
     options |= {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
     module, found = loader.from_pretrained(source, revision=revision, **options)
     lacking = sorted(found["missing_keys"] | {key for key, *_ in found["mismatched_keys"]})
@@ -190,35 +182,6 @@ def _complete(processor: Any, config: Any) -> None:
         processor.patch_size = config.vision_config.patch_size
         processor.vision_feature_select_strategy = config.vision_feature_select_strategy
         processor.num_additional_image_tokens = 1  # CLIP's class token, which the strategy "default" takes off again
-
-
-def _wrapper(architecture: Architecture) -> tuple[type[Vlm], Any]:
-    """Our class of a model, and the nnsight wrapper it stands on."""
-    if not architecture.causal:
-        return Blip, BlipModel
-    if "cross_attention" in architecture.attention:
-        return CrossAttentionDecoder, DecoderModel
-    return (QFormerDecoder if architecture.text_model.startswith("language_model.") else Decoder), DecoderModel
-
-
-def resolve(name: str) -> tuple[str, str]:
-    """Where a model is, in words, and what `from_pretrained` is given.
-
-    Raises
-    ------
-    ModelError
-        For a name that is neither shipped, nor a folder, nor of the form of a Hub id.
-    """
-    if (CHECKPOINTS / name / "config.json").is_file():
-        return f"the folder {CHECKPOINTS / name}", str(CHECKPOINTS / name)
-    if name in HUB:
-        return f"the Hugging Face Hub ({HUB[name]})", HUB[name]
-    if Path(name).is_dir():
-        return f"the folder {name}", str(Path(name).resolve())
-    if name.count("/") == 1 and not name.startswith((".", "/")):
-        return f"the Hugging Face Hub ({name})", name
-    shipped = sorted(path.parent.name for path in CHECKPOINTS.glob("*/config.json"))
-    raise ModelError(f"unknown model {name!r}: not shipped ({', '.join(shipped)}), not one of {', '.join(HUB)}, no folder, and no Hub id")
 
 
 def choose_device(device: str) -> torch.device:

@@ -3,7 +3,7 @@
 import math
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -59,9 +59,9 @@ def wanted_part(options: Options, vlm: Vlm) -> Vlm:
 
 def load_data(options: Options) -> Data:
     """The data set of some options; makes `shapes` in `<out>/data/` with a fifth more samples than asked for."""
-    folder = data_folder(options)
+    folder = options.data_folder
     if options.data == "shapes" and not folder.is_dir():
-        table = make_shapes(_rendered(options.samples), options.seed)
+        table = make_shapes(options.rendered, options.seed)
         sample_table.save(table, folder, {"name": "shapes", "seed": options.seed, "left_out": []})
     data = read_data(folder)
     entry = {"samples": len(data.table), "folder": str(folder), "left_out": sample_table.left_out(folder)}
@@ -69,20 +69,20 @@ def load_data(options: Options) -> Data:
     return data
 
 
+def facts(vlm: Vlm) -> dict[str, Any]:
+    """What the analysis must know of a model to say which commands can be run on it; for the manifest."""
+    architecture = vlm.architecture
+    head_attention = architecture.attention.get(architecture.head_component)
+    return {
+        "causal": architecture.causal,
+        "head_component": architecture.head_component,
+        "main_token": architecture.main_token,
+        "reads": sorted(vlm.reads),
+        "reads_patches": head_attention is not None and head_attention.image_keys in ("after_class_token", "image_tokens"),
+    }
+
+
 def read_data(folder: Path) -> Data:
     """The sample table in a folder."""
     table = sample_table.load(folder)
     return Data(table[0]["dataset"], table, sample_table.fingerprint(table), folder)
-
-
-def data_folder(options: Options) -> Path:
-    """Where the data set is, or is to be rendered."""
-    folder = Path(options.data)
-    if options.data != "shapes" or folder.is_dir():
-        return folder
-    return options.out / "data" / f"shapes-{_rendered(options.samples)}-seed{options.seed}"
-
-
-def _rendered(samples: int) -> int:
-    """How many samples of each category are rendered, so that enough are left."""
-    return -(-samples * 6 // 5) + 4

@@ -26,7 +26,10 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
 CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="Chromium or chromedriver is not installed (chromium, chromium-driver)")
+pytestmark = [
+    pytest.mark.xdist_group("whole machine"),
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="Chromium or chromedriver is not installed (chromium, chromium-driver)"),
+]
 OPTIONS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--window-size=1300,900"),
@@ -39,7 +42,7 @@ LOCAL = ("file:", "data:", "about:", "blob:", "chrome:")
 def page(tmp_path_factory) -> str:
     folder = write_results(tmp_path_factory.mktemp("browser") / "a folder")
     universal_heads.find_and_write(folder, universal_heads.Rule(permutations=10))
-    head_functions.find_and_write(folder)
+    head_functions.write(folder)
     robust_heads.find_and_write(folder, RobustRule(permutations=10))
     robust_heads.power_and_write(folder, runs=1)
     stability.find_and_write(folder, stability.Subsampling(repeats=5))
@@ -47,7 +50,7 @@ def page(tmp_path_factory) -> str:
     place = {"model": "blip-small", "dataset": "shapes", "component": "mlp", "heads": 0, "direction": "denoising", "window": 1}
     rows = shares | place | {"definition": "ours", "row": "share", "corruption": ["sip", "str"], "samples": 24}
     pd.DataFrame(rows).to_csv(folder / "compare_corruptions.csv", index=False)
-    return report.write_report(folder).as_uri()
+    return report.write(folder).paths[0].as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -308,6 +311,6 @@ def test_an_address_of_nothing_says_so(browser):
 def test_a_report_without_effects_opens(started, tmp_path):
     write_results(tmp_path, models=["llava-small"], corruptions=["str"])
     shutil.rmtree(tmp_path / "llava-small" / "shapes" / "str")
-    started.get(Path(report.write_report(tmp_path)).as_uri())
+    started.get(Path(report.write(tmp_path).paths[0]).as_uri())
     assert "No samples: no effects were measured." in find(started, "#browser").text
     assert [entry["message"] for entry in started.get_log("browser")] == []

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from data_prep.tables.command import reporting
 from interventions.attention_knockout import attention_knockout
 from interventions.attention_patterns import attention_patterns
 from interventions.attribution_patching import attribute_heads
@@ -21,7 +22,6 @@ from interventions.head_patching import patch_heads
 from interventions.methods import patching
 from interventions.methods.options import AttributionPatching, HeadAblation, HeadPatching, ModulePatching
 from interventions.methods.patching import head_target, module_targets
-from interventions.study.command import reporting_errors
 from interventions.study.errors import BackendError
 from interventions.study.options import Options
 
@@ -152,5 +152,5 @@ def test_without_ray_the_message_names_the_file_of_requirements(monkeypatch):
 
 
 def test_a_backends_error_is_one_message(capsys):
-    with pytest.raises(SystemExit, match="error: no cluster"), reporting_errors():
+    with pytest.raises(SystemExit, match=r"^head_patching: no cluster"), reporting("head_patching"):
         raise BackendError("no cluster")

@@ -383,7 +383,7 @@ def test_the_command_line_says_what_is_wrong_in_one_line(data, tmp_path, server)
         [*command, "--data", data, "--out", str(tmp_path / "out")], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {server.url} refuses the key (403")
+    assert done.stderr.strip().splitlines()[-1].startswith(f"interventions.head_patching: {server.url} refuses the key (403")
     assert UNKNOWN_KEY not in done.stderr + done.stdout
 
 

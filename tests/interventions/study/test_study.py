@@ -15,6 +15,7 @@ import xarray as xr
 
 from corruptions.base import LeftOut
 from data_prep.tables import schema as sample_table
+from data_prep.tables.command import reporting
 from interventions.attention_patterns import attention_patterns
 from interventions.backends.opening import prepare
 from interventions.engine import budget as planning
@@ -33,7 +34,6 @@ from interventions.module_patching import patch_modules
 from interventions.results import effects
 from interventions.results.manifest import update_manifest
 from interventions.results.store import ResultsError, Store
-from interventions.study.command import reporting_errors
 from interventions.study.options import Options, RayOptions, RemoteOptions
 from tests.conftest import ROOT
 from tests.support.hooks import layers_and_modules
@@ -228,10 +228,10 @@ def test_what_never_fits_in_memory_is_said_in_one_line(study, monkeypatch):
         raise torch.OutOfMemoryError("Traceback ...\nCUDA out of memory. Tried to allocate 2 GiB.")
 
     monkeypatch.setattr(measuring, "capture", no_device)
-    with pytest.raises(SystemExit) as ended, reporting_errors():
+    with pytest.raises(SystemExit) as ended, reporting("head_patching"):
         patch_heads(study)
     assert str(ended.value).startswith(
-        "error: even one run does not fit in the device's memory (CUDA out of memory. Tried to allocate 2 GiB.)"
+        "head_patching: even one run does not fit in the device's memory (CUDA out of memory. Tried to allocate 2 GiB.)"
     )
     assert all(what in str(ended.value) for what in ("--batch 1", "--dtype", "--device"))
     assert "\n" not in str(ended.value)
@@ -435,7 +435,7 @@ def test_a_script_reports_an_error_in_one_message(tmp_path):
     command = [sys.executable, f"{ROOT}/interventions/head_patching.py", "--model", "nothing", "--samples", "1"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 1
-    assert "error: unknown model 'nothing'" in done.stderr
+    assert "interventions.head_patching: unknown model 'nothing'" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -458,7 +458,7 @@ def test_ctrl_c_and_kill_lose_no_finished_sample(tmp_path, data):
         process.send_signal(how)
         _, errors = process.communicate()
         assert process.returncode == (130 if how == signal.SIGINT else -how)
-        assert ("run the same command again" in errors) == (how == signal.SIGINT)
+        assert ("run the same command to go on" in errors) == (how == signal.SIGINT)
         assert finished() == kept + 1
         kept = finished()
     command = [sys.executable, f"{ROOT}/interventions/head_patching.py", *options]

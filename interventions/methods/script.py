@@ -1,5 +1,6 @@
 """The command line of an intervention script: the shared options and its own, the study, what the verb writes, and what is printed."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import field, make_dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import tyro
 from tyro.conf import OmitArgPrefixes
 
+from data_prep.tables.command import reporting
 from interventions.study.options import Options
 
 if TYPE_CHECKING:
@@ -30,11 +32,10 @@ def run_script(
     method: type[T], verb: "Callable[[Study, T], Path | Sequence[Path]]", summary: Callable[[Path, T], str] | None = None
 ) -> None:
     """Read the options, let `verb` write its files, and print where they are, below a summary of the file."""
-    options, chosen = parse(method)
-    from interventions.backends.opening import prepare
-    from interventions.study.command import reporting_errors  # libraries take seconds to load: not before `--help`
+    with reporting(f"interventions.{Path(sys.argv[0]).stem}", ValueError):
+        options, chosen = parse(method)
+        from interventions.backends.opening import prepare
 
-    with reporting_errors():
         written = verb(prepare(options), chosen)
         for path in [written] if isinstance(written, Path) else written:
             if summary:
