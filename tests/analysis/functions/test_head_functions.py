@@ -17,8 +17,8 @@ from analysis.store.folder import read_tree
 from analysis.universal_heads import UniversalHeads
 from analysis.universal_heads import write as write_universal
 from interventions.attention_patterns import attention_patterns
+from interventions.backends.opening import prepare
 from interventions.study.options import Options
-from interventions.study.study import prepare
 from tests.support.synthetic_attention import null_attention
 from tests.support.synthetic_results import (
     DETECTS,
