@@ -18,7 +18,7 @@ from analysis.corruptions import views
 from analysis.corruptions.comparable import Like, alike_effects, places, side_by_side
 from analysis.corruptions.statistics import NOISE, SCORES, SEMANTIC, TEST, Comparing, claim, compare, thirds
 from analysis.figures import FOLDER
-from analysis.heads.measured import METRICS
+from analysis.heads.options import METRICS
 from analysis.plots.style import save, styled
 from analysis.store.command import reporting
 from analysis.store.folder import ResultsError, write_tree, write_whole

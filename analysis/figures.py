@@ -202,7 +202,7 @@ def telling_heads(universal: xr.Dataset, most: int) -> list[tuple[int, int]]:
     """The universal heads, strongest first, then the strongest others: (layer, head), at least two of them others.
 
     >>> from analysis import universal_heads
-    >>> found = universal_heads.find(Path("results"), universal_heads.Rule(permutations=0))["blip-small"]
+    >>> found = universal_heads.find(Path("results"), universal_heads.UniversalHeads(permutations=0))["blip-small"]
     >>> telling_heads(found, most=4)
     [(0, 5), (3, 0), (1, 0), (0, 3)]
     """

@@ -19,6 +19,7 @@ import xarray as xr
 from plotly.offline import get_plotlyjs
 
 from analysis.head_functions import FUNCTIONS, Thresholds
+from analysis.heads.options import METRICS, NoticeRule
 from analysis.page import robust as report_robust
 from analysis.page import summary as report_summary
 from analysis.page import tables
@@ -26,7 +27,6 @@ from analysis.page.csv import noise_claims, paper_claims, read_table
 from analysis.page.data import Gathering, Limits
 from analysis.store.command import reporting
 from analysis.store.folder import ResultsError, unfinished_runs, write_whole
-from analysis.universal_heads import METRICS, Rule
 
 PAGE = Path(__file__).with_name("page")
 SCRIPTS = ("basics.js", "theme.js", "tables.js", "plots.js", "maps.js", "curves.js", "heads.js", "samples.js", "routes.js")
@@ -86,7 +86,7 @@ def _content(gathering: Gathering) -> dict[str, Any]:
         "noise_claims": noise_claims(results / "compare_corruptions.csv"),
         "has_heads": any(file.heads for file in gathering.files),
         "has_modules": any(not file.heads for file in gathering.files),
-        "rule": next(iter(universal.values())).attrs if universal else vars(Rule()),
+        "rule": next(iter(universal.values())).attrs if universal else vars(NoticeRule()),
         "thresholds": next(iter(functions.values())).attrs if functions else vars(Thresholds()),
     }
 

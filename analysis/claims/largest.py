@@ -11,7 +11,7 @@ from analysis.claims.halves import at_largest, both_signs, halves, largest_less
 from analysis.claims.layers import CONSTRAINT, MOST, drops, restored
 from analysis.claims.outcome import Finding, Undecidable, beyond, every
 from analysis.claims.subject import SIP, Subject, by_role, enough_layers
-from analysis.corruptions.statistics import thirds
+from analysis.stats.thirds import thirds
 
 FEW = 0.1  # of the patches
 

@@ -9,9 +9,10 @@ import xarray as xr
 
 from analysis.claims.outcome import FAILS, HOLDS, UNDECIDED, Estimate, Finding, NotRun, Undecidable, beyond, every
 from analysis.claims.subject import SIP, Patching, Subject, by_role, enough_layers
-from analysis.corruptions.statistics import NOISE, SEMANTIC, THIRDS, claim, compare, thirds
-from analysis.module_effects.statistics import holm, paired, pairwise, size_by_third
-from analysis.stats.resampling import stream
+from analysis.corruptions.statistics import NOISE, SEMANTIC, claim, compare
+from analysis.stats.multiple_tests import holm
+from analysis.stats.resampling import paired, stream
+from analysis.stats.thirds import THIRDS, pairwise, size_by_third, thirds
 from interventions.results.effects import MEASUREMENTS
 
 ALPHA = 0.05

@@ -9,9 +9,9 @@ import xarray as xr
 from analysis.claims.commands import RUN_ALL, command
 from analysis.claims.folder import ENCODER, Folder, read
 from analysis.claims.outcome import Estimate, NotRun, Undecidable, estimate
-from analysis.corruptions.statistics import THIRDS, weighted_means
-from analysis.module_effects.of_file import by_order
-from analysis.stats.resampling import bootstrap_weights, stream
+from analysis.module_effects.maps import by_order
+from analysis.stats.resampling import bootstrap_weights, stream, weighted_means
+from analysis.stats.thirds import THIRDS
 from analysis.store.folder import EffectsFile, read_effects, stale
 
 BLIP = ("blip-vqa-base",)

@@ -11,36 +11,38 @@ from scipy import stats
 from analysis.claims.layers import MOST
 from analysis.claims.outcome import FAILS, HOLDS, ROUNDING, UNDECIDED, Finding, NotRun, Undecidable, beyond, proportion
 from analysis.claims.subject import Subject, enough_layers
-from analysis.corruptions.statistics import thirds
-from analysis.heads.measured import Measure, Measured, flat, measured
-from analysis.heads.robust_rule import complete
-from analysis.store.folder import ResultsError, effects_files, head_name
+from analysis.heads.head_effects import HeadEffects, flat, read_head_effects
+from analysis.heads.options import HeadEffectsOptions
+from analysis.stats.thirds import thirds
+from analysis.store.errors import ResultsError
+from analysis.store.folder import effects_files, head_name
 
 ALPHA = 0.05
 DEVIATIONS = 2.0  # of NOTICE's rule
 Kinds = dict[str, np.ndarray]
 
 
-def effects_of_heads(subject: Subject) -> Measured:
+def effects_of_heads(subject: Subject) -> HeadEffects:
     """The effects of all heads under both corruptions; raises `NotRun` where one is missing."""
     folder = subject.folder
     try:
-        of_model = folder.once("heads", lambda: _measured(folder.path)).get(subject.model)
+        of_model = folder.once("heads", lambda: _head_effects(folder.path)).get(subject.model)
     except ResultsError as error:
         raise NotRun(str(error), subject.whole_study()) from error
-    missing = [name for name in Measure().corruptions() if of_model is None or name not in of_model.corruptions]
+    missing = [name for name in HeadEffectsOptions().corruptions() if of_model is None or name not in of_model.corruptions]
     if of_model is None or missing:
         raise NotRun(f"no effects of heads under {' and '.join(missing)}", subject.whole_study())
-    return folder.once(("complete heads", subject.model), lambda: complete(of_model))
+    return folder.once(("complete heads", subject.model), of_model.complete)
 
 
-def _measured(results: Path) -> dict[str, Measured]:
+def _head_effects(results: Path) -> dict[str, HeadEffects]:
     """The effects of heads of every model that has any, as NOTICE judges them."""
-    files = [file for file in effects_files(results) if file.heads and file.corruption in Measure().corruptions()]
-    return measured(results, Measure()) if files else {}
+    options = HeadEffectsOptions()
+    files = [file for file in effects_files(results) if file.heads and file.corruption in options.corruptions()]
+    return read_head_effects(results, options) if files else {}
 
 
-def universal_kinds(subject: Subject, effects: Measured) -> Kinds:
+def universal_kinds(subject: Subject, effects: HeadEffects) -> Kinds:
     """Which heads are universal by NOTICE's rule, by kind: bool [resample, layer, head], of the samples as they are first."""
 
     def kinds() -> Kinds:
@@ -50,7 +52,7 @@ def universal_kinds(subject: Subject, effects: Measured) -> Kinds:
     return subject.folder.once(("kinds", subject.model), kinds)
 
 
-def _in_every_task(subject: Subject, effects: Measured, corruption: str) -> np.ndarray:
+def _in_every_task(subject: Subject, effects: HeadEffects, corruption: str) -> np.ndarray:
     """Which heads are important in every task under a corruption: bool [resample, layer, head]."""
     tasks = []
     for task, values in effects.of(corruption).items():
@@ -61,7 +63,7 @@ def _in_every_task(subject: Subject, effects: Measured, corruption: str) -> np.n
     return np.all(tasks, axis=0)
 
 
-def possible_kinds(subject: Subject, effects: Measured) -> Kinds:
+def possible_kinds(subject: Subject, effects: HeadEffects) -> Kinds:
     """The heads that are not clearly out of a kind, by kind, so that none named is not taken for none that exists: bool [layer, head].
 
     A head is clearly no vision head where its mean |effect| lies below the threshold of a task under the image corruption, or above that
@@ -77,7 +79,7 @@ def possible_kinds(subject: Subject, effects: Measured) -> Kinds:
     return {"vision": ~(out_image | in_text), "text": ~(out_text | in_image), "multimodal": ~(out_image | out_text)}
 
 
-def _clearly(subject: Subject, effects: Measured, corruption: str, level: float) -> tuple[np.ndarray, np.ndarray]:
+def _clearly(subject: Subject, effects: HeadEffects, corruption: str, level: float) -> tuple[np.ndarray, np.ndarray]:
     """Whether each head lies clearly below the threshold in some task, and clearly above it in every one: bool [layer, head]."""
     below, above = [], []
     for task, values in effects.of(corruption).items():
@@ -153,7 +155,7 @@ def exist(subject: Subject, kind: str) -> Finding:
     return Finding(FAILS, (number,), "clearly no head", files)
 
 
-def _universal_q(subject: Subject, effects: Measured, kind: str) -> tuple[np.ndarray, Path]:
+def _universal_q(subject: Subject, effects: HeadEffects, kind: str) -> tuple[np.ndarray, Path]:
     """The larger `universal_q` of robust_heads.nc under the corruptions that make the kind [layer, head], and the file."""
     robust, path = subject.analysed("robust_heads", notices_rule=True)
     image, text = effects.corruptions
@@ -164,19 +166,19 @@ def _universal_q(subject: Subject, effects: Measured, kind: str) -> tuple[np.nda
     return q.transpose("layer", "head").values, path
 
 
-def _names(effects: Measured, heads: np.ndarray, most: int = 20) -> str:
+def _names(effects: HeadEffects, heads: np.ndarray, most: int = 20) -> str:
     """The names of some heads [layer, head]."""
     layers, chosen = _layers(effects), np.argwhere(heads)
     names = " ".join(head_name(int(layers[layer]), int(head)) for layer, head in chosen[:most])
     return names + (" ..." if len(chosen) > most else "")
 
 
-def _layers(effects: Measured) -> np.ndarray:
+def _layers(effects: HeadEffects) -> np.ndarray:
     return next(iter(effects.effects.values()))["layer"].values
 
 
-def _files(subject: Subject, effects: Measured) -> tuple[Path, ...]:
-    """The files of heads that `measured` read of a model."""
+def _files(subject: Subject, effects: HeadEffects) -> tuple[Path, ...]:
+    """The files of heads that `read_head_effects` reads of a model."""
     return tuple(sorted((subject.folder.path / subject.model).glob(f"*/*/{effects.component}-heads.nc")))
 
 

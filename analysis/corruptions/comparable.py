@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analysis.corruptions.statistics import NOISE, SEMANTIC, THIRDS, Comparing
+from analysis.corruptions.statistics import NOISE, SEMANTIC, Comparing
 from analysis.plots.module_maps import mean_by_role
 from analysis.plots.style import MODALITY
+from analysis.stats.thirds import THIRDS
 from analysis.store.folder import EffectsFile, ResultsError, effects_files, read_effects
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import xarray as xr
 
-from analysis.heads.measured import METRICS
+from analysis.heads.options import METRICS
 from analysis.page import csv as report_csv
 from analysis.page import curves as report_curves
 from analysis.page import heads as report_heads

@@ -14,8 +14,8 @@ import xarray as xr
 
 from analysis.functions.tables import which_undecidable
 from analysis.head_functions import FUNCTIONS, OVERALL
+from analysis.heads.rules import KINDS, kind_rank
 from analysis.store.folder import COMPONENTS, EffectsFile, head_name
-from analysis.universal_heads import KINDS
 
 MISSING = "–"
 EXAMPLES = 5
@@ -149,7 +149,7 @@ def universal_rows(universal: xr.Dataset, functions: xr.Dataset | None) -> list[
         row["strength"] = float(one["mean_absolute_effect"].mean("task").max())
         row["under"] = [_under(one.sel(corruption=corruption)) for corruption in universal["corruption"].values]
         rows.append(row)
-    return sorted(rows, key=lambda row: (KINDS.index(row["kind"]), -row["strength"]))
+    return sorted(rows, key=lambda row: (kind_rank(row["kind"]), -row["strength"]))
 
 
 def _under(one: xr.Dataset) -> dict[str, str]:
@@ -198,7 +198,7 @@ def function_rows(functions: xr.Dataset, universal: xr.Dataset | None) -> list[d
     """The universal heads, and all heads with a function overall: scores, and the function in each task."""
     overall = functions.sel(task=OVERALL)
     kind = universal["kind"].values if universal is not None else np.full(overall["function"].shape, MISSING, dtype=object)
-    named = np.isin(overall["function"].values, FUNCTIONS[:3]) | np.isin(kind, KINDS[:-1])
+    named = np.isin(overall["function"].values, FUNCTIONS[:3]) | np.isin(kind, [one.name for one in KINDS])
     rows = []
     for layer, head in np.argwhere(named):
         one = overall.isel(layer=layer, head=head)

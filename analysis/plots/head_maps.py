@@ -69,7 +69,7 @@ def marks(universal: xr.Dataset, corruption: str, dataset: str) -> dict[tuple[in
 
     >>> from pathlib import Path
     >>> from analysis import universal_heads
-    >>> found = universal_heads.find(Path("results"), universal_heads.Rule(permutations=0))["blip-small"]
+    >>> found = universal_heads.find(Path("results"), universal_heads.UniversalHeads(permutations=0))["blip-small"]
     >>> marks(found, "sip", "shapes")
     {(1, 2): 'vision', (3, 0): 'multimodal', (0, 5): 'text'}
     """

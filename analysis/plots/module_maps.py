@@ -67,8 +67,8 @@ def draw_side_by_side(maps: xr.Dataset) -> Figure:
     maps : (corruption, order, layer, role), as in `modules.nc`.
 
     >>> from pathlib import Path
-    >>> from analysis.modules import MapRule, find
-    >>> maps = find(Path("results"), MapRule(resamples=20))[0]["blip-small/shapes/mlp"]
+    >>> from analysis.modules import Modules, find
+    >>> maps = find(Path("results"), Modules(resamples=20))["blip-small/shapes/mlp"]
     >>> titles = [axes.get_title().split("\\n")[:2] for axes in draw_side_by_side(maps).axes[:2]]
     >>> titles
     [['sip (image)', 'correct option first'], ['str (text)', 'correct option first']]

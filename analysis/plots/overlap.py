@@ -34,7 +34,7 @@ def draw_heads(robust: xr.Dataset, overlap: pd.DataFrame) -> Figure:
 
     Parameters
     ----------
-    robust : of one model, as `robust_rule.judge` gives it; at most 30 heads are shown, those in the most sets first.
+    robust : of one model, as `robust.judge` gives it; at most 30 heads are shown, those in the most sets first.
     overlap : the model's rows of `robust_overlap.csv`.
     """
     sets = sets_of(robust)

@@ -13,6 +13,7 @@ from typing import Any
 
 import xarray as xr
 
+from analysis.store.errors import ResultsError
 from interventions.results import effects
 
 MODALITIES = ("image", "text")
@@ -25,10 +26,6 @@ MADE_OF = {  # what analyses read; those that are not here read all
     "compare_corruptions": (HEADS, MODULES),
 }
 COMPONENTS = ("cross_attention", "self_attention", "mlp", "block")
-
-
-class ResultsError(ValueError):
-    """A results folder that cannot be analysed: says what is wrong, where, and what to do."""
 
 
 @dataclass(frozen=True, order=True)

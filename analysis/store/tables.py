@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.store.folder import ResultsError
+from analysis.store.errors import ResultsError
+from analysis.store.folder import write_whole
 
 MADE_BY = {  # how the file's name begins: the command that makes it
     "universal_heads": "universal_heads",
@@ -33,6 +34,16 @@ def command_that_makes(path: Path) -> str:
         return ""
     script, *options = made.split()
     return " ".join([f"python -m analysis.{script} --results {shlex.quote(str(Path(path).parent))}", *options])
+
+
+def write_table(rows: pd.DataFrame, path: Path) -> None:
+    """Write a table with six digits, whole or not at all.
+
+    >>> write_table(pd.DataFrame({"head": [0], "effect": [1 / 3]}), Path("rows.csv"))
+    >>> Path("rows.csv").read_text().split()
+    ['head,effect', '0,0.333333']
+    """
+    write_whole(path, lambda temporary: rows.to_csv(temporary, index=False, float_format="%.6g"))
 
 
 def read_written(path: Path, columns: Collection[str] = ()) -> pd.DataFrame:

@@ -14,8 +14,8 @@ from analysis.claims.subject import Subject
 from analysis.claims.table import CLAIMS
 from analysis.claims.universal import possible_kinds
 from analysis.corruptions.statistics import Comparing
-from analysis.heads.measured import Measured
-from analysis.heads.robust_rule import RobustRule
+from analysis.heads.head_effects import HeadEffects
+from analysis.heads.options import RobustRule
 from analysis.paper_claims import PaperClaims, find
 from tests.support.claims_folders import BLIP, LAYERS, LLAVA, heads, noise_of_heads, noise_of_knockout, noise_of_module
 
@@ -130,14 +130,14 @@ def test_heads_that_are_only_noisier_are_no_universal_heads(tmp_path):
             spread[1, 3] = LOUD if corruption == "sip" else QUIET
             spread[4, 0] = LOUD if corruption == "str" else QUIET
             heads(tmp_path, BLIP, corruption, np.random.default_rng([run, corruption == "sip"]).normal(0, spread, (24, LAYERS, 4, 1)))
-        robust_heads.find_and_write(tmp_path, RobustRule(test="t", resamples=0))
+        robust_heads.write(tmp_path, RobustRule(test="t", resamples=0))
         rows = find(tmp_path, QUICK, [OF[f"notice-universal-{kind}"] for kind in KINDS])
         assert rows["value"].sum() >= 1  # NOTICE's rule names them
         results.append(HOLDS in set(rows["result"]))
     assert sum(results) <= 1
 
 
-def study(run: int, samples: int, image: np.ndarray, text: np.ndarray, noise: float, tasks: int = 3) -> Measured:
+def study(run: int, samples: int, image: np.ndarray, text: np.ndarray, noise: float, tasks: int = 3) -> HeadEffects:
     """Effects of heads [layer, head] in noise, the same in every task."""
     generator = np.random.default_rng(run)
     effects = {
@@ -147,10 +147,10 @@ def study(run: int, samples: int, image: np.ndarray, text: np.ndarray, noise: fl
         for corruption, mean in (("sip", image), ("str", text))
         for task in range(tasks)
     }
-    return Measured("m", "cross_attention", "correct", {"sip": "image", "str": "text"}, effects, dict.fromkeys(effects, 0))
+    return HeadEffects("m", "cross_attention", "correct", {"sip": "image", "str": "text"}, effects, dict.fromkeys(effects, 0))
 
 
-def universal(folder, effects: Measured) -> dict[str, str]:
+def universal(folder, effects: HeadEffects) -> dict[str, str]:
     """The results of `notice-universal-...` where no effect is beyond chance by the signed rule."""
     shape = next(iter(effects.effects.values())).shape[1:]
     of_model = xr.Dataset(

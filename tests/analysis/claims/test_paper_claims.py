@@ -26,7 +26,7 @@ from analysis.claims.universal import effects_of_heads, universal_kinds
 from analysis.corruptions.statistics import Comparing
 from analysis.paper_claims import OTHER_DATA, OTHER_MODEL, REPLICATION, PaperClaims, find, write
 from analysis.store.folder import ResultsError, read_tree, stale, write_tree
-from analysis.universal_heads import Rule
+from analysis.universal_heads import UniversalHeads
 from analysis.universal_heads import find as find_universal
 from interventions.study.study import Options
 from tests.support.claims_folders import (
@@ -202,7 +202,7 @@ def test_a_head_that_is_universal_in_half_of_the_resamples_is_undecided(tmp_path
 
 def test_universal_heads_of_the_samples_as_they_are_are_those_of_the_rule(tmp_path):
     write_results(tmp_path)
-    judged = find_universal(tmp_path, Rule(permutations=0))
+    judged = find_universal(tmp_path, UniversalHeads(permutations=0))
     for model in ("blip-small", "llava-small"):
         subject = Subject(Folder(tmp_path, COMPARING), model)
         kinds = universal_kinds(subject, effects_of_heads(subject))
@@ -288,7 +288,9 @@ def test_commands_carry_the_options_of_the_runs_that_are_there(tmp_path):
 def test_tables_page_and_words(tmp_path):
     with_universal(tmp_path, BLIP, BLIP_HEADS)
     ablation(tmp_path, 1.0)
-    rows, words = write(tmp_path, QUICK)
+    written = write(tmp_path, QUICK)
+    rows, words = written.data, written.words
+    assert written.paths == (tmp_path / "paper_claims.csv", tmp_path / "paper_claims.md")
     table = pd.read_csv(tmp_path / "paper_claims.csv")
     assert list(table.columns) == [
         *("id", "paper", "source", "says", "papers_models", "papers_data", "model", "dataset", "setting"),

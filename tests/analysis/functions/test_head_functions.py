@@ -13,8 +13,8 @@ from analysis.functions.rule import OBJECT_RULES, RULES
 from analysis.head_functions import OVERALL, Thresholds, find, find_and_write
 from analysis.page.tables import _function, function_rows
 from analysis.store.folder import ResultsError, read_tree
-from analysis.universal_heads import Rule
-from analysis.universal_heads import find_and_write as find_universal
+from analysis.universal_heads import UniversalHeads
+from analysis.universal_heads import write as write_universal
 from interventions.attention_patterns import attention_patterns
 from interventions.study.study import Options, prepare
 from tests.support.synthetic_attention import null_attention
@@ -39,7 +39,7 @@ FILES = {f"head_functions{end}" for end in (".nc", ".csv", "_by_task.csv", "_val
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = write_results(tmp_path_factory.mktemp("results"))
-    find_universal(folder, Rule(permutations=0))
+    write_universal(folder, UniversalHeads(permutations=0))
     find_and_write(folder, QUICK)
     return folder
 
