@@ -170,8 +170,8 @@ def analyse(options: RunAll) -> None:
         print(f"modules were not mapped: {reason}", file=sys.stderr)
     if len(options.corruptions) > 1:
         try:
-            compare_corruptions.find_and_write(options.out, compare_corruptions.Comparing(metric=options.metric))
-        except compare_corruptions.NothingToCompare as reason:
+            compare_corruptions.write(options.out, compare_corruptions.CompareCorruptions(metric=options.metric))
+        except NothingToAnalyse as reason:
             print(f"corruptions were not compared: {reason}", file=sys.stderr)
     figures.draw_all(options.out, metric=options.metric)
     claims = paper_claims.write(options.out)

@@ -72,7 +72,7 @@ def find(results: Path, options: PaperClaims | None = None, claims: "Sequence[Cl
 
     from analysis.claims.folder import Folder
     from analysis.claims.table import CLAIMS
-    from analysis.corruptions.statistics import Comparing
+    from analysis.corruptions.options import Comparing
     from analysis.store.folder import effects_files
 
     options = options or PaperClaims()

@@ -16,7 +16,6 @@ from tests.support.synthetic_results import write_results
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {path.stem for path in (ROOT / "analysis").glob("*.py") if "def main()" in path.read_text(encoding="utf-8")}
 VERB = {"figures": "draw_all", "report": "write_report", "head_functions": "_find_and_write"}
-VERB |= {"compare_corruptions": "find_and_write"}
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from analysis.claims.outcome import FAILS, HOLDS, NOT_RUN, UNDECIDED, Estimate, 
 from analysis.claims.subject import Subject
 from analysis.claims.table import CLAIMS
 from analysis.claims.universal import effects_of_heads, universal_kinds
-from analysis.corruptions.statistics import Comparing
+from analysis.corruptions.options import Comparing
 from analysis.paper_claims import OTHER_DATA, OTHER_MODEL, REPLICATION, PaperClaims, find, write
 from analysis.store.folder import ResultsError, read_tree, stale, write_tree
 from analysis.universal_heads import UniversalHeads
