@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Literal
 
@@ -15,18 +14,26 @@ import tyro
 from tqdm import tqdm
 
 from corruptions.base import CORRUPTIONS, default, help_text
-from corruptions.options import CorruptionOptions
-from interventions.backends.options import Backend, RayOptions, RemoteOptions
+from data_prep.tables.command import reporting
+from interventions.methods.options import AttentionPatterns, HeadPatching, ModulePatching
+from interventions.study.options import Settings
 
 DEFAULT_MODELS = ("blip-shapes", "llava-shapes")
-SHARED = (  # options that every intervention takes
-    *("samples", "out", "device", "dtype", "seed", "threads", "direction", "divergence"),
-    *("shared_pieces", "corruption_options", "keep_wrong", "overwrite", "backend", "ray", "remote"),
-)
 
 
 @dataclass
-class RunAll:
+class Subjects:
+    """What is studied: every model on every data set under every corruption."""
+
+    models: tuple[str, ...] = DEFAULT_MODELS
+    """Models: blip-shapes, llava-shapes (shipped), blip-vqa-base, llava-1.5-7b (the Hub), folders with checkpoints, or Hub ids."""
+    datasets: tuple[str, ...] = ("shapes",)
+    """Data sets: folders prepared with data_prep, or `shapes`, which is made when it is not there."""
+    corruptions: Annotated[tuple[str, ...], tyro.conf.arg(help=help_text())] = (default("image"), default("text"))
+
+
+@dataclass
+class RunAll(Settings, Subjects):
     """Run the whole study: which heads of a vision-language model carry its answers, and what they do.
 
     With no options: both shipped models on rendered scenes, image (sip) and text (str) corruption, no download, no GPU.
@@ -34,49 +41,17 @@ class RunAll:
     Example: python run_all.py --models blip-shapes --samples 20 --out results-small
     """
 
-    models: tuple[str, ...] = DEFAULT_MODELS
-    """Models: blip-shapes, llava-shapes (shipped), blip-vqa-base, llava-1.5-7b (the Hub), folders with checkpoints, or Hub ids."""
-    datasets: tuple[str, ...] = ("shapes",)
-    """Data sets: folders prepared with data_prep, or `shapes`, which is made when it is not there."""
-    corruptions: Annotated[tuple[str, ...], tyro.conf.arg(help=help_text())] = (default("image"), default("text"))
-    samples: int = 100
-    """Samples of each category (task) that a model answers correctly, half with the correct option first."""
-    out: Path = Path("results")
-    """Results folder."""
-    modules: tuple[Literal["all", "none", "mlp", "self_attention", "cross_attention", "block"], ...] = ("all",)
-    """Components whose whole modules are patched, where a model has them."""
+    head_patching: HeadPatching = field(default_factory=HeadPatching)
+    """Options of head patching alone."""
+    module_patching: ModulePatching = field(default_factory=ModulePatching)
+    """Options of module patching alone; of the components that are named, each model has those that it has."""
+    attention_patterns: AttentionPatterns = field(default_factory=AttentionPatterns)
+    """Options of attention patterns alone."""
     metric: Literal["logit_difference", "restoration_probability", "log_odds", "normalized_effect"] = "logit_difference"
     """Metric by which heads are judged."""
     power_runs: int = 10
     """Simulated studies behind each point of the power curves: 10 take some 15 s for both shipped models, more make smoother curves;
     0 leaves them out."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:<number>."""
-    dtype: Literal["float32", "bfloat16", "float16", "nf4"] = "float32"
-    """Number format of the weights; nf4 (4 bits) needs the packages of requirements-nf4.txt."""
-    seed: int = 0
-    """Seed of the rendered scenes and of the draws of `str`."""
-    threads: int = 0
-    """CPU threads; 0 takes one for a small model and all cores for others."""
-    direction: Literal["denoising", "noising"] = "denoising"
-    """denoising puts clean states into the corrupt run; noising puts corrupt states into the clean run."""
-    divergence: bool = False
-    """Measure the Kullback-Leibler divergence from the clean run too."""
-    shared_pieces: Literal["leave-out", "force"] = "leave-out"
-    """Answers whose first token is the same: left out, or given what they share and scored on the next token."""
-    corruption_options: Annotated[CorruptionOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=CorruptionOptions)
-    """Options of corruptions."""
-    keep_wrong: bool = False
-    """Use samples that a model answers wrongly too (the paper does not)."""
-    overwrite: bool = False
-    """Replace results of another configuration that are in the way."""
-    backend: Backend = "local"
-    """Where samples are measured: local (this process), ray (workers on this machine or a cluster; requirements-ray.txt), remote (NDIF, or
-    another host with the weights, on its device and in its dtype), or remote-dry-run (here, by way of all that would be sent)."""
-    ray: Annotated[RayOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RayOptions)
-    """Options of the backend ray."""
-    remote: Annotated[RemoteOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RemoteOptions)
-    """Options of the backend remote."""
 
 
 def run(options: RunAll) -> None:
@@ -88,40 +63,36 @@ def run(options: RunAll) -> None:
         Before any work where an option is wrong; each says what and what to do.
     """
     from interventions.attention_patterns import attention_patterns  # libraries take seconds to load: not before `--help`
-    from interventions.head_patching import head_target
-    from interventions.models.architecture import COMPONENTS
+    from interventions.methods.patching import head_target, module_targets, patch_study
     from interventions.models.loading import resolve
-    from interventions.module_patching import module_targets
     from interventions.results.store import check_writable
-    from interventions.study.patching import patch_study
-    from interventions.study.study import Options, check_options, load_data, open_model, prepare
+    from interventions.study.study import check_options, load_data, open_model, prepare
 
     for name in options.models:
         resolve(name)
     if options.power_runs < 0:
         raise ValueError(f"--power-runs is {options.power_runs}; it cannot be negative")
     check_writable(options.out)
-    shared = {name: getattr(options, name) for name in SHARED}
     for corruption in options.corruptions:
-        check_options(Options(corruption=corruption, **shared))
+        check_options(options.of(corruption=corruption))
     for data in options.datasets:
-        load_data(Options(data=data, samples=options.samples, out=options.out, seed=options.seed))
+        load_data(options.of(data=data))
 
-    modules = () if "none" in options.modules else COMPONENTS if "all" in options.modules else options.modules
     total = len(options.models) * len(options.datasets) * (1 + len(options.corruptions))
     with tqdm(total=total, desc="stages", unit="stage", position=0) as stages:
         for model in options.models:
-            vlm = open_model(Options(model=model, **shared))
+            vlm = open_model(options.of(model=model))
             for data in options.datasets:
-                study = prepare(Options(model=model, data=data, corruption=options.corruptions[0], **shared), vlm)
-                here = tuple(name for name in vlm.architecture.components if name in modules)
-                targets = [head_target(study), *(module_targets(study, here) if here else [])]
+                study = prepare(options.of(model=model, data=data, corruption=options.corruptions[0]), vlm)
+                components = study.vlm.architecture.components
+                modules = module_targets(study, options.module_patching)
+                targets = [head_target(study, options.head_patching), *(target for target in modules if target.component in components)]
                 for corruption in options.corruptions:
                     with noting_what_is_left_out():
-                        patch_study(study, targets, corruption)
+                        patch_study(study.under(corruption), targets)
                     stages.update()
                 with noting_what_is_left_out():
-                    attention_patterns(study)
+                    attention_patterns(study, options.attention_patterns)
                 stages.update()
 
 
@@ -163,7 +134,7 @@ def analyse(options: RunAll) -> None:
         stability.write(options.out, stability.Stability(**judged_by))
     except NothingToAnalyse as reason:
         print(f"stability was not judged: {reason}", file=sys.stderr)
-    head_functions.find_and_write(options.out, metric=options.metric)
+    head_functions.write(options.out, head_functions.HeadFunctions(metric=options.metric))
     try:
         modules.write(options.out, modules.Modules(metric=options.metric))
     except NothingToAnalyse as reason:
@@ -173,9 +144,9 @@ def analyse(options: RunAll) -> None:
             compare_corruptions.write(options.out, compare_corruptions.CompareCorruptions(metric=options.metric))
         except NothingToAnalyse as reason:
             print(f"corruptions were not compared: {reason}", file=sys.stderr)
-    figures.draw_all(options.out, metric=options.metric)
+    figures.write(options.out, figures.Figures(metric=options.metric))
     claims = paper_claims.write(options.out)
-    page = report.write_report(options.out)
+    (page,) = report.write(options.out).paths
     print(f"\nresults: {options.out.resolve()}\nreport:  {page}\n\nNOTICE's universal heads\n{universal.words}")
     print(f"\nheads that hold up (signed effects, corrected tests)\n{robust.words}\n\n{counts(claims.data)}")
 
@@ -192,11 +163,9 @@ def _judged(corruptions: list[str], usual: str) -> str:
 
 
 def main() -> None:
-    options = tyro.cli(RunAll)
-    from interventions.study.command import reporting_errors
-
     started = perf_counter()
-    with reporting_errors():
+    with reporting("run_all", ValueError):
+        options = tyro.cli(RunAll)
         run(options)
         analyse(options)
     print(f"\n{(perf_counter() - started) / 60:.1f} minutes", file=sys.stderr)

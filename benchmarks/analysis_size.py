@@ -28,13 +28,13 @@ from interventions.results import effects
 ANALYSES: dict[str, Callable[[Path], object]] = {
     "universal_heads": universal_heads.write,
     "robust_heads": robust_heads.write,
-    "head_functions": head_functions.find_and_write,
+    "head_functions": head_functions.write,
     "modules": modules.write,
     "compare_corruptions": compare_corruptions.write,
     "stability": stability.write,
-    "figures": figures.draw_all,
+    "figures": figures.write,
     "paper_claims": paper_claims.write,
-    "report": report.write_report,
+    "report": report.write,
 }
 MODALITY = {"sip": "image", "str": "text"}
 ATTENTION = "cross_attention"

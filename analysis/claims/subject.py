@@ -10,9 +10,10 @@ from analysis.claims.commands import RUN_ALL, command
 from analysis.claims.folder import ENCODER, Folder, read
 from analysis.claims.outcome import Estimate, NotRun, Undecidable, estimate
 from analysis.module_effects.maps import by_order
+from analysis.products import is_stale
 from analysis.stats.resampling import bootstrap_weights, stream, weighted_means
 from analysis.stats.thirds import THIRDS
-from analysis.store.folder import EffectsFile, read_effects, stale
+from analysis.store.folder import EffectsFile, read_effects
 
 BLIP = ("blip-vqa-base",)
 LLAVA = ("llava-1.5-7b", "llava-1.5-7b-hf")
@@ -107,7 +108,7 @@ class Subject:
         if group is None:
             possible = any((self.folder.path / self.model).glob(MADE_OF[name]))
             raise NotRun(f"{name}.nc has no {self.model}", again if possible else self.whole_study())
-        if stale(path, self.folder.path):
+        if is_stale(path, self.folder.path):
             raise NotRun(f"{name}.nc is older than what it is made of", again)
         others = {option: group.attrs[option] for option, usual in NOTICES_RULE.items() if group.attrs.get(option, usual) != usual}
         if notices_rule and others:

@@ -13,9 +13,9 @@ from analysis.claims.outcome import FAILS, HOLDS, ROUNDING, UNDECIDED, Finding, 
 from analysis.claims.subject import Subject, enough_layers
 from analysis.heads.head_effects import HeadEffects, flat, read_head_effects
 from analysis.heads.options import HeadEffectsOptions
+from analysis.heads.rules import Evidence, of_kinds, stand_out, universal
 from analysis.stats.thirds import thirds
-from analysis.store.errors import ResultsError
-from analysis.store.folder import effects_files, head_name
+from analysis.store.folder import ResultsError, effects_files, head_name
 
 ALPHA = 0.05
 DEVIATIONS = 2.0  # of NOTICE's rule
@@ -26,7 +26,7 @@ def effects_of_heads(subject: Subject) -> HeadEffects:
     """The effects of all heads under both corruptions; raises `NotRun` where one is missing."""
     folder = subject.folder
     try:
-        of_model = folder.once("heads", lambda: _head_effects(folder.path)).get(subject.model)
+        of_model = folder.once("heads", lambda: _read_heads(folder.path)).get(subject.model)
     except ResultsError as error:
         raise NotRun(str(error), subject.whole_study()) from error
     missing = [name for name in HeadEffectsOptions().corruptions() if of_model is None or name not in of_model.corruptions]
@@ -35,19 +35,18 @@ def effects_of_heads(subject: Subject) -> HeadEffects:
     return folder.once(("complete heads", subject.model), of_model.complete)
 
 
-def _head_effects(results: Path) -> dict[str, HeadEffects]:
+def _read_heads(results: Path) -> dict[str, HeadEffects]:
     """The effects of heads of every model that has any, as NOTICE judges them."""
-    options = HeadEffectsOptions()
-    files = [file for file in effects_files(results) if file.heads and file.corruption in options.corruptions()]
-    return read_head_effects(results, options) if files else {}
+    files = [file for file in effects_files(results) if file.heads and file.corruption in HeadEffectsOptions().corruptions()]
+    return read_head_effects(results, HeadEffectsOptions()) if files else {}
 
 
 def universal_kinds(subject: Subject, effects: HeadEffects) -> Kinds:
     """Which heads are universal by NOTICE's rule, by kind: bool [resample, layer, head], of the samples as they are first."""
 
     def kinds() -> Kinds:
-        image, text = (_in_every_task(subject, effects, corruption) for corruption in effects.corruptions)
-        return {"vision": image & ~text, "text": text & ~image, "multimodal": image & text}
+        heads = np.stack([_in_every_task(subject, effects, corruption) for corruption in effects.corruptions])
+        return of_kinds(heads, list(effects.modality.values()))
 
     return subject.folder.once(("kinds", subject.model), kinds)
 
@@ -57,10 +56,8 @@ def _in_every_task(subject: Subject, effects: HeadEffects, corruption: str) -> n
     tasks = []
     for task, values in effects.of(corruption).items():
         absolute = subject.weights(values.sizes["sample"], corruption, task) @ np.abs(flat(values))
-        threshold = absolute.mean(axis=1, keepdims=True) + DEVIATIONS * absolute.std(axis=1, keepdims=True)
-        important = (absolute >= threshold) & (np.ptp(absolute, axis=1, keepdims=True) > 0)
-        tasks.append(important.reshape(-1, values.sizes["layer"], values.sizes["head"]))
-    return np.all(tasks, axis=0)
+        tasks.append(stand_out(absolute.reshape(-1, *effects.shape), DEVIATIONS)[0])
+    return universal(Evidence(np.stack(tasks)[None]), np.ones((1, len(tasks)), dtype=bool))[0]
 
 
 def possible_kinds(subject: Subject, effects: HeadEffects) -> Kinds:

@@ -14,13 +14,13 @@ import xarray as xr
 
 from analysis.corruptions.options import Comparing
 from analysis.corruptions.statistics import NOISE, SCORES, SEMANTIC, TEST, claim, compare
-from analysis.heads.options import METRICS
 from analysis.plots.module_maps import mean_by_role
 from analysis.plots.style import MODALITY
 from analysis.stats.thirds import THIRDS
 from analysis.store.errors import NothingToAnalyse, ResultsError
 from analysis.store.folder import EffectsFile, effects_files, read_effects
 from corruptions.base import CORRUPTIONS
+from interventions.results.metrics import unit_of
 
 
 @dataclass(frozen=True, order=True)
@@ -162,7 +162,7 @@ def _judged(compared: xr.Dataset, effects: xr.DataArray, like: Like, options: Co
     judged = [claim(compared, name, semantic, options.confined) if name in noises and semantic else "" for name in names]
     compared = compared.assign_coords(modality=effects["modality"]).assign(claim=("corruption", judged))
     for name in SCORES:
-        compared[name].attrs["units"] = METRICS[options.metric]
+        compared[name].attrs["units"] = unit_of(options.metric)
     missing = "" if noises and semantic else f"no {' or '.join(SEMANTIC) if noises else NOISE}"
     compared.attrs = vars(like) | {name: getattr(options, name) for name in ("metric", "confined", "resamples", "confidence", "seed")}
     compared.attrs |= {"heads": int(like.heads), "token": str(effects["token"].item()) if like.heads else ""}

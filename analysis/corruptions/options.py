@@ -1,9 +1,9 @@
-"""Options of the comparison of corruptions; loads no library."""
+"""Options of the comparison of corruptions; loads no library but numpy."""
 
 from dataclasses import dataclass
 
-from analysis.heads.options import METRICS
 from analysis.store.errors import ResultsError, check_positive, check_shares
+from interventions.results.metrics import METRICS
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Comparing:
     component: str | None = None
     """Compare this component only: cross_attention, self_attention, mlp or block."""
     metric: str = "logit_difference"
-    """Effect to compare: logit_difference, restoration_probability, log_odds or normalized_effect."""
+    """Effect to compare, one of `interventions.results.metrics.METRICS`."""
     token: str | None = None
     """Token role at which heads are compared; without it the main one, or the first that all corruptions have where that is missing."""
     confined: float = 0.5

@@ -1,7 +1,7 @@
 """Do heads do what their function says? Head functions and effects of patching -> a row a model, corruption, task and function.
 
-Object detection should carry the answer: putting the clean state into the corrupt run raises the logit difference. Object suppression
-should work against it. In the noising direction signs are exchanged; of outlier suppression nothing is expected. Functions are read from
+The entry of a function says the sign that is expected of the effect of its heads: object detection should carry the answer, so that putting
+the clean state into the corrupt run raises the logit difference. In the noising direction signs are exchanged. Functions are read from
 attention in the clean run, effects from patched runs: neither is computed from the other.
 """
 
@@ -13,16 +13,15 @@ import pandas as pd
 import xarray as xr
 from scipy import stats
 
-from analysis.functions.rule import FUNCTIONS, OVERALL, Thresholds
+from analysis import products
+from analysis.functions.registry import FUNCTIONS, OVERALL, Thresholds, labels
 from analysis.functions.statistics import stratified_weights
 from analysis.heads.head_effects import HeadEffects, read_head_effects
 from analysis.heads.options import HeadEffectsOptions
 from analysis.stats.resampling import percentile_interval, stream
 from analysis.store.folder import DAMAGED, EffectsFile, ResultsError, damaged, effects_files
 
-EXPECTED = {"object_detection": 1, "object_suppression": -1}
 SHUFFLES = 10_000
-NOISING = "-noising"
 COLUMNS = (
     *("model", "corruption", "direction", "task", "function", "samples", "heads", "mean_effect", "low", "high", "share_positive"),
     *("expected_in_layers", "p_in_layers", "q_in_layers", "expected_sign", "agrees"),
@@ -37,7 +36,7 @@ def agreement(
     Parameters
     ----------
     found : as `head_functions.find` gives it; a model whose attention is of another component than its patched heads is left out.
-    metric : the effect; see `options.METRICS`.
+    metric : the effect; see `interventions.results.metrics`.
 
     Returns
     -------
@@ -63,8 +62,9 @@ def agreement(
         component = functions.attrs.get("component")
         files = [f for f in effects_files(results) if f.model == model and f.heads and component in (None, f.component)]
         for corruption in sorted({file.corruption for file in files}):
-            here = [file for file in files if file.corruption == corruption]
-            rows += _under(_effects(results, here, metric), functions, corruption, thresholds)
+            under = [file for file in files if file.corruption == corruption]
+            noising = "direction" in (products.names_in(products.HEADS, under[0].path, results) or {})
+            rows += _under(_effects(results, under, metric), functions, corruption, noising, thresholds)
     frame = pd.DataFrame(rows, columns=COLUMNS)
     for _, of_model in frame.groupby("model"):
         tested = of_model.index[of_model["p_in_layers"].notna()]
@@ -85,7 +85,7 @@ def _effects(results: Path, files: list[EffectsFile], metric: str) -> HeadEffect
     return read_head_effects(results, HeadEffectsOptions(metric=metric, component=files[0].component, **names))[model].complete()
 
 
-def _under(effects: HeadEffects, functions: xr.Dataset, corruption: str, t: Thresholds) -> Iterator[dict[str, object]]:
+def _under(effects: HeadEffects, functions: xr.Dataset, corruption: str, noising: bool, t: Thresholds) -> Iterator[dict[str, object]]:
     """The rows of one model and corruption."""
     tasks = effects.of(corruption)
     there = next(iter(tasks.values()))["layer"].values
@@ -95,7 +95,6 @@ def _under(effects: HeadEffects, functions: xr.Dataset, corruption: str, t: Thre
         sizes = next(iter(tasks.values())).shape[1:]
         raise ResultsError(f"{effects.model}: attention has {shape} (layers, heads), effects {sizes}; delete the stale files")
     everything = {task: [(task, values.values)] for task, values in tasks.items() if task in functions["task"].values}
-    noising = corruption.endswith(NOISING)
     for task, parts in {OVERALL: [part for of_task in everything.values() for part in of_task], **everything}.items():
         if not parts:
             continue
@@ -103,7 +102,7 @@ def _under(effects: HeadEffects, functions: xr.Dataset, corruption: str, t: Thre
         strata = np.concatenate([np.full(len(values), name, dtype=object) for name, values in parts])
         named = functions["function"].sel(task=task).values
         weights = stratified_weights(strata, t.resamples, stream(t.seed, "agreement", corruption, task)) / len(x)
-        for function in FUNCTIONS:
+        for function in labels(named.ravel()):
             heads = named == function
             if not heads.any():
                 continue
@@ -111,7 +110,7 @@ def _under(effects: HeadEffects, functions: xr.Dataset, corruption: str, t: Thre
             of_heads = x[:, heads.ravel()].mean(axis=1)
             low, high = percentile_interval(weights @ of_heads, t.confidence) if t.resamples else (np.nan, np.nan)
             expected, p = random_heads_p(mean.reshape(shape), heads, stream(t.seed, "random heads", corruption, task, function))
-            sign = EXPECTED.get(function, 0) * (-1 if noising else 1)
+            sign = (FUNCTIONS[function].expected_sign if function in FUNCTIONS else 0) * (-1 if noising else 1)
             yield {
                 **{"model": effects.model, "corruption": corruption, "direction": "noising" if noising else "denoising"},
                 **{"task": task, "function": function, "samples": len(x), "heads": int(heads.sum())},

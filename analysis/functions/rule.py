@@ -1,17 +1,7 @@
 """The rule that names a head's function: scores of samples -> means, intervals, p, q and a verdict on each function, in each task.
 
 NOTICE judges three functions by eye against the mean of all heads. Here a function is named when all of its tests hold beyond chance and
-all of its means pass a floor:
-
-===================  =========================================================  ===================================================
-function             tests (one-sided)                                          floors
-===================  =========================================================  ===================================================
-object_detection     object_gain > 0, object_selectivity > 0, auroc > 1/2       object_gain and object_selectivity >= `gain`,
-                                                                                auroc >= `auroc`
-object_suppression   object_gain < 0, object_selectivity < 0,                   object_ratio and object_lift <= `away`,
-                     outlier_ratio_off_object > 1                               outlier_ratio_off_object >= `strong`
-outlier_suppression  outlier_ratio < 1, evenness > `evenness`                   outlier_ratio <= `taken`
-===================  =========================================================  ===================================================
+all of its means pass a floor. The tests and floors of each function are its entry in `functions.registry`.
 
 Object gain sets a head beside the mean head, as NOTICE does. Selectivity sets it beside itself with the objects of other samples: a head
 that prefers the middle of every image, where objects are, has a gain and a high AUROC, but no selectivity. That is why permuted masks
@@ -23,11 +13,11 @@ many outlier heads would make it easier to name an object head (Efron 2008).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 
+from analysis.functions.registry import FUNCTIONS, NONE, OVERALL, UNDECIDABLE, Floor, Thresholds
 from analysis.functions.samples import OF_OBJECT, OF_OUTLIERS
 from analysis.functions.statistics import (
     corrected,
@@ -40,118 +30,62 @@ from analysis.functions.statistics import (
     weighted_mean,
 )
 from analysis.stats import resampling
-from analysis.store.folder import ResultsError
 
-RULES = ("object_detection", "object_suppression", "outlier_suppression")
-OBJECT_RULES = RULES[:2]
-FUNCTIONS = (*RULES, "none", "undecidable")
-TESTS = {  # of each function: score, value without the function, side
-    "object_detection": (("object_gain", 0.0, 1), ("object_selectivity", 0.0, 1), ("auroc", 0.5, 1)),
-    "object_suppression": (("object_gain", 0.0, -1), ("object_selectivity", 0.0, -1), ("outlier_ratio_off_object", 1.0, 1)),
-    "outlier_suppression": (("outlier_ratio", 1.0, -1), ("evenness", None, 1)),  # None: the floor itself
-}
 OF_TASK, OF_RULE = ("outlier_on_object", "outlier_favoured", "outlier_patches"), ("p", "large")
 BASELINES = ("mean_object_mass", "even_object_mass", "elsewhere_mass")  # without intervals of their own
 KEPT = ("mean_object_mass", "elsewhere_mass")  # of these, what ratios need
-OVERALL = "overall"
 FEWEST_FLIPS, MOST_FLIPS = 10_000, 100_000
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """How large and how sure a difference must be to name a function."""
-
-    alpha: float = 0.05
-    """Share of false discoveries that is allowed over all heads, tasks and functions."""
-    gain: float = 0.05
-    """Object detection: least share of attention on the object beyond the mean head's, and beyond that on other samples' objects."""
-    auroc: float = 0.6
-    """Object detection: least mean AUROC of attention against the patches of the object."""
-    away: float = 0.5
-    """Object suppression: most attention on the object, as a part of the mean head's, and of the head's own on other samples' objects."""
-    strong: float = 1.5
-    """Object suppression: at least so many times the mean head's attention is on the outlier patches off the object."""
-    taken: float = 0.5
-    """Outlier suppression: at most this part of the mean head's attention is on the outlier patches."""
-    evenness: float = 0.9
-    """Outlier suppression: least evenness of the attention on the other patches (entropy over its maximum)."""
-    outlier_deviations: float = 2.0
-    """Outlier patches: standard deviations of the mean head's map above its mean."""
-    most: float = 0.5
-    """Outlier patches: more than this share of the heads must give such a patch more than an even share; 0 for the mean head alone."""
-    min_samples: int = 10
-    """Fewest samples on which a function is named."""
-    flips: int = 0
-    """Sign flips behind each p; 0 for enough that one head alone can be named; above 100,000, Student's t, which flips tend to, is used."""
-    resamples: int = 2000
-    """Bootstrap resamples behind the intervals; 0 leaves these out."""
-    confidence: float = 0.95
-    """Coverage of the intervals."""
-    permutations: int = 10
-    """How often masks are exchanged among samples to see how many object heads chance gives."""
-    seed: int = 0
-    """Seed of flips, resamples and permutations."""
-
-    def __post_init__(self) -> None:
-        for name in ("alpha", "confidence"):
-            if not 0 < getattr(self, name) < 1:
-                raise ResultsError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
-        for name in ("flips", "resamples", "permutations"):
-            if getattr(self, name) < 0:
-                raise ResultsError(f"{name} is {getattr(self, name)}; it cannot be negative")
-        if self.min_samples < 2:
-            raise ResultsError(f"min_samples is {self.min_samples}; a test needs 2 samples at least")
 
 
 def judge(tasks: Mapping[str, xr.Dataset], thresholds: Thresholds | None = None) -> xr.Dataset:
     """Name the functions of every head in every task.
 
-    Parameters
-    ----------
-    tasks : the scores of each task, as `functions.samples.score_samples` gives them; samples with the same
-        `stratum` (else `category`) are resampled among themselves.
+        Parameters
+        ----------
+        tasks : the scores of each task, as `functions.samples.score_samples` gives them; samples with the same
+            `stratum` (else `category`) are resampled among themselves.
 
-    Returns
-    -------
-    (task, layer, head), NaN where no sample has a score:
-        the means over samples of the scores of `score_samples`; object_gain (object_mass - mean_object_mass), even_gain (object_mass -
-        even_object_mass); object_ratio (object_mass / mean_object_mass) and object_lift (object_mass / elsewhere_mass), ratios of means
-        <name>_low, <name>_high of all but `BASELINES` (percentile bootstrap over samples, stratified)
-        object_gain_z (standard errors from 0), outlier_ratio_z (from 1)
-        samples_with_object, samples_with_outliers
-        function : the first of the three that holds, else "undecidable" where one of them is (verdict says which, and "no" of the others),
-            else "none"
-    (rule, task, layer, head), where a rule is one of the three functions:
-        p, q : see the head of this module; NaN where undecidable
-        large : whether all means pass their floors
-        verdict : "yes", "no", or "undecidable" where a test has fewer than `min_samples` samples (with a mask, with outlier patches) and no
-            other test of the function fails
-    (layer, head): polysemantic, whether the head has different functions in different tasks (other than "overall")
-    (task): outlier_on_object, outlier_favoured, outlier_patches (means over samples); smallest_q that one head alone can have
+        Returns
+        -------
+        (task, layer, head), NaN where no sample has a score:
+            the means over samples of the scores of `score_samples`; object_gain (object_mass - mean_object_mass), even_gain (object_mass -
+            even_object_mass); object_ratio (object_mass / mean_object_mass) and object_lift (object_mass / elsewhere_mass), ratios of means
+            <name>_low, <name>_high of all but `BASELINES` (percentile bootstrap over samples, stratified)
+            object_gain_z (standard errors from 0), outlier_ratio_z (from 1)
+            samples_with_object, samples_with_outliers
+            function : the first that holds, else "undecidable" where one of them is (verdict says which, and "no" of the others),
+                else "none"
+        (rule, task, layer, head), where a rule is one of the functions:
+            p, q : see the head of this module; NaN where undecidable
+            large : whether all means pass their floors
+            verdict : "yes", "no", or "undecidable" where a test has fewer than `min_samples` samples (with a mask, with outlier patches)
+                and no other test of the function fails
+        (layer, head): polysemantic, whether the head has different functions in different tasks (other than "overall")
+        (task): outlier_on_object, outlier_favoured, outlier_patches (means over samples); smallest_q that one head alone can have
 
-    >>> from analysis.functions.samples import score_samples
-    >>> scores = score_samples(xr.open_dataset("results/blip-small/shapes/attention.nc"))
-    >>> tasks = {task: scores.isel(sample=scores["category"].values == task) for task in ("colour", "shape")}
-    >>> found = judge({OVERALL: scores} | tasks, Thresholds(resamples=100))
-    >>> found["function"].sel(layer=3, head=0).values.tolist()
-    ['object_detection', 'object_detection', 'object_detection']
-    >>> (found["verdict"] == "yes").sum(("layer", "head")).sel(task="overall").to_pandas().to_dict()
-    {'object_detection': 1, 'object_suppression': 1, 'outlier_suppression': 1}
+    from analysis.functions.samples import score_samples
+        >>> scores = score_samples(xr.open_dataset("results/blip-small/shapes/attention.nc"))
+        >>> tasks = {task: scores.isel(sample=scores["category"].values == task) for task in ("colour", "shape")}
+        >>> found = judge({OVERALL: scores} | tasks, Thresholds(resamples=100))
+        >>> found["function"].sel(layer=3, head=0).values.tolist()
+        ['object_detection', 'object_detection', 'object_detection']
+        >>> (found["verdict"] == "yes").sum(("layer", "head")).sel(task="overall").to_pandas().to_dict()
+        {'object_detection': 1, 'object_suppression': 1, 'outlier_suppression': 1}
     """
     thresholds = thresholds or Thresholds()
     first = next(iter(tasks.values()))
     shape = (len(tasks), first.sizes["layer"], first.sizes["head"])
-    flips = thresholds.flips or max(FEWEST_FLIPS, int(np.ceil(np.prod(shape) * len(RULES) / thresholds.alpha)))
+    flips = thresholds.flips or max(FEWEST_FLIPS, int(np.ceil(np.prod(shape) * len(FUNCTIONS) / thresholds.alpha)))
     flips = flips if flips <= MOST_FLIPS else 0
     rows = [_of_task(task, scores, thresholds, flips) for task, scores in tasks.items()]
     found = {name: np.stack([row[name] for row in rows]).reshape(shape) for name in rows[0] if name not in (*OF_RULE, *OF_TASK)}
-    p, large = (np.stack([row[name] for row in rows], axis=1).reshape(len(RULES), *shape) for name in OF_RULE)
+    p, large = (np.stack([row[name] for row in rows], axis=1).reshape(len(FUNCTIONS), *shape) for name in OF_RULE)
     q = corrected(p)
     decidable, yes = np.isfinite(p), (q <= thresholds.alpha) & large
-    function = np.select(list(yes), RULES, "none").astype(object)
-    function[(function == "none") & ~decidable.all(axis=0)] = "undecidable"
-    verdict = np.select([yes, decidable], ["yes", "no"], "undecidable").astype(object)
-    polysemantic = np.sum([(function[[task != OVERALL for task in tasks]] == rule).any(axis=0) for rule in RULES], axis=0) >= 2
+    function = np.select(list(yes), list(FUNCTIONS), NONE).astype(object)
+    function[(function == NONE) & ~decidable.all(axis=0)] = UNDECIDABLE
+    verdict = np.select([yes, decidable], ["yes", "no"], UNDECIDABLE).astype(object)
+    polysemantic = np.sum([(function[[task != OVERALL for task in tasks]] == rule).any(axis=0) for rule in FUNCTIONS], axis=0) >= 2
     of_heads = ("task", "layer", "head")
     return xr.Dataset(
         {"function": (of_heads, function), "polysemantic": (of_heads[1:], polysemantic)}
@@ -159,7 +93,7 @@ def judge(tasks: Mapping[str, xr.Dataset], thresholds: Thresholds | None = None)
         | {name: (("rule", *of_heads), x) for name, x in {"p": p, "q": q, "large": large, "verdict": verdict}.items()}
         | {name: ("task", [float(row[name]) for row in rows]) for name in OF_TASK}
         | {"smallest_q": ("task", _smallest_q(found, int(decidable.sum(axis=(1, 2, 3)).max()), flips))},
-        coords={"task": list(tasks), "rule": list(RULES), "layer": first["layer"].values, "head": first["head"].values},
+        coords={"task": list(tasks), "rule": list(FUNCTIONS), "layer": first["layer"].values, "head": first["head"].values},
         attrs={"test": f"sign flips, {flips}" if flips else "Student's t"},
     )
 
@@ -167,25 +101,25 @@ def judge(tasks: Mapping[str, xr.Dataset], thresholds: Thresholds | None = None)
 def _smallest_q(found: Mapping[str, np.ndarray], family: int, flips: int) -> list[float]:
     """The smallest q [task] that one head alone can have, among as many p-values of its function."""
     samples = np.maximum(found["samples_with_object"], found["samples_with_outliers"]).max(axis=(1, 2))
-    return [min(1.0, len(RULES) * family * resampling.smallest_p(int(n), flips) / 2) if flips and n else 0.0 for n in samples]
+    return [min(1.0, len(FUNCTIONS) * family * resampling.smallest_p(int(n), flips) / 2) if flips and n else 0.0 for n in samples]
 
 
 def functions(of_samples: xr.Dataset, thresholds: Thresholds | None = None) -> xr.Dataset:
     """`judge` of one task: the same without the dim `task`.
 
-    >>> from analysis.functions.samples import score_samples
-    >>> objects = np.eye(16)[np.arange(24) % 5]  # sample, patch: an object of one patch that wanders
-    >>> maps = np.random.default_rng(0).uniform(1, 2, (24, 1, 6, 16))
-    >>> maps[:, 0, 2] += 20 * objects
-    >>> attention = xr.Dataset(
-    ...     {"attention": (("sample", "layer", "head", "patch"), maps), "object_share": (("sample", "patch"), objects)},
-    ...     coords={"category": ("sample", ["colour"] * 24)},
-    ... )
-    >>> found = functions(score_samples(attention))
-    >>> found["verdict"].sel(rule="object_detection").values[0].tolist()
-    ['no', 'no', 'yes', 'no', 'no', 'no']
-    >>> [round(float(found[name][0, 2]), 2) for name in ("object_gain", "object_gain_low", "object_gain_high", "auroc")]
-    [0.36, 0.35, 0.36, 1.0]
+    from analysis.functions.samples import score_samples
+        >>> objects = np.eye(16)[np.arange(24) % 5]  # sample, patch: an object of one patch that wanders
+        >>> maps = np.random.default_rng(0).uniform(1, 2, (24, 1, 6, 16))
+        >>> maps[:, 0, 2] += 20 * objects
+        >>> attention = xr.Dataset(
+        ...     {"attention": (("sample", "layer", "head", "patch"), maps), "object_share": (("sample", "patch"), objects)},
+        ...     coords={"category": ("sample", ["colour"] * 24)},
+        ... )
+        >>> found = functions(score_samples(attention))
+        >>> found["verdict"].sel(rule="object_detection").values[0].tolist()
+        ['no', 'no', 'yes', 'no', 'no', 'no']
+        >>> [round(float(found[name][0, 2]), 2) for name in ("object_gain", "object_gain_low", "object_gain_high", "auroc")]
+        [0.36, 0.35, 0.36, 1.0]
     """
     return judge({OVERALL: of_samples}, thresholds).isel(task=0, drop=True)
 
@@ -211,20 +145,20 @@ def _of_task(task: str, scores: xr.Dataset, t: Thresholds, flips: int) -> dict[s
     of_task = {
         name: np.asarray(weighted_mean(scores[name].values[:, None], np.ones((1, scores.sizes["sample"])))[0, 0]) for name in OF_TASK
     }
-    return found | of_task | {"p": _p_values(values, task, t, flips), "large": np.stack(_large(found, t))}
+    return found | of_task | {"p": _p_values(values, task, t, flips), "large": _large(found, t)}
 
 
 def _p_values(values: Mapping[str, np.ndarray], task: str, t: Thresholds, flips: int) -> np.ndarray:
     """p [rule, head], the largest of each rule's tests; NaN where one has too few samples and none of the others fails."""
-    tests = [(rule, name, t.evenness if value is None else value, side) for rule, of_rule in TESTS.items() for name, value, side in of_rule]
+    tests = [(number, one.score, t.value(one.null), one.side) for number, of in enumerate(FUNCTIONS.values()) for one in of.tests]
     deviations = {(name, value): values[name] - value for _, name, value, _ in tests}
     generator = resampling.stream(t.seed, "flips", task)
     together = two_sided_p(np.concatenate(list(deviations.values()), axis=1), flips, generator)
     of_test = dict(zip(deviations, np.split(together, len(deviations)), strict=True))
-    shape = (len(RULES), len(together) // len(deviations))
+    shape = (len(FUNCTIONS), len(together) // len(deviations))
     p, lacking = np.zeros(shape), np.zeros(shape, dtype=bool)
-    for rule, name, value, side in tests:
-        x, at = deviations[name, value], RULES.index(rule)
+    for at, name, value, side in tests:
+        x = deviations[name, value]
         enough = np.isfinite(x).sum(axis=0) >= t.min_samples
         of_side = one_sided(of_test[name, value], np.sign(np.nansum(x, axis=0)), side)
         p[at] = np.maximum(p[at], np.where(enough, of_side, 0))
@@ -232,10 +166,11 @@ def _p_values(values: Mapping[str, np.ndarray], task: str, t: Thresholds, flips:
     return np.where(lacking & (p <= t.alpha), np.nan, p)
 
 
-def _large(found: Mapping[str, np.ndarray], t: Thresholds) -> tuple[np.ndarray, ...]:
-    """Whether the means [head] of each function pass its floors; a missing one does not."""
-    return (
-        (found["object_gain"] >= t.gain) & (found["object_selectivity"] >= t.gain) & (found["auroc"] >= t.auroc),
-        (found["object_ratio"] <= t.away) & (found["object_lift"] <= t.away) & (found["outlier_ratio_off_object"] >= t.strong),
-        (found["outlier_ratio"] <= t.taken) & (found["evenness"] >= t.evenness),
-    )
+def _large(found: Mapping[str, np.ndarray], t: Thresholds) -> np.ndarray:
+    """Whether the means of each head pass all floors of a function [rule, head]; a missing one does not."""
+
+    def passes(floor: Floor) -> np.ndarray:
+        mean, limit = found[floor.score], t.value(floor.limit)
+        return mean >= limit if floor.side > 0 else mean <= limit
+
+    return np.stack([np.all([passes(floor) for floor in of.floors], axis=0) for of in FUNCTIONS.values()])

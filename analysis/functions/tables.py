@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analysis.functions.rule import FUNCTIONS, OBJECT_RULES, OVERALL, RULES
+from analysis.functions.registry import FUNCTIONS, OVERALL, UNDECIDABLE, labels, of_object, words
 from analysis.store.folder import head_name
 
 SHOWN = 12  # heads named in words
@@ -20,12 +20,12 @@ def table(found: dict[str, xr.Dataset], universal: dict[str, xr.Dataset] | None 
 
     Columns: model, task, layer, head, name, kind (of universal head; empty where universal heads were judged on another component than the
     attention's), function, polysemantic; each of `MEASURED` with <name>_low and <name>_high; samples_with_object,
-    samples_with_outliers; <function>_p, <function>_q and <function>_verdict of the three functions. See `functions.rule.judge`.
+    samples_with_outliers; <function>_p, <function>_q and <function>_verdict of each function. See `functions.rule.judge`.
 
     >>> from pathlib import Path
     >>> from analysis.head_functions import Thresholds, find
     >>> rows = table(find(Path("results"), Thresholds(resamples=100, permutations=0)))
-    >>> rows[(rows["task"] == "overall") & rows["function"].isin(RULES)][["name", "function"]].values.tolist()
+    >>> rows[(rows["task"] == "overall") & rows["function"].isin(list(FUNCTIONS))][["name", "function"]].values.tolist()
     [['L0.H5', 'outlier_suppression'], ['L1.H2', 'object_suppression'], ['L3.H0', 'object_detection']]
     """
     frames = []
@@ -33,7 +33,7 @@ def table(found: dict[str, xr.Dataset], universal: dict[str, xr.Dataset] | None 
         intervals = {name: [f"{name}_low", f"{name}_high"] if f"{name}_low" in dataset else [] for name in MEASURED}
         measured = [column for name in MEASURED for column in (name, *intervals[name])]
         wanted = dataset[["function", "polysemantic", *measured, "samples_with_object", "samples_with_outliers"]]
-        for rule in RULES:
+        for rule in dataset["rule"].values:
             of_rule = dataset[["p", "q", "verdict"]].sel(rule=rule, drop=True)
             wanted = wanted.assign({f"{rule}_{name}": values for name, values in of_rule.data_vars.items()})
         frame = wanted.to_dataframe(dim_order=["task", "layer", "head"]).reset_index()
@@ -46,7 +46,7 @@ def by_task(found: dict[str, xr.Dataset], universal: dict[str, xr.Dataset] | Non
     """One row a model and head: which functions it has in which tasks.
 
     Columns: model, layer, head, name, kind, overall (its function over all samples), polysemantic, <function>_tasks (in how many tasks it
-    has each of the three), undecidable_tasks, then a column for each task; overall_undecidable (see `which_undecidable`).
+    has each function), undecidable_tasks, then a column for each task; overall_undecidable (see `which_undecidable`).
 
     >>> from pathlib import Path
     >>> from analysis.head_functions import Thresholds, find
@@ -58,7 +58,7 @@ def by_task(found: dict[str, xr.Dataset], universal: dict[str, xr.Dataset] | Non
     for model, dataset in found.items():
         of_tasks = dataset["function"].sel(task=dataset["task"] != OVERALL)
         columns = {"overall": dataset["function"].sel(task=OVERALL, drop=True), "polysemantic": dataset["polysemantic"]}
-        columns |= {f"{name}_tasks": (of_tasks == name).sum("task") for name in (*RULES, "undecidable")}
+        columns |= {f"{name}_tasks": (of_tasks == name).sum("task") for name in (*dataset["rule"].values, UNDECIDABLE)}
         columns |= {str(task): of_tasks.sel(task=task, drop=True) for task in of_tasks["task"].values}
         columns["overall_undecidable"] = which_undecidable(dataset.sel(task=OVERALL, drop=True))
         frame = xr.Dataset(columns).to_dataframe(dim_order=["layer", "head"]).reset_index()
@@ -68,27 +68,27 @@ def by_task(found: dict[str, xr.Dataset], universal: dict[str, xr.Dataset] | Non
 
 
 def which_undecidable(dataset: xr.Dataset) -> xr.DataArray:
-    """Of heads whose function is "undecidable", which of the three functions are so, as text (the others are decided: no); else "".
+    """Of heads whose function is "undecidable", which functions are so, as text (the others are decided: no); else "".
 
     Parameters
     ----------
     dataset : function [...] and verdict [rule, ...], as `functions.rule.judge` gives them
 
-    >>> verdict = xr.DataArray([["no", "no"], ["no", "no"], ["undecidable", "no"]], dims=("rule", "head"), coords={"rule": list(RULES)})
+    >>> verdict = xr.DataArray([["no", "no"], ["no", "no"], ["undecidable", "no"]], dims=("rule", "head"), coords={"rule": list(FUNCTIONS)})
     >>> which_undecidable(xr.Dataset({"function": ("head", ["undecidable", "none"]), "verdict": verdict})).values.tolist()
     ['outlier suppression', '']
     """
     text = xr.full_like(dataset["function"], "", dtype=object)
-    for rule in RULES:
-        so = (dataset["function"] == "undecidable") & (dataset["verdict"].sel(rule=rule, drop=True) == "undecidable")
-        text = text.where(~so, text.where(text == "", text + ", ") + _words(rule))
+    for rule in map(str, dataset["rule"].values):
+        so = (dataset["function"] == UNDECIDABLE) & (dataset["verdict"].sel(rule=rule, drop=True) == UNDECIDABLE)
+        text = text.where(~so, text.where(text == "", text + ", ") + words(rule))
     return text
 
 
 def validation(found: dict[str, xr.Dataset]) -> pd.DataFrame:
     """One row a model, task and exchange of masks: how many object heads chance gives, beside those with the samples' own masks.
 
-    Columns: model, task, permutation (0, 1, ...), then of object_detection and object_suppression <function> (heads named with exchanged
+    Columns: model, task, permutation (0, 1, ...), then of each function that is judged by masks <function> (heads named with exchanged
     masks) and <function>_own (with their own). A model without masks has no rows.
 
     >>> from pathlib import Path
@@ -97,11 +97,12 @@ def validation(found: dict[str, xr.Dataset]) -> pd.DataFrame:
     >>> rows[rows["task"] == "overall"][["permutation", "object_detection", "object_detection_own"]].values.tolist()
     [[0, 0, 1], [1, 0, 1]]
     """
-    columns = ["model", "task", "permutation", *(f"{rule}{end}" for rule in OBJECT_RULES for end in ("", "_own"))]
+    by_masks = of_object()
+    columns = ["model", "task", "permutation", *(f"{rule}{end}" for rule in by_masks for end in ("", "_own"))]
     rows = [
         {"model": model, "task": str(task), "permutation": int(k)}
-        | {rule: int(dataset["permuted_object_heads"].sel(task=task, permutation=k, object_rule=rule)) for rule in OBJECT_RULES}
-        | {f"{rule}_own": int((dataset["verdict"].sel(task=task, rule=rule) == "yes").sum()) for rule in OBJECT_RULES}
+        | {rule: int(dataset["permuted_object_heads"].sel(task=task, permutation=k, object_rule=rule)) for rule in by_masks}
+        | {f"{rule}_own": int((dataset["verdict"].sel(task=task, rule=rule) == "yes").sum()) for rule in by_masks}
         for model, dataset in found.items()
         if "permuted_object_heads" in dataset
         for task in dataset["task"].values
@@ -142,17 +143,20 @@ def summary(found: dict[str, xr.Dataset], agreement: pd.DataFrame) -> str:
     lines = []
     for model, dataset in found.items():
         overall = dataset["function"].sel(task=OVERALL).values
-        counts = [*((_words(name), int((overall == name).sum())) for name in FUNCTIONS[:-1]), *_undecidable(dataset, OVERALL)]
+        counts = [
+            *((words(name), int((overall == name).sum())) for name in labels(overall.ravel()) if name != UNDECIDABLE),
+            *_undecidable(dataset, OVERALL),
+        ]
         lines.append(f"{model}: " + "; ".join(f"{name}: {count}" for name, count in counts) + " heads")
-        lines += [f"  {_words(rule)}: {_heads(overall == rule)}" for rule in RULES if (overall == rule).any()]
+        lines += [f"  {words(rule)}: {_heads(overall == rule)}" for rule in dataset["rule"].values if (overall == rule).any()]
         lines += [f"  {line}" for line in (*_by_task(dataset), *_doubts(dataset), *_chance(dataset))]
-        of_model = agreement[(agreement["model"] == model) & (agreement["task"] == OVERALL) & agreement["function"].isin(RULES)]
+        of_model = agreement[(agreement["model"] == model) & (agreement["task"] == OVERALL) & agreement["function"].isin(list(FUNCTIONS))]
         for row in of_model.itertuples():
             says = {"yes": "as expected", "no": "against what is expected", "undecided": "undecided"}.get(str(row.agrees), "")
             interval = f"{row.mean_effect:+.3g} [{row.low:+.3g}, {row.high:+.3g}]"
             beside = f"random heads of these layers {row.expected_in_layers:+.3g} (q = {row.q_in_layers:.2g})"
             lines.append(
-                f"  {row.corruption}, {_words(str(row.function))} ({row.heads}): mean effect {interval}, {beside}"
+                f"  {row.corruption}, {words(str(row.function))} ({row.heads}): mean effect {interval}, {beside}"
                 + (f": {says}" if says else "")
             )
     return "\n".join(lines)
@@ -163,7 +167,7 @@ def _by_task(dataset: xr.Dataset) -> list[str]:
     lines = []
     for task in tasks:
         function = dataset["function"].sel(task=task).values
-        parts = [f"{_words(name)} {int((function == name).sum())}" for name in RULES if (function == name).any()]
+        parts = [f"{words(name)} {int((function == name).sum())}" for name in dataset["rule"].values if (function == name).any()]
         parts += [f"{name} {count}" for name, count in _undecidable(dataset, task) if count]
         lines.append(f"{task}: {', '.join(parts) or 'no head has a function'}")
     several = dataset["polysemantic"].values
@@ -182,7 +186,7 @@ def _undecidable(dataset: xr.Dataset, task: str) -> list[tuple[str, int]]:
 def _doubts(dataset: xr.Dataset) -> list[str]:
     lines = []
     verdict = dataset["verdict"].sel(task=OVERALL)
-    if (verdict.sel(rule=list(OBJECT_RULES)) == "undecidable").all():
+    if (verdict.sel(rule=of_object()) == UNDECIDABLE).all():
         lines.append("object detection and suppression are undecidable: too few samples have a mask of the object")
     on_object = float(dataset["outlier_on_object"].sel(task=OVERALL))
     if on_object > 0.5:
@@ -196,7 +200,7 @@ def _chance(dataset: xr.Dataset) -> list[str]:
     if "permuted_object_heads" not in dataset:
         return []
     by_chance = dataset["permuted_object_heads"].sum(("task", "object_rule"))
-    own = int((dataset["verdict"].sel(rule=list(OBJECT_RULES)) == "yes").sum())
+    own = int((dataset["verdict"].sel(rule=of_object()) == "yes").sum())
     runs = f"{int((by_chance > 0).sum())} of {by_chance.size} exchanges of masks name any"
     return [f"object heads, summed over tasks: {own}; with masks of other samples {float(by_chance.mean()):.2g} on average, {runs}"]
 
@@ -204,7 +208,3 @@ def _chance(dataset: xr.Dataset) -> list[str]:
 def _heads(chosen: np.ndarray) -> str:
     names = [head_name(*map(int, at)) for at in np.argwhere(chosen)]
     return " ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")

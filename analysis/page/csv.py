@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.page.encoding import rounded
 from analysis.page.tables import MISSING, number
-from analysis.store.tables import read_written
+from analysis.store.tables import read_table
 
 ROWS = 400
 OF_COMPONENT = ("model", "dataset", "component", "direction", "window", "definition")
@@ -28,7 +28,7 @@ COLUMNS = {
 }
 
 
-def read_table(path: Path, rows: int = ROWS, without: tuple[str, str] | None = None) -> dict[str, Any] | None:
+def shown(path: Path, rows: int = ROWS, without: tuple[str, str] | None = None) -> dict[str, Any] | None:
     """A CSV for the page, its first `rows` rows; None where there is no such file.
 
     Parameters
@@ -48,7 +48,7 @@ def read_table(path: Path, rows: int = ROWS, without: tuple[str, str] | None = N
     path = Path(path)
     if not path.is_file():
         return None
-    frame = read_written(path)
+    frame = read_table(path)
     if "heads" in frame and set(frame["heads"]) <= {0, 1}:
         frame["heads"] = frame["heads"].map({0: "whole modules", 1: "heads"})
     if without and without[0] in frame:
@@ -59,21 +59,21 @@ def read_table(path: Path, rows: int = ROWS, without: tuple[str, str] | None = N
     chosen = [name for name in COLUMNS.get(path.stem, there.columns) if name in there.columns and name not in hidden]
     constant = [name for name in chosen if len(there) > 2 and name not in ends and there[name].nunique(dropna=False) == 1]
     names = [name for name in chosen if name not in constant]
-    shown = there.head(rows)
-    cells = {name: _cells(shown, name, ends.get(name)) for name in names}
+    first = there.head(rows)
+    cells = {name: _cells(first, name, ends.get(name)) for name in names}
     return {
         "file": path.name,
         "total": len(frame),
         "more": len(chosen) + len(hidden) < len(there.columns),
         "same": [(_words(name), _text(there[name].iloc[0])) for name in constant],
         "columns": [{"name": _words(name), "number": _is_number(there[name])} for name in names],
-        "rows": [[cells[name][i] for name in names] for i in range(len(shown))],
+        "rows": [[cells[name][i] for name in names] for i in range(len(first))],
     }
 
 
 def noise_claims(path: Path) -> list[dict[str, str]]:
     """Of each comparison in `compare_corruptions.csv`: what is compared, and whether NOTICE's claim about noise holds there."""
-    frame = read_written(path) if Path(path).is_file() else pd.DataFrame()
+    frame = read_table(path)
     rows = frame[frame["row"] == "claim"].to_dict("records") if {"row", "claim"} <= set(frame.columns) else []
     of = [(row, f"{row['model']}, {row['dataset']}, {_words(row['component'])}" + (" heads" if row.get("heads") else "")) for row in rows]
     return [{"of": name, "claim": _text(row["claim"])} for row, name in of]
@@ -81,7 +81,7 @@ def noise_claims(path: Path) -> list[dict[str, str]]:
 
 def thirds(path: Path) -> list[dict[str, Any]]:
     """The shares of `compare_corruptions.csv` for the page's plots: of each corruption the share of each third with its interval."""
-    frame = read_written(path) if Path(path).is_file() else pd.DataFrame()
+    frame = read_table(path)
     columns = [column for third in THIRDS for column in (third, f"{third}_low", f"{third}_high")]
     if not {"row", *columns} <= set(frame.columns):
         return []
@@ -101,7 +101,7 @@ def paper_claims(path: Path) -> list[dict[str, str]] | None:
     """The rows of `paper_claims.csv` as text, those that were tested first; None where there is no such file."""
     if not Path(path).is_file():
         return None
-    rows = [{str(name): _text(value) for name, value in row.items()} for row in read_written(path).to_dict("records")]
+    rows = [{str(name): _text(value) for name, value in row.items()} for row in read_table(path).to_dict("records")]
     return sorted(rows, key=lambda row: row.get("result") == "not run")
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from analysis.heads.power import COLUMNS
 from analysis.page.encoding import rounded
-from analysis.store.tables import read_written
+from analysis.store.tables import read_table
 
 RULES = {"notice": "NOTICE’s rule", "robust": "robust rule"}
 AGREEMENT = {
@@ -31,9 +31,7 @@ def stability(path: Path) -> list[dict[str, Any]]:
     ResultsError
         When it is not a CSV, or lacks a column.
     """
-    if not Path(path).is_file():
-        return []
-    rows = read_written(path, ("model", "rule", "corruption", "samples", *AGREEMENT))
+    rows = read_table(path, ("model", "rule", "corruption", "samples", *AGREEMENT))
     return [
         {
             "model": model,
@@ -62,9 +60,7 @@ def power(path: Path) -> list[dict[str, Any]]:
     ResultsError
         When it is not a CSV, or lacks a column.
     """
-    if not Path(path).is_file():
-        return []
-    rows = read_written(path, COLUMNS)
+    rows = read_table(path, COLUMNS)
     planted = rows[rows["size"] > 0]
     return [
         {

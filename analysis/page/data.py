@@ -1,15 +1,14 @@
 """What the page's plots, head pages and sample browser are made of: a results folder, file by file -> one dictionary that becomes JSON.
 
-`PAGE` in `report_page/` reads it. Files are read one at a time; of each only means and the maps of the samples in the page stay.
+The scripts in `assets/` read it. Files are read one at a time; of each only means and the maps of the samples in the page stay.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import xarray as xr
 
-from analysis.heads.options import METRICS
+from analysis import products
 from analysis.page import csv as report_csv
 from analysis.page import curves as report_curves
 from analysis.page import heads as report_heads
@@ -19,24 +18,9 @@ from analysis.page import pictures as report_pictures
 from analysis.page.encoding import Pictures
 from analysis.page.heads import HeadEffects
 from analysis.page.samples import Browser, Listed, Place, choose, facts, per_category, survey
-from analysis.store.folder import EffectsFile, ResultsError, attention_files, effects_files, read_effects, read_manifest, read_tree
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much of a large results folder the page holds; what was left out is said in it."""
-
-    samples: int = 100
-    """Most samples of each category in the sample browser."""
-    megabytes: float = 10.0
-    """Most megabytes that samples take: of each category as many as fit."""
-    heads: int = 64
-    """Heads of a model, the most telling first, that have attention overlays and function scores."""
-
-    def __post_init__(self) -> None:
-        for name in ("samples", "megabytes", "heads"):
-            if getattr(self, name) <= 0:
-                raise ResultsError(f"--{name} is {getattr(self, name)}; it must be more than 0")
+from analysis.report import Limits
+from analysis.store.folder import EffectsFile, attention_files, effects_files, read_effects, read_manifest, read_tree
+from interventions.results.metrics import unit_of
 
 
 class Gathering:
@@ -83,7 +67,7 @@ class Gathering:
             study["overlays"] = self._overlays(study, pictures)
         self._pictures(browsers, pictures)
         return {
-            "metric": {"name": self.metric.replace("_", " "), "units": METRICS.get(self.metric, "")},
+            "metric": {"name": self.metric.replace("_", " "), "units": unit_of(self.metric)},
             "studies": [study for study, _ in pages],
             "modules": modules,
             "places": [browser.content() for browser in browsers.values()],
@@ -91,6 +75,7 @@ class Gathering:
             "stability": report_curves.stability(self.results / "stability.csv"),
             "power": report_curves.power(self.results / "robust_power.csv"),
             "thirds": report_csv.thirds(self.results / "compare_corruptions.csv"),
+            "commands": {name: products.command(self.results, name) for name in ("head functions",)},
         }
 
     def _survey(self) -> dict[Place, Listed]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from analysis.head_functions import FUNCTIONS, OVERALL
+from analysis.functions.registry import NONE, OVERALL, UNDECIDABLE
 from analysis.page.encoding import rounded
 from analysis.page.modules import modality
 from analysis.stats.resampling import bootstrap_weights, percentile_interval, stream
@@ -172,7 +172,7 @@ def telling(study: dict[str, Any], universal: xr.Dataset | None, robust: xr.Data
         if found := judged(dataset, study, ()):
             named += worth * (np.array(found["kind"]) != "none")
     if (found := functions(functions_of, study, [])) and "function" in found["classes"] and OVERALL in found["tasks"]:
-        named += np.isin(found["classes"]["function"][found["tasks"].index(OVERALL)], FUNCTIONS[:3])
+        named += ~np.isin(found["classes"]["function"][found["tasks"].index(OVERALL)], (NONE, UNDECIDABLE))
     strength = np.zeros(count)
     for corruption in study["corruptions"]:
         of = np.array([task["absolute"] for task in corruption["tasks"].values()], dtype="float64")

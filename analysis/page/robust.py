@@ -11,7 +11,7 @@ from analysis.heads.robust_tables import OVERLAP
 from analysis.heads.rules import kind_rank
 from analysis.page.tables import MISSING, number
 from analysis.store.folder import head_name, read_tree
-from analysis.store.tables import read_written
+from analysis.store.tables import read_table
 
 
 def content(results: Path, robust: dict[str, xr.Dataset] | None = None) -> list[dict[str, Any]]:
@@ -22,7 +22,7 @@ def content(results: Path, robust: dict[str, xr.Dataset] | None = None) -> list[
     robust : what `robust_heads.nc` holds, where it has been read.
     """
     path = Path(results) / "robust_overlap.csv"
-    overlap = read_written(path, OVERLAP) if path.is_file() else None
+    overlap = read_table(path, OVERLAP) if path.is_file() else None
     robust = read_tree(Path(results) / "robust_heads.nc") if robust is None else robust
     return [_of_model(model, dataset, overlap) for model, dataset in robust.items()]
 

@@ -1,50 +1,42 @@
 """The first screen of the report: of each model its accuracy, heads found and what heads look at; which analyses are missing or stale."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from analysis.head_functions import FUNCTIONS, OVERALL
+from analysis import products
+from analysis.functions.registry import NONE, OVERALL, UNDECIDABLE, labels, words
 from analysis.heads.rules import KINDS
 from analysis.page.data import Gathering
 from analysis.page.tables import number
-from analysis.store.folder import head_name, stale
-
-MADE_BY = {
-    "universal_heads.nc": ("Universal heads", "python -m analysis.universal_heads"),
-    "robust_heads.nc": ("Heads that hold up", "python -m analysis.robust_heads"),
-    "head_functions.nc": ("Head functions", "python -m analysis.head_functions"),
-    "stability.csv": ("Stability as samples grow", "python -m analysis.stability"),
-    "robust_power.csv": ("Power of the rules", "python -m analysis.robust_heads --power"),
-    "compare_corruptions.csv": ("Corruptions side by side", "python -m analysis.compare_corruptions"),
-    "modules.csv": ("Modules by depth and role", "python -m analysis.modules"),
-    "paper_claims.csv": ("The paper’s claims", "python -m analysis.paper_claims"),
-}
-TABLES = (
-    *("robust_universal", "stability", "robust_power", "compare_corruptions", "compare_corruptions_ranks", "modules", "modules_text_image"),
-    *("head_functions_by_task", "head_functions_agreement", "head_functions_validation"),
-)
+from analysis.store.folder import head_name
 
 
-def not_made(results: Path) -> list[dict[str, str]]:
+def not_made(results: Path) -> list[products.Missing]:
     """The analyses that have no file in the folder, with the command that makes each."""
-    return _made_by(results, lambda path: not path.is_file())
+    return [_missing(results, one) for one in products.JUDGED if not (results / one.files[0]).is_file()]
 
 
-def made_before(results: Path) -> list[dict[str, str]]:
-    """The analyses whose file is older than what it is made of (`results.stale`), with the command that makes each again."""
-    return _made_by(results, lambda path: stale(path, results))
+def stale(results: Path) -> list[products.Missing]:
+    """The analyses whose file is older than what it is made of, with the command that makes each again."""
+    return [_missing(results, one) for one in products.JUDGED if products.is_stale(results / one.files[0], results)]
 
 
-def _made_by(results: Path, which: Callable[[Path], bool]) -> list[dict[str, str]]:
-    return [
-        {"what": what, "file": name, "command": f"{command} --results {Path(results).name or results}"}
-        for name, (what, command) in MADE_BY.items()
-        if which(Path(results) / name)
-    ]
+def not_measured(results: Path) -> dict[str, list[products.Missing]]:
+    """What was not measured of each model and data set, by product, with the command that measures it."""
+    found: dict[str, list[products.Missing]] = {}
+    for product in (products.HEADS, products.MODULES, products.ATTENTION):
+        for model, dataset in products.places(results):
+            if not products.files(results, product, model=model, dataset=dataset):
+                command = products.command(results, product, model, dataset)
+                found.setdefault(product, []).append(products.Missing(f"{model}, {dataset}", command))
+    return found
+
+
+def _missing(results: Path, product: products.Product) -> products.Missing:
+    return products.Missing(product.title, products.command(results, product.name))
 
 
 def content(gathering: Gathering) -> list[dict[str, Any]]:
@@ -91,7 +83,8 @@ def _functions(dataset: xr.Dataset | None) -> list[tuple[str, int]] | None:
     if dataset is None or OVERALL not in dataset["task"].values:
         return None
     overall = dataset["function"].sel(task=OVERALL)
-    return [(name.replace("_", " "), int((overall == name).sum())) for name in FUNCTIONS[:3]]
+    named = [name for name in labels(overall.values.ravel()) if name not in (NONE, UNDECIDABLE)]
+    return [(words(name), int((overall == name).sum())) for name in named]
 
 
 def _accuracy(model: str, manifest: dict[str, Any]) -> str | None:

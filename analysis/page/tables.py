@@ -7,15 +7,17 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from analysis import products
+from analysis.functions.registry import NONE, OVERALL, UNDECIDABLE, labels, words
 from analysis.functions.tables import which_undecidable
-from analysis.head_functions import FUNCTIONS, OVERALL
-from analysis.heads.rules import KINDS, kind_rank
-from analysis.store.folder import COMPONENTS, EffectsFile, head_name
+from analysis.heads.rules import kind_rank
+from analysis.store.folder import EffectsFile, head_name
 
 MISSING = "–"
 EXAMPLES = 5
@@ -46,15 +48,15 @@ def runs(samples: dict[str, int], manifest: dict[str, Any]) -> list[dict[str, st
         entry = said.get(name)
         run: dict[str, Any] = entry if isinstance(entry, dict) else {}
         model, dataset, *corruption, component = name.removesuffix(".nc").split("/")
-        is_patching = component.removesuffix("-heads").split("-window")[0] in COMPONENTS
-        patched = "heads" if component.endswith("-heads") else "whole modules" if is_patching else MISSING
+        kinds = {products.HEADS: "heads", products.MODULES: "whole modules"}
+        patched = next((kind for product, kind in kinds.items() if products.names_in(product, Path(name), Path())), MISSING)
         rows.append(
             {
                 "model": model,
                 "dataset": dataset,
                 "corruption": corruption[0] if corruption else "clean run",
                 "component": component.removesuffix("-heads").replace("_", "-"),
-                "patched": patched if corruption else MISSING,
+                "patched": patched,
                 "samples": number(run.get("samples", samples.get(name)), "d"),
                 "seconds": number(run.get("seconds"), ".1f"),
                 "status": str(run.get("status", "finished" if name in there else MISSING)) + ("" if name in there else " (no file)"),
@@ -165,8 +167,8 @@ def _function(functions: xr.Dataset | None, layer: int, head: int) -> str:
     if functions is None:
         return MISSING
     one = functions.sel(task=OVERALL).isel(layer=layer, head=head)
-    name = str(one["function"].item()).replace("_", " ")
-    return f"{name} ({which_undecidable(one).item()})" if name == "undecidable" and "verdict" in one else name
+    name = str(one["function"].item())
+    return f"{name} ({which_undecidable(one).item()})" if name == UNDECIDABLE and "verdict" in one else words(name)
 
 
 def thresholds(universal: xr.Dataset) -> list[dict[str, str]]:
@@ -185,10 +187,13 @@ def thresholds(universal: xr.Dataset) -> list[dict[str, str]]:
 
 def function_counts(functions: xr.Dataset) -> list[dict[str, Any]]:
     """How many heads have each function, a row a task."""
-    rows = []
+    rows, names = [], labels(functions["function"].values.ravel())
     for task in functions["task"].values:
         of_task = functions["function"].sel(task=task)
-        row: dict[str, Any] = {"task": str(task), "counts": [int((of_task == name).sum()) for name in FUNCTIONS]}
+        row: dict[str, Any] = {
+            "task": str(task),
+            "counts": [int((of_task == name).sum()) for name in names],
+        }
         row["overlap"] = number(100 * float(functions["outlier_on_object"].sel(task=task)), ".0f")
         rows.append(row)
     return rows
@@ -198,7 +203,7 @@ def function_rows(functions: xr.Dataset, universal: xr.Dataset | None) -> list[d
     """The universal heads, and all heads with a function overall: scores, and the function in each task."""
     overall = functions.sel(task=OVERALL)
     kind = universal["kind"].values if universal is not None else np.full(overall["function"].shape, MISSING, dtype=object)
-    named = np.isin(overall["function"].values, FUNCTIONS[:3]) | np.isin(kind, [one.name for one in KINDS])
+    named = ~np.isin(overall["function"].values.astype(str), (NONE, UNDECIDABLE)) | ~np.isin(kind, ("none", MISSING))
     rows = []
     for layer, head in np.argwhere(named):
         one = overall.isel(layer=layer, head=head)
@@ -210,9 +215,9 @@ def function_rows(functions: xr.Dataset, universal: xr.Dataset | None) -> list[d
         forms = {"object_gain": "+.3f", "auroc": ".2f", "outlier_ratio": ".2f", "evenness": ".2f"}
         row["scores"] = [_with_interval(one, name, form) for name, form in forms.items()]
         tasks = [task for task in functions["task"].values if task != OVERALL]
-        row["tasks"] = [str(functions["function"].sel(task=task).values[layer, head]).replace("_", " ") for task in tasks]
+        row["tasks"] = [words(str(functions["function"].sel(task=task).values[layer, head])) for task in tasks]
         rows.append(row)
-    order = {name.replace("_", " "): i for i, name in enumerate(FUNCTIONS)}
+    order = {words(name): i for i, name in enumerate(labels(overall["function"].values.ravel()))}
     return sorted(rows, key=lambda row: (row["kind"] in ("none", MISSING), order[row["function"].split(" (")[0]]))
 
 

@@ -5,18 +5,11 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.plots.style import LINES, TWO_COLUMNS
+from analysis.functions.registry import NONE, OVERALL, UNDECIDABLE, labels, look, words
+from analysis.plots.style import TWO_COLUMNS
 from analysis.plots.tasks import name_of
 from analysis.store.folder import head_name
 
-LOOKS = {  # by function: colours of Okabe and Ito, markers, hatches
-    "object_detection": {"color": LINES[0]["color"], "marker": "o", "hatch": ""},
-    "object_suppression": {"color": LINES[1]["color"], "marker": "s", "hatch": "//"},
-    "outlier_suppression": {"color": LINES[3]["color"], "marker": "D", "hatch": "xx"},
-    "none": {"color": "0.75", "marker": ".", "hatch": ""},
-    "undecidable": {"color": "0.9", "marker": "x", "hatch": ".."},
-}
-OVERALL = "overall"
 MOST_NAMES, MOST_TASKS = 12, 20
 LEAST = 0.01  # of a ratio: less is drawn as this
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
@@ -35,21 +28,21 @@ def draw(functions: xr.Dataset, universal: xr.Dataset | None = None) -> Figure:
     tasks = [str(task) for task in functions["task"].values][: MOST_TASKS + 1]
     figure = Figure(figsize=(TWO_COLUMNS, max(2.6, 0.2 * len(tasks) + 1.2)))
     left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
-    there = [name for name in LOOKS if (functions["function"] == name).any()]
+    there = [name for name in labels(functions["function"].values.ravel()) if (functions["function"] == name).any()]
     _scatter(left, functions.sel(task=OVERALL), there, universal)
     start = np.zeros(len(tasks))
     for name in there:
         count = (functions["function"].sel(task=tasks) == name).sum(("layer", "head")).values
-        look = LOOKS[name]
-        right.barh(range(len(tasks)), count, left=start, color=look["color"], hatch=look["hatch"], edgecolor="white", linewidth=0.3)
+        bar = look(name)
+        right.barh(range(len(tasks)), count, left=start, color=bar["color"], hatch=bar["hatch"], edgecolor="white", linewidth=0.3)
         start += count
     named = [task for task in tasks if task != OVERALL]
     right.set_yticks(range(len(tasks)), [task if task == OVERALL else name_of(task, named) for task in tasks])
     right.invert_yaxis()
     right.set_xlabel("heads")
     right.spines[["top", "right"]].set_visible(False)
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(handles))
+    handles, texts = left.get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside lower center", ncols=len(handles))
     of = functions.attrs
     component, query = str(of.get("component", "")).replace("_", "-"), of.get("query", "")
     figure.suptitle(f"{of['model']}: what {component} heads look at from '{query}', against the mean of all heads")
@@ -61,8 +54,8 @@ def _scatter(axes: Axes, overall: xr.Dataset, there: list[str], universal: xr.Da
     y = np.maximum(overall["object_ratio" if masks else "evenness"].values, LEAST)
     for name in there:
         of = overall["function"].values == name
-        look, size = LOOKS[name], 8 if name in ("none", "undecidable") else 14
-        axes.scatter(x[of], y[of], s=size, color=look["color"], marker=look["marker"], linewidths=0.6, label=name.replace("_", " "))
+        mark, size = look(name), 8 if name in (NONE, UNDECIDABLE) else 14
+        axes.scatter(x[of], y[of], s=size, color=mark["color"], marker=mark["marker"], linewidths=0.6, label=words(name))
     named = sorted((at for at in _named(overall, universal) if np.isfinite([x[at], y[at]]).all()), key=lambda at: y[at])
     for number, at in enumerate(named):
         side = 1 if number % 2 else -1
@@ -95,7 +88,7 @@ def _named(overall: xr.Dataset, universal: xr.Dataset | None) -> list[tuple[int,
     kinds = universal["kind"].values if universal is not None and universal["kind"].shape == overall["function"].shape else np.array("none")
     chosen = kinds != "none"
     if not chosen.any():
-        chosen = ~np.isin(overall["function"].values.astype(str), ("none", "undecidable"))
+        chosen = ~np.isin(overall["function"].values.astype(str), (NONE, UNDECIDABLE))
     far = np.abs(np.log(np.maximum(np.nan_to_num(overall["outlier_ratio"].values, nan=1.0), 0.01)))
     heads = [(int(layer), int(head)) for layer, head in np.argwhere(chosen)]
     return sorted(heads, key=lambda at: -far[at])[:MOST_NAMES]

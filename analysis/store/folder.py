@@ -9,23 +9,17 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import xarray as xr
-
+from analysis import products
 from analysis.store.errors import ResultsError
-from interventions.results import effects
+
+if TYPE_CHECKING:
+    import xarray as xr  # loaded when a file is read: a command line is shown without it
 
 MODALITIES = ("image", "text")
+COMPONENTS = ("cross_attention", "self_attention", "mlp", "block")  # the order in which they are shown; others follow
 DAMAGED = (OSError, RuntimeError, ValueError)  # what reading a damaged file raises, as its damage has it
-HEADS, MODULES, ATTENTION = "effects of heads", "effects of whole modules", "attention"
-MADE_OF = {  # what analyses read; those that are not here read all
-    **dict.fromkeys(("universal_heads", "robust_heads", "robust_overlap", "robust_power", "stability"), (HEADS,)),
-    "head_functions": (HEADS, ATTENTION),
-    "modules": (MODULES,),
-    "compare_corruptions": (HEADS, MODULES),
-}
-COMPONENTS = ("cross_attention", "self_attention", "mlp", "block")
 
 
 @dataclass(frozen=True, order=True)
@@ -56,15 +50,18 @@ def effects_files(results: Path) -> list[EffectsFile]:
     """
     results = Path(results)
     if not results.is_dir():
-        raise ResultsError(f"no results folder at {results.absolute()}: make it with `python run_all.py`, or name another with --results")
-    files = [_effects_file(path) for path in results.glob("*/*/*/*.nc") if not path.name.startswith(".")]
-    return sorted(file for file in files if file.component.split("-window")[0] in COMPONENTS)
+        made_by = products.whole_study(results, [], [])
+        raise ResultsError(f"no results folder at {results.absolute()}: make it with `{made_by}`, or name another with --results")
+    return sorted(
+        _effects_file(path, product == products.HEADS)
+        for product in (products.HEADS, products.MODULES)
+        for path in products.files(results, product)
+    )
 
 
-def _effects_file(path: Path) -> EffectsFile:
+def _effects_file(path: Path, heads: bool) -> EffectsFile:
     model, dataset, corruption, name = path.parts[-4:]
-    component = name.removesuffix(".nc")
-    return EffectsFile(model, dataset, corruption, component.removesuffix("-heads"), component.endswith("-heads"), path)
+    return EffectsFile(model, dataset, corruption, name.removesuffix(".nc").replace("-heads", ""), heads, path)
 
 
 def attention_files(results: Path) -> dict[tuple[str, str], Path]:
@@ -73,21 +70,7 @@ def attention_files(results: Path) -> dict[tuple[str, str], Path]:
     >>> attention_files(Path("results"))
     {('blip-small', 'shapes'): PosixPath('results/blip-small/shapes/attention.nc')}
     """
-    return {(path.parts[-3], path.parts[-2]): path for path in sorted(Path(results).glob("*/*/attention.nc"))}
-
-
-def stale(path: Path, results: Path) -> bool:
-    """Whether a file of an analysis is older than a file of the folder that it is made of (`MADE_OF`): it may contradict the effects then.
-
-    False where there is no such file. Times are those of the files: copy a folder with them (`cp -a`).
-
-    >>> stale(Path("results/universal_heads.nc"), Path("results"))
-    False
-    """
-    kinds = MADE_OF.get(Path(path).stem, (HEADS, MODULES, ATTENTION))
-    files = [file.path for file in effects_files(results) if (HEADS if file.heads else MODULES) in kinds]
-    attention = attention_files(results).values() if ATTENTION in kinds else ()
-    return Path(path).is_file() and is_older(path, [*files, *attention])
+    return {(path.parts[-3], path.parts[-2]): path for path in products.files(results, products.ATTENTION)}
 
 
 def is_older(path: Path, than: Iterable[Path]) -> bool:
@@ -112,7 +95,7 @@ def unfinished_runs(results: Path) -> list[str]:
     return [str(path.relative_to(results).with_name(path.name.removeprefix(".").removesuffix(".partial") + ".nc")) for path in parts]
 
 
-def read_effects(file: EffectsFile) -> xr.Dataset:
+def read_effects(file: EffectsFile) -> "xr.Dataset":
     """Load one file of effects.
 
     Raises
@@ -124,22 +107,35 @@ def read_effects(file: EffectsFile) -> xr.Dataset:
     >>> dict(effects.sizes)
     {'sample': 24, 'layer': 4, 'head': 6, 'token': 1}
     """
+    from interventions.results import effects  # as xarray
+
     try:
         return effects.read(file.path)
     except effects.SchemaError as error:
-        raise ResultsError(f"{file.path} is {error}. Delete it and run its intervention again.") from error
+        raise ResultsError(f"{file.path} is {error}. {again(file.path)}.") from error
     except DAMAGED as error:
         raise damaged(file.path) from error
 
 
 def damaged(path: Path) -> ResultsError:
     """The error for a file that cannot be opened or read to its end."""
-    return ResultsError(f"{path} is damaged, or not a NetCDF4 file. Delete it and make it again.")
+    return ResultsError(f"{path} is damaged, or not a NetCDF4 file. {again(path)}.")
 
 
-def read_tree(path: Path) -> dict[str, xr.Dataset]:
+def again(path: Path) -> str:
+    """What to do with a file that cannot be used, with the command that makes it.
+
+    >>> again(Path("results/robust_heads.nc"))
+    'Delete it and make it again with `python -m analysis.robust_heads --results results`'
+    """
+    command = products.command_for(path)
+    return "Delete it and make it again" + (f" with `{command}`" if command else "")
+
+
+def read_tree(path: Path) -> "dict[str, xr.Dataset]":
     """The groups of a file written by `write_tree`, by model; empty when there is no such file.
 
+    >>> import xarray as xr
     >>> path = Path("of_models.nc")
     >>> tree = write_tree({"blip": xr.Dataset({"x": ("head", [1, 2])})}, path)
     >>> read_tree(path)["blip"]["x"].values
@@ -149,6 +145,8 @@ def read_tree(path: Path) -> dict[str, xr.Dataset]:
     """
     if not Path(path).is_file():
         return {}
+    import xarray as xr
+
     try:
         with xr.open_datatree(path, engine="netcdf4") as tree:
             return {name: node.to_dataset().load() for name, node in tree.children.items()}
@@ -156,9 +154,10 @@ def read_tree(path: Path) -> dict[str, xr.Dataset]:
         raise damaged(path) from error
 
 
-def read_groups(path: Path) -> dict[str, xr.Dataset]:
+def read_groups(path: Path) -> "dict[str, xr.Dataset]":
     """The groups of a file written by `write_tree`, by place ("<model>/<dataset>/<component>"); empty when there is no file.
 
+    >>> import xarray as xr
     >>> path = Path("of_places.nc")
     >>> tree = write_tree({"blip/shapes/mlp": xr.Dataset({"x": ("layer", [1, 2])})}, path)
     >>> list(read_groups(path))
@@ -166,6 +165,8 @@ def read_groups(path: Path) -> dict[str, xr.Dataset]:
     """
     if not Path(path).is_file():
         return {}
+    import xarray as xr
+
     try:
         with xr.open_datatree(path, engine="netcdf4") as tree:
             return {node.path.strip("/"): node.to_dataset().load() for node in tree.leaves}
@@ -194,7 +195,7 @@ def read_manifest(results: Path) -> dict[str, Any]:
     return manifest if isinstance(manifest, dict) else {}
 
 
-def write_tree(groups: Mapping[str, xr.Dataset], path: Path) -> xr.DataTree:
+def write_tree(groups: "Mapping[str, xr.Dataset]", path: Path) -> "xr.DataTree":
     """Write one NetCDF4 group a model, compressed, to a temporary name, then rename: never half a file.
 
     Raises
@@ -202,10 +203,13 @@ def write_tree(groups: Mapping[str, xr.Dataset], path: Path) -> xr.DataTree:
     OSError
         When the folder is not writable or the disk is full.
 
+    >>> import xarray as xr
     >>> tree = write_tree({"blip": xr.Dataset({"x": ("head", [1, 2])})}, Path("of_models.nc"))
     >>> list(tree.children)
     ['blip']
     """
+    import xarray as xr
+
     tree = xr.DataTree.from_dict(dict(groups))
     encoding = {
         f"/{group}": {str(n): {"zlib": True, "complevel": 4} for n, v in data.data_vars.items() if v.dtype.kind in "fiub" and v.ndim}

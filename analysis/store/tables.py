@@ -1,39 +1,12 @@
 """Tables of the analysis, read again: a CSV of a results folder -> a data frame, or an error that says what makes the file again."""
 
-import shlex
 from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
 
 from analysis.store.errors import ResultsError
-from analysis.store.folder import write_whole
-
-MADE_BY = {  # how the file's name begins: the command that makes it
-    "universal_heads": "universal_heads",
-    "robust_power": "robust_heads --power",
-    "robust": "robust_heads",
-    "stability": "stability",
-    "head_functions": "head_functions",
-    "modules": "modules",
-    "compare_corruptions": "compare_corruptions",
-    "paper_claims": "paper_claims",
-}
-
-
-def command_that_makes(path: Path) -> str:
-    """The command that makes a table of the analysis in a results folder; "" for another file.
-
-    >>> command_that_makes(Path("results/robust_overlap.csv"))
-    'python -m analysis.robust_heads --results results'
-    >>> command_that_makes(Path("my results/robust_power.csv"))
-    "python -m analysis.robust_heads --results 'my results' --power"
-    """
-    made = next((of for begins, of in MADE_BY.items() if Path(path).name.startswith(begins)), "")
-    if not made:
-        return ""
-    script, *options = made.split()
-    return " ".join([f"python -m analysis.{script} --results {shlex.quote(str(Path(path).parent))}", *options])
+from analysis.store.folder import again, write_whole
 
 
 def write_table(rows: pd.DataFrame, path: Path) -> None:
@@ -46,8 +19,8 @@ def write_table(rows: pd.DataFrame, path: Path) -> None:
     write_whole(path, lambda temporary: rows.to_csv(temporary, index=False, float_format="%.6g"))
 
 
-def read_written(path: Path, columns: Collection[str] = ()) -> pd.DataFrame:
-    """A table of the analysis.
+def read_table(path: Path, columns: Collection[str] = ()) -> pd.DataFrame:
+    """A table that an analysis wrote; empty where there is no such file.
 
     Parameters
     ----------
@@ -60,16 +33,18 @@ def read_written(path: Path, columns: Collection[str] = ()) -> pd.DataFrame:
 
     >>> Path("stability.csv").write_text("model,rule\\n")
     11
-    >>> read_written(Path("stability.csv"), ["model", "rule"]).empty
+    >>> list(read_table(Path("stability.csv"), ["model", "rule"]))
+    ['model', 'rule']
+    >>> read_table(Path("power.csv"), ["model"]).empty
     True
     """
     path = Path(path)
-    command = command_that_makes(path)
-    again = f"make it again with `{command}`" if command else "make it again"
+    if not path.is_file():
+        return pd.DataFrame(columns=list(columns))
     try:
         frame = pd.read_csv(path)
     except ValueError as error:
-        raise ResultsError(f"{path} is not a CSV that can be read ({error}): delete it and {again}") from error
+        raise ResultsError(f"{path} is not a CSV that can be read ({error}). {again(path)}") from error
     if missing := [name for name in columns if name not in frame]:
-        raise ResultsError(f"{path} lacks {', '.join(missing)}: delete it and {again}")
+        raise ResultsError(f"{path} lacks {', '.join(missing)}. {again(path)}")
     return frame

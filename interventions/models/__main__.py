@@ -9,6 +9,7 @@ import tyro
 
 from corruptions.base import CORRUPTIONS
 from data_prep.scenes.table import make_shapes
+from data_prep.tables.command import reporting
 from interventions.engine.capture import capture, example
 from interventions.engine.oracle.patching import verify_patches
 from interventions.engine.plan import patches
@@ -16,10 +17,8 @@ from interventions.engine.sweep import sweep
 from interventions.models.architecture import ARCHITECTURES, Architecture
 from interventions.models.checks import check_sites
 from interventions.models.loading import CHECKPOINTS, HUB, load
-from interventions.models.parts import PARTS
 from interventions.models.vlm import Scored, Vlm
 from interventions.results.roles import Cell
-from interventions.study.command import reporting_errors
 
 CAUSAL_CHECKS = (
     "projecting z gives the attention's output; states have a place for each token; exchanging the last layer's exchanges the answers"
@@ -56,19 +55,24 @@ def listing() -> str:
             f"{architecture.name} (model type {', '.join(architecture.model_types)})",
             *(f"    {line}" for line in _sites(architecture)),
         ]
-    for (whole, name), (_, architecture) in PARTS.items():
-        lines += [f"{whole} --part {name}", *(f"    {line}" for line in _sites(architecture)[:-2])]
+    for whole in ARCHITECTURES:
+        for name, part in whole.parts.items():
+            lines += [f"{whole.name} --part {name}", *(f"    {line}" for line in _ports(part))]
     return "\n".join([*lines, "", "any other type with a text and a vision part is tried as the common layout, that of llava, and checked"])
 
 
 def _sites(architecture: Architecture) -> list[str]:
-    layer = f"{architecture.text_model}.{architecture.layers}[*]"
-    places = {name: architecture.port(name) for name in architecture.components}
-    width = max(map(len, places)) + 2
-    lines = [f"{name:<{width}}{'.'.join(filter(None, (layer, port.module)))} ({port.side})" for name, port in places.items()]
+    width = max(map(len, architecture.components)) + 2
     packed = {"start": "packed", "image": "packed after the image, before it batched", "nowhere": "batched"}[architecture.causal_from]
-    lines.append(f"{'heads':<{width}}of {architecture.head_component}, at {architecture.main_token!r}; patched runs are {packed}")
-    return [*lines, f"{'prompt':<{width}}{architecture.template!r}"]
+    heads = f"{'heads':<{width}}of {architecture.head_component}, at {architecture.main_token!r}; patched runs are {packed}"
+    return [*_ports(architecture), heads, f"{'prompt':<{width}}{architecture.template!r}"]
+
+
+def _ports(architecture: Architecture) -> list[str]:
+    layer = f"{architecture.text_model}.{architecture.layers}[*]"
+    ports = {name: architecture.port(name) for name in architecture.components}
+    width = max(map(len, ports)) + 2
+    return [f"{name:<{width}}{'.'.join(filter(None, (layer, port.module)))} ({port.side})" for name, port in ports.items()]
 
 
 def check(options: Check) -> str:
@@ -109,7 +113,7 @@ def _hold_against_plain_path(vlm: Vlm) -> int:
 def main() -> None:
     commands: dict[str, Callable[..., List | Check]] = {"list": List, "check": Check}
     options = tyro.extras.subcommand_cli_from_dict(commands, prog="python -m interventions.models", args=sys.argv[1:] or ["list"])
-    with reporting_errors():
+    with reporting("interventions.models", ValueError):
         print(check(options) if isinstance(options, Check) else listing())
 
 

@@ -3,10 +3,9 @@
 Paths are relative to a layer. `Port` says at which module a value is read and written, on which side, and which element of a tuple.
 """
 
+import pkgutil
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
-
-COMPONENTS = ("self_attention", "cross_attention", "mlp", "block")
 
 
 @dataclass(frozen=True)
@@ -97,6 +96,10 @@ class Architecture:
     square : images are scaled to squares of so many pixels, so that every prompt has as many image tokens; None where the image
         processor itself sees to it
     patches_block : whether `block` is a component that is patched
+    wrapper : the class of such a model (a subclass of `Vlm`), as "<module below interventions.models>:<class>"
+    nnsight_model : the nnsight wrapper that it stands on, likewise
+    parts : the other parts of such a model that can be patched, by name; their wrappers are classes of `parts`
+    reference : for a component, the one that NOTICE's code patches under its name, where that is another
     done_before : for a component, the modules of its layer that have run before it and are worth skipping where their outputs are known
     text_config : the part of the config with the sizes of those layers
     described : not a type that is only tried as the common layout
@@ -121,6 +124,10 @@ class Architecture:
     done_before: dict[str, tuple[Port, ...]] = field(default_factory=dict)
     text_config: str = "text_config"
     described: bool = True
+    wrapper: str = "decoder:Decoder"
+    nnsight_model: str = "wrappers:DecoderModel"
+    parts: dict[str, "Architecture"] = field(default_factory=dict)
+    reference: dict[str, str] = field(default_factory=dict)
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -141,8 +148,10 @@ class Architecture:
 
 ONE_WORD = "{question} Answer with one word."  # what a chat model is asked; NOTICE's
 
-BLIP = Architecture(
+_BLIP = Architecture(
     name="blip",
+    wrapper="blip:Blip",
+    nnsight_model="wrappers:BlipModel",
     model_types=("blip",),
     text_model="text_encoder",
     layers="encoder.layer",
@@ -173,6 +182,7 @@ BLIP = Architecture(
         "cross_attention": (Port("attention", element=0),),
         "mlp": (Port("attention", element=0), Port("crossattention", element=0), Port("intermediate")),
     },
+    reference={"mlp": "block"},  # the module called `output` is the layer's
 )
 
 QKV = {name: Port(f"self_attn.{name}_proj") for name in "qkv"}
@@ -194,6 +204,61 @@ LLAVA = Architecture(
     template="USER: {image}\n" + ONE_WORD + " ASSISTANT:",
     done_before={"mlp": (Port("self_attn", element=0),)},
 )
+
+_DECODER = replace(
+    _BLIP,
+    name="decoder",
+    wrapper="parts:AnswerDecoder",
+    text_model="text_decoder",
+    layers="bert.encoder.layer",
+    attention=_BLIP.attention | {"cross_attention": replace(_BLIP.attention["cross_attention"], image_keys="prompt")},
+    main_token="start",
+    reference={},
+)
+_VISION = replace(
+    LLAVA,
+    name="vision",
+    model_types=(),
+    wrapper="parts:VisionTower",
+    text_model="vision_model",
+    layers="encoder.layers",
+    text_config="vision_config",
+    attention={
+        "self_attention": Attention(
+            Port("self_attn.projection", side="input"),
+            "self_attn.projection",
+            Port("self_attn", element=1),
+            "after_class_token",
+            inputs={"qkv": Port("self_attn.qkv")},
+        )
+    },
+    main_token="patch",
+    causal=False,
+    template="{question}",
+)
+_QFORMER = replace(
+    _BLIP,
+    name="qformer",
+    wrapper="parts:QFormer",
+    text_model="qformer",
+    text_config="qformer_config",
+    attention={
+        "cross_attention": Attention(
+            Port("crossattention.attention", element=0),
+            "crossattention.output.dense",
+            Port("crossattention.attention", element=1),
+            "after_class_token",
+            (Port("crossattention.attention.key"), Port("crossattention.attention.value")),
+        )
+    },
+    mlp=None,
+    patches_block=False,  # in InstructBLIP it holds the question too
+    main_token="query",
+    done_before={},
+    reference={},
+)
+
+BLIP = replace(_BLIP, parts={"decoder": _DECODER, "vision": _VISION})
 CHAT = replace(LLAVA, template="chat", square=448)  # most decoders that read image tokens differ from LLaVA in no more than this
 
 ARCHITECTURES = (
@@ -214,6 +279,8 @@ ARCHITECTURES = (
         LLAVA,
         name="instructblip",
         model_types=("instructblip",),
+        wrapper="decoder:QFormerDecoder",
+        parts={"qformer": _QFORMER},
         text_model="language_model.model",
         answer_head="language_model.lm_head",
         template="{question} Short answer:",
@@ -222,6 +289,8 @@ ARCHITECTURES = (
         LLAVA,
         name="blip_2",
         model_types=("blip-2",),
+        wrapper="decoder:QFormerDecoder",
+        parts={"qformer": _QFORMER},
         text_model="language_model.model.decoder",
         answer_head="language_model.lm_head",
         final_norm="final_layer_norm",
@@ -238,6 +307,7 @@ ARCHITECTURES = (
         CHAT,
         name="mllama",
         model_types=("mllama",),
+        wrapper="decoder:CrossAttentionDecoder",
         attention={
             "self_attention": SELF_ATTENTION,
             "cross_attention": Attention(
@@ -261,6 +331,11 @@ def of_model_type(model_type: str) -> Architecture:
         if model_type in architecture.model_types:
             return architecture
     return replace(CHAT, name=model_type, model_types=(model_type,), described=False)
+
+
+def named_class(name: str) -> Any:
+    """The class that a description names, which is imported now."""
+    return pkgutil.resolve_name(f"interventions.models.{name}")
 
 
 def is_described(model_type: str) -> bool:

@@ -18,12 +18,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
-from interventions.models.architecture import ARCHITECTURES, Architecture, is_described, of_model_type
-from interventions.models.blip import Blip
+from interventions.models.architecture import ARCHITECTURES, Architecture, is_described, named_class, of_model_type
 from interventions.models.checks import check_sites
-from interventions.models.decoder import CrossAttentionDecoder, Decoder, QFormerDecoder
 from interventions.models.vlm import Server, Vlm
-from interventions.models.wrappers import BlipModel, DecoderModel
 
 log = logging.getLogger(__name__)
 CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
@@ -129,10 +126,10 @@ def _put_together(config: Any, processor: Any, name: str, revision: str, /, *ope
     architecture = describe(config)
     check_config(config, architecture)
     _complete(processor, config)
-    vlm_class, wrapper = _wrapper(architecture)
+    vlm_class, nnsight_model = named_class(architecture.wrapper), named_class(architecture.nnsight_model)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*has a submodule named")  # `Port` knows of it
-        return vlm_class(wrapper(*opened, **options), processor, architecture, name, revision)
+        return vlm_class(nnsight_model(*opened, **options), processor, architecture, name, revision)
 
 
 def _read(source: str, revision: str | None, architecture: Architecture, options: dict[str, Any]) -> Any:
@@ -143,7 +140,7 @@ def _read(source: str, revision: str | None, architecture: Architecture, options
     ModelError
         When the checkpoint lacks weights, or has them in another shape: transformers would make random ones.
     """
-    loader = getattr(transformers, _wrapper(architecture)[1].AUTO_CLASS)
+    loader = getattr(transformers, named_class(architecture.nnsight_model).AUTO_CLASS)
     options |= {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
     module, found = loader.from_pretrained(source, revision=revision, **options)
     lacking = sorted(found["missing_keys"] | {key for key, *_ in found["mismatched_keys"]})
@@ -190,15 +187,6 @@ def _complete(processor: Any, config: Any) -> None:
         processor.patch_size = config.vision_config.patch_size
         processor.vision_feature_select_strategy = config.vision_feature_select_strategy
         processor.num_additional_image_tokens = 1  # CLIP's class token, which the strategy "default" takes off again
-
-
-def _wrapper(architecture: Architecture) -> tuple[type[Vlm], Any]:
-    """Our class of a model, and the nnsight wrapper it stands on."""
-    if not architecture.causal:
-        return Blip, BlipModel
-    if "cross_attention" in architecture.attention:
-        return CrossAttentionDecoder, DecoderModel
-    return (QFormerDecoder if architecture.text_model.startswith("language_model.") else Decoder), DecoderModel
 
 
 def resolve(name: str) -> tuple[str, str]:

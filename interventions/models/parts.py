@@ -5,9 +5,9 @@ comes after it is run whole.
 """
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from copy import copy
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from PIL import Image
 from transformers.models.blip.modeling_blip import BaseModelOutputWithPooling
 
 from corruptions.base import Prompt
-from interventions.models.architecture import BLIP, LLAVA, Architecture, Attention, Port
+from interventions.models.architecture import Architecture, named_class
 from interventions.models.packing import Packing
 from interventions.models.vlm import ANSWER_TOKENS, Inputs, Known, Pixels, Vlm
 
@@ -38,9 +38,9 @@ class Part(Vlm):
         self._inputs: Inputs = {}  # of the pass that is traced, and where its prompts end, if not all at their last token
         self._ends: torch.Tensor | None = None
 
+    @abstractmethod
     def count(self) -> int:
         """How many positions the part has."""
-        raise NotImplementedError
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_questions": {}, "_inputs": {}, "_ends": None}
@@ -70,6 +70,9 @@ class Part(Vlm):
 
     def generate(self, questions: Sequence[str], images: Sequence[Image.Image], tokens: int = ANSWER_TOKENS) -> list[str]:
         return self.whole.generate(questions, images, tokens)
+
+    def generation_inputs(self, ids: torch.Tensor, pixels: Pixels) -> Inputs:
+        return self.whole.generation_inputs(ids, pixels)
 
     def template(self, question: str) -> tuple[str, int]:
         return self.whole.template(question)
@@ -195,69 +198,10 @@ class QFormer(Part):
         return np.ones(self.image_states_per_image, bool)
 
 
-_QFORMER = replace(
-    BLIP,
-    name="qformer",
-    text_model="qformer",
-    text_config="qformer_config",
-    attention={
-        "cross_attention": Attention(
-            Port("crossattention.attention", element=0),
-            "crossattention.output.dense",
-            Port("crossattention.attention", element=1),
-            "after_class_token",
-            (Port("crossattention.attention.key"), Port("crossattention.attention.value")),
-        )
-    },
-    mlp=None,
-    patches_block=False,  # in InstructBLIP it holds the question too
-    main_token="query",
-    done_before={},
-)
-PARTS: dict[tuple[str, str], tuple[type[Part], Architecture]] = {
-    ("blip", "decoder"): (
-        AnswerDecoder,
-        replace(
-            BLIP,
-            name="decoder",
-            text_model="text_decoder",
-            layers="bert.encoder.layer",
-            attention=BLIP.attention | {"cross_attention": replace(BLIP.attention["cross_attention"], image_keys="prompt")},
-            main_token="start",
-        ),
-    ),
-    ("blip", "vision"): (
-        VisionTower,
-        replace(
-            LLAVA,
-            name="vision",
-            model_types=(),
-            text_model="vision_model",
-            layers="encoder.layers",
-            text_config="vision_config",
-            attention={
-                "self_attention": Attention(
-                    Port("self_attn.projection", side="input"),
-                    "self_attn.projection",
-                    Port("self_attn", element=1),
-                    "after_class_token",
-                    inputs={"qkv": Port("self_attn.qkv")},
-                )
-            },
-            main_token="patch",
-            causal=False,
-            template="{question}",
-        ),
-    ),
-    ("blip_2", "qformer"): (QFormer, _QFORMER),
-    ("instructblip", "qformer"): (QFormer, _QFORMER),
-}
-
-
 def part_of(whole: Vlm, name: str) -> Part:
     """A part of a model by name; ValueError names those that it has."""
-    if (whole.architecture.name, name) not in PARTS:
-        there = ", ".join(part for architecture, part in PARTS if architecture == whole.architecture.name) or "none"
-        raise ValueError(f"{whole.name} has no part {name!r} that is described in interventions/models/parts.py; there are: {there}")
-    kind, architecture = PARTS[whole.architecture.name, name]
-    return kind(whole, architecture)
+    described = whole.architecture.parts
+    if name not in described:
+        parts = ", ".join(described) or "none"
+        raise ValueError(f"{whole.name} has no part {name!r} that is described in interventions/models/architecture.py; there are: {parts}")
+    return named_class(described[name].wrapper)(whole, described[name])

@@ -1,39 +1,43 @@
 """A question as a model reads it: its tokens, where each stands in the question, and which are the image's and the template's."""
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from corruptions.base import Prompt, Span
 
-if TYPE_CHECKING:
-    from interventions.models.vlm import Vlm
 
+def tokenized(text: str, asked: Span, ids: Sequence[int], encoded: Mapping[str, Any], tokenizer: Any, image_token: int | None) -> Prompt:
+    """Say what each token of a prompt is.
 
-def tokenized(vlm: "Vlm", question: str) -> Prompt:
-    """Tokenize a question as the model reads it, and say what each token is.
+    Where each stands in the question is read off the text, which is the same but for the image's tokens: all of the question comes after
+    them.
 
-    The ids are those that the processor itself makes of the prompt and an image. Where each stands in the question is read off
-    the text, which is the same but for the image's tokens: all of the question comes after them.
+    Parameters
+    ----------
+    text : the prompt
+    asked : where the question stands in it
+    ids : the tokens that the processor makes of the prompt and an image
+    encoded : what the tokenizer makes of the prompt alone, with its offsets
+    image_token : the one that stands for a part of the image
 
     Raises
     ------
     ValueError
         When the processor makes something else of the question than the tokenizer.
     """
-    text, start = vlm.template(question)
-    encoded = vlm.processor.tokenizer(text, return_offsets_mapping=True, **vlm.adding_special_tokens(text))
+    start, stop = asked
     plain, offsets = encoded["input_ids"], encoded["offset_mapping"]
-    ids = vlm.processed(text, vlm.square(vlm.blank))["input_ids"][0].tolist()
-    asked = [i for i, (left, right) in enumerate(offsets) if start < right and left < start + len(question)]
-    shift = _last_place(ids, plain[asked[0] : asked[-1] + 1]) - asked[0]
-    if shift + asked[0] < 0:
-        raise ValueError(f"{vlm.name}: the processor and its tokenizer disagree on {text!r}: {ids} and {plain}")
+    inside = [i for i, (left, right) in enumerate(offsets) if start < right and left < stop]
+    first = inside[0]
+    shift = _last_place(ids, plain[first : inside[-1] + 1]) - first
+    if shift + first < 0:
+        raise ValueError(f"the processor and its tokenizer disagree on {text!r}: {ids} and {plain}")
     head = shared_start(ids, plain)
-    begin = asked[0] + shift - shared_start(ids[: asked[0] + shift][::-1], plain[: asked[0]][::-1])
-    end = asked[0] + shift + shared_start(ids[asked[0] + shift :], plain[asked[0] :])
-    text += vlm.processor.tokenizer.decode(ids[end:]) if end - shift == len(plain) else ""  # what the processor adds
-    special = set(vlm.processor.tokenizer.all_special_ids) - {vlm.image_token_id}
+    begin = first + shift - shared_start(ids[: first + shift][::-1], plain[:first][::-1])
+    end = first + shift + shared_start(ids[first + shift :], plain[first:])
+    text += tokenizer.decode(ids[end:]) if end - shift == len(plain) else ""  # what the processor adds
+    special = set(tokenizer.all_special_ids) - {image_token}
     spans: list[Span | None] = []
     words: list[str] = []
     kinds: list[str] = []
@@ -41,14 +45,13 @@ def tokenized(vlm: "Vlm", question: str) -> Prompt:
         at = i if i < head else i - shift if begin <= i < end else None  # its place in the plain text
         left, right = offsets[at] if at is not None else (0, 0)
         left += len(text[left:right]) - len(text[left:right].lstrip())  # the blank before a word is not the word
-        inside = start <= left < right <= start + len(question)
-        words.append(text[left:right] or vlm.processor.tokenizer.convert_ids_to_tokens(token))
-        if token == vlm.image_token_id:
+        words.append(text[left:right] or tokenizer.convert_ids_to_tokens(token))
+        if token == image_token:
             kinds.append("image")
         elif token in special or at is None:
             kinds.append("special" if token in special and at is not None else "template")
         else:
-            kinds.append("question" if inside else _template_kind(text, start + len(question), left))
+            kinds.append("question" if start <= left < right <= stop else _template_kind(text, stop, left))
         spans.append((left - start, right - start) if kinds[-1] == "question" else None)
     return Prompt(text, tuple(ids), tuple(spans), tuple(words), tuple(kinds))
 
@@ -60,9 +63,9 @@ def _template_kind(text: str, after: int, at: int) -> str:
 
 
 def _last_place(ids: Sequence[int], part: Sequence[int]) -> int:
-    """Where `part` stands last in some tokens; -1 if nowhere."""
-    places = (i for i in range(len(ids) - len(part), -1, -1) if list(ids[i : i + len(part)]) == list(part))
-    return next(places, -1)
+    """The index at which `part` stands last in some tokens; -1 if nowhere."""
+    starts = range(len(ids) - len(part), -1, -1)
+    return next((i for i in starts if list(ids[i : i + len(part)]) == list(part)), -1)
 
 
 def shared_start(a: Sequence[int], b: Sequence[int]) -> int:

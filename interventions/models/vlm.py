@@ -3,6 +3,7 @@
 `Vlm` holds what all models share; `blip.py` and `decoder.py` say how theirs differ.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from corruptions.base import Prompt
 from interventions.models.architecture import ONE_WORD, Architecture, Port
 from interventions.models.packing import Packing
 from interventions.models.prompts import shared_start, tokenized
+from interventions.models.sites import SITES
 
 ANSWER_TOKENS = 8  # that are generated where answers are short
 Inputs = dict[str, Any]
@@ -100,7 +102,7 @@ class Server(Protocol):
         ...
 
 
-class Vlm:
+class Vlm(ABC):
     """A vision-language model behind an nnsight wrapper that can run remotely.
 
     Parameters
@@ -137,6 +139,12 @@ class Vlm:
         self.width = int(sizes.hidden_size)
         self.longest_prompt = int(longest_prompt or sizes.max_position_embeddings)
         self.head_dim = int(getattr(sizes, "head_dim", None) or self.width // self.n_heads)
+        self.group_counts = {
+            "heads": self.n_heads,
+            "key_value_heads": int(getattr(sizes, "num_key_value_heads", None) or self.n_heads),
+            "neurons": int(getattr(sizes, "intermediate_size", None) or 0),
+            "one": 1,
+        }
 
     # ------------------------------------------------------------------ the module
 
@@ -242,7 +250,7 @@ class Vlm:
 
     def groups(self, component: str) -> int:
         """Into how many equal parts the last axis of a component's state is cut when it is patched: its heads, or 1."""
-        return self.n_heads if component in self.architecture.attention else 1
+        return self.group_counts[SITES[component].groups]
 
     # ------------------------------------------------------------------ prompts and answers
 
@@ -253,7 +261,10 @@ class Vlm:
         return self._made_prompts[question]
 
     def _tokenized(self, question: str) -> Prompt:
-        return tokenized(self, question)
+        text, start = self.template(question)
+        ids = self.processed(text, self.square(self.blank))["input_ids"][0].tolist()
+        encoded = self.processor.tokenizer(text, return_offsets_mapping=True, **self.adding_special_tokens(text))
+        return tokenized(text, (start, start + len(question)), ids, encoded, self.processor.tokenizer, self.image_token_id)
 
     @property
     def tokenize(self) -> Callable[[str], Prompt]:
@@ -280,9 +291,9 @@ class Vlm:
         config = self.module.config
         return getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)
 
+    @abstractmethod
     def answer_ids(self, question: str, answer: str) -> tuple[int, ...]:
         """The tokens of an answer, where the model would generate it."""
-        raise NotImplementedError
 
     def scored(self, question: str, correct: str, incorrect: str) -> "Scored":
         """By what tokens two answers are scored: the first where they differ.
@@ -306,9 +317,9 @@ class Vlm:
         """The tokens of such a prompt, by those of the prompt."""
         return ids
 
+    @abstractmethod
     def reference_answer_ids(self, generated: str, correct: str, incorrect: str) -> tuple[int, int]:
         """The tokens by which NOTICE's code scores the two answers."""
-        raise NotImplementedError
 
     def spoken(self, answer: str, generated: str) -> str:
         """An answer in the letter case that the model speaks in: that of its `generated` answer, if it is capitalised."""
@@ -340,6 +351,7 @@ class Vlm:
         """Token ids of prompts of equal length."""
         return torch.tensor([prompt.ids for prompt in prompts], device=self.device)
 
+    @abstractmethod
     def inputs(
         self,
         ids: Int[Tensor, "row token"],
@@ -356,7 +368,6 @@ class Vlm:
         cache : a causal decoder keeps its keys and values (see the method of that name)
         forced : for each row, tokens of the answer that are given, where these are not in the prompt (see `read_after`)
         """
-        raise NotImplementedError
 
     def generate(self, questions: Sequence[str], images: Sequence[Image.Image], tokens: int = ANSWER_TOKENS) -> list[str]:
         """The model's own greedy answers, of at most so many tokens."""
@@ -372,9 +383,9 @@ class Vlm:
                 answers[i] = text.strip()
         return answers
 
+    @abstractmethod
     def generation_inputs(self, ids: Int[Tensor, "row token"], pixels: Pixels) -> Inputs:
         """Arguments of the module's `generate`."""
-        raise NotImplementedError
 
     def generated_from(self, length: int) -> int:
         """Where, in what `generate` returns for a prompt of `length` tokens, the answer begins."""
@@ -400,6 +411,7 @@ class Vlm:
         """Inside a trace: what later traces need so as not to encode the image again, [row, ...], if anything."""
         return None
 
+    @abstractmethod
     def logits(self, last: Int[Tensor, " row"] | None = None) -> Any:
         """Inside a trace: logits at the answer position, [row, vocabulary].
 
@@ -407,19 +419,18 @@ class Vlm:
         ----------
         last : each row's last position, where they differ
         """
-        raise NotImplementedError
 
     def embedded(self) -> Any:
         """Inside a trace, before the layers: the embedded prompts, [row, token, width]."""
         return self.layers[0].input
 
+    @abstractmethod
     def read_embeddings(self, modality: str) -> Any:
         """Inside a trace, first: what noise is added to, [row, position, width]: states of the "image", or embeddings of the "text"."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write_embeddings(self, modality: str, states: Tensor) -> None:
         """Inside a trace, after `read_embeddings`: put others in their place."""
-        raise NotImplementedError
 
     def change_embeddings(self, modality: str, values: Float[Tensor, "row position width"], kept: Float[Tensor, "row position"]) -> None:
         """Inside a trace, first: add values to the embeddings, or put them in their place where `kept` is 0; what follows stays."""
@@ -431,9 +442,9 @@ class Vlm:
         """The width of these embeddings."""
         return self.width
 
+    @abstractmethod
     def embedded_positions(self, modality: str, prompt: Prompt) -> Bool[np.ndarray, " position"]:
         """Which of these positions are the image's, or the question's."""
-        raise NotImplementedError
 
     def cache(self) -> list[tuple[Tensor, Tensor]]:
         """Inside a trace, after the layers and before the logits: keys and values of each layer of a causal decoder, else nothing."""
@@ -449,16 +460,17 @@ class Vlm:
         """Inside a trace, before the layers: what else of the runs later traces need, each of [row, ...], lists and dicts of such."""
         return {}
 
+    @abstractmethod
     def packed(self, packing: Packing, known: Known) -> Inputs:
         """Arguments of a pass over patched runs whose images are already encoded."""
-        raise NotImplementedError
 
+    @abstractmethod
     def enter_packed(self, packing: Packing, known: Known) -> None:
         """Inside a trace made with `packed`, first: put in what is known before the layers."""
 
+    @abstractmethod
     def packed_logits(self, packing: Packing) -> Any:
         """Inside a trace made with `packed`, after the layers: logits at the answer position of each run, [run, vocabulary]."""
-        raise NotImplementedError
 
 
 def generated(vlm: Vlm, asked: Sequence[tuple[Tensor, Pixels]], tokens: int) -> list[Int[Tensor, "row token"]]:

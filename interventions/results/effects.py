@@ -34,11 +34,13 @@ xarray alone, so that results can be analysed where there is no torch.
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import xarray as xr
+
+from interventions.results.metrics import METRICS, Run, Runs, metric
 
 MEASUREMENTS = ("logit_correct", "logit_incorrect", "log_normalizer")
 DIVERGENCE = "kl_from_clean"  # a fourth measurement, where it was asked for
@@ -166,7 +168,8 @@ def read_tree(results: Path) -> xr.DataTree:
 
 @xr.register_dataset_accessor("effects")
 class Effects:
-    """Metrics of a dataset of effects, each a `DataArray` with the dims of the measurements (or `sample`, for a baseline).
+    """The metrics of a dataset of effects, each a `DataArray` with the dims of the measurements (or `sample`, for a baseline); those of
+    `interventions.results.metrics` are verbs here.
 
     An effect is that of the patched run minus that of the run that was patched: the corrupt one, or in the noising direction the
     clean one. Where the corruption is noise, effects are means over its draws; `each_draw` gives them one by one.
@@ -205,21 +208,22 @@ class Effects:
         else:
             yield self._dataset
 
-    @staticmethod
-    def _averaged(effect: xr.DataArray, name: str) -> xr.DataArray:
-        return (effect.mean("draw") if "draw" in effect.dims else effect).rename(name)
+    def run(self, name: str = "patched") -> Run:
+        """The measurements of the "patched", "clean" or "corrupt" run, in float64, and what follows from them.
 
-    def _measured(self, name: str, run: str) -> xr.DataArray:
-        if run not in ("patched", "clean", "corrupt"):
-            raise ValueError(f"run {run!r} is not one of patched, clean, corrupt")
-        return self._variable(name if run == "patched" else f"{run}_{name}").astype("float64")
+        >>> heads = read(Path("results/blip-small/shapes/sip/cross_attention-heads.nc"))
+        >>> float(heads.effects.run("corrupt").log_probability[0])
+        -4.0
+        """
+        if name not in ("patched", "clean", "corrupt"):
+            raise ValueError(f"run {name!r} is not one of patched, clean, corrupt")
 
-    def _variable(self, name: str) -> xr.DataArray:
-        if name not in self._dataset:
-            there = ", ".join(map(str, self._dataset.data_vars))
-            title = self._dataset.attrs.get("title", "a dataset")
-            raise SchemaError(f"the metric needs the variable {name!r}, which the file ({title}) lacks; there are {there}")
-        return self._dataset[name]
+        def measured(measurement: str) -> xr.DataArray | float:
+            if (name, measurement) == ("clean", DIVERGENCE):
+                return 0.0
+            return self._variable(measurement if name == "patched" else f"{name}_{measurement}").astype("float64")
+
+        return Run(measured)
 
     def logit_difference_of(self, run: str = "patched") -> xr.DataArray:
         """LD = logit(correct) - logit(incorrect) of one run.
@@ -228,7 +232,7 @@ class Effects:
         >>> float(heads.effects.logit_difference_of("clean")[0]), float(heads.effects.logit_difference_of("corrupt")[0])
         (3.0, -1.0)
         """
-        return self._measured("logit_correct", run) - self._measured("logit_incorrect", run)
+        return self.run(run).logit_difference
 
     def probability_of(self, run: str = "patched") -> xr.DataArray:
         """P(correct answer), over the whole vocabulary, of one run.
@@ -237,7 +241,7 @@ class Effects:
         >>> float(heads.effects.probability_of("clean")[0].round(3))  # exp(5 - 5)
         1.0
         """
-        return xr.apply_ufunc(np.exp, self._measured("logit_correct", run) - self._measured("log_normalizer", run))
+        return self.run(run).probability
 
     def log_odds_of(self, run: str = "patched") -> xr.DataArray:
         """log P(correct) / (1 - P(correct)) of one run.
@@ -246,76 +250,38 @@ class Effects:
         >>> round(float(heads.effects.log_odds_of("corrupt")[0]), 3)  # P = exp(-4)
         -3.982
         """
-        log_p = self._measured("logit_correct", run) - self._measured("log_normalizer", run)
-        return log_p - np.log1p(-np.exp(np.minimum(log_p, -1e-12)))
+        return self.run(run).log_odds
 
-    def logit_difference(self) -> xr.DataArray:
-        """LD_patched - LD_corrupt: NOTICE's logit difference, in logits.
+    def _variable(self, name: str) -> xr.DataArray:
+        if name not in self._dataset:
+            there = ", ".join(map(str, self._dataset.data_vars))
+            title = self._dataset.attrs.get("title", "a dataset")
+            raise SchemaError(f"the metric needs the variable {name!r}, which the file ({title}) lacks; there are {there}")
+        return self._dataset[name]
 
-        >>> heads = read(Path("results/blip-small/shapes/sip/cross_attention-heads.nc"))
-        >>> effect = heads.effects.logit_difference()
-        >>> effect.dims, float(effect.sel(layer=1, head=2, token="correct").mean().round(1))
-        (('sample', 'layer', 'head', 'token'), 1.0)
-        """
-        return self._averaged(self.logit_difference_of() - self.logit_difference_of(self.base), "logit_difference")
-
-    def restoration_probability(self) -> xr.DataArray:
-        """P_patched(correct) - P_corrupt(correct): NOTICE's restoration probability.
-
-        >>> heads = read(Path("results/blip-small/shapes/sip/cross_attention-heads.nc")).sel(layer=1, head=2, token="correct")
-        >>> round(float(heads.effects.restoration_probability().mean()), 3)
-        0.031
-        """
-        return self._averaged(self.probability_of() - self.probability_of(self.base), "restoration_probability")
-
-    def log_odds(self) -> xr.DataArray:
-        """Difference of the log-odds of the correct answer, patched minus corrupt.
-
-        >>> heads = read(Path("results/blip-small/shapes/sip/cross_attention-heads.nc")).sel(layer=1, head=2, token="correct")
-        >>> round(float(heads.effects.log_odds().mean()), 2)
-        1.02
-        """
-        return self._averaged(self.log_odds_of() - self.log_odds_of(self.base), "log_odds")
-
-    def normalized_effect(self) -> xr.DataArray:
-        """(LD_patched - LD_corrupt) / (LD_clean - LD_corrupt): 0 is the corrupt run, 1 the clean run; NaN where the two are equal.
-
-        In the noising direction the runs are exchanged: 0 is the clean run, 1 the corrupt one.
-
-        >>> heads = read(Path("results/blip-small/shapes/sip/cross_attention-heads.nc")).sel(layer=1, head=2, token="correct")
-        >>> round(float(heads.effects.normalized_effect().mean()), 2)  # about 1 of the 4 logits between the runs
-        0.25
-        """
-        other = "corrupt" if self.base == "clean" else "clean"
-        gap = self.logit_difference_of(other) - self.logit_difference_of(self.base)
-        effect = self.logit_difference_of() - self.logit_difference_of(self.base)
-        return self._averaged(effect / gap.where(gap != 0), "normalized_effect")
-
-    def relative_change(self) -> xr.DataArray:
-        """(P_patched - P_corrupt) / P_corrupt of the correct answer: the measure of attention knockout (Zhang et al.), where the run that
-        is changed is the clean one.
-
-        >>> heads = read(Path("results/blip-small/shapes/sip/cross_attention-heads.nc")).sel(layer=1, head=2, token="correct")
-        >>> round(float(heads.effects.relative_change().median()), 1)  # about exp(1) - 1
-        1.7
-        """
-        base = self.probability_of(self.base)
-        return self._averaged((self.probability_of() - base) / base, "relative_change")
-
-    def divergence(self) -> xr.DataArray:
-        """KL(clean || patched) - KL(clean || corrupt), in nats: below 0 where the patch brings the corrupt run nearer to the clean one.
+    def metric(self, name: str) -> xr.DataArray:
+        """A metric by its name (see `interventions.results.metrics`); `effects.<name>()` is the same.
 
         Raises
         ------
-        SchemaError
-            When it was not measured (--divergence).
+        MetricError, SchemaError
+            There is no such metric; the file lacks a measurement that it needs.
 
-        >>> one = xr.Dataset({"kl_from_clean": ("layer", [0.1, 0.5]), "corrupt_kl_from_clean": ((), 0.5)})
-        >>> one.effects.divergence().values
-        array([-0.4,  0. ])
+        >>> mlp = read(Path("results/blip-small/shapes/sip/mlp.nc"))
+        >>> mlp.effects.metric("logit_difference").identical(mlp.effects.logit_difference())
+        True
         """
-        baseline = self._variable(f"corrupt_{DIVERGENCE}") if self.base == "corrupt" else 0.0
-        return self._averaged(self._variable(DIVERGENCE).astype("float64") - baseline, "divergence")
+        source = "corrupt" if self.base == "clean" else "clean"
+        effect = metric(name).formula(Runs(self.run(), self.run(self.base), self.run(source)))
+        return (effect.mean("draw") if "draw" in effect.dims else effect).rename(name)
+
+    def __getattr__(self, name: str) -> Callable[[], xr.DataArray]:
+        if name in METRICS:
+            return partial(self.metric, name)
+        raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}; metrics are {', '.join(METRICS)}")
+
+    def __dir__(self) -> list[str]:
+        return sorted([*super().__dir__(), *METRICS])
 
     def by_role(self, metric: str = "logit_difference") -> xr.DataArray:
         """Whole-module effects averaged over the tokens of each role in each sample: dims sample, layer[, head], role.
@@ -329,7 +295,7 @@ class Effects:
         >>> by_role.sel(role="noun").mean("sample").values.round(1) + 0.0
         array([0. , 0.4, 0.6, 1. ])
         """
-        values = getattr(self, metric)()
+        values = self.metric(metric)
         roles = self._dataset["token_role"]
         order = dict.fromkeys(str(role) for row in roles.values for role in row if role)
         columns = [values.where(roles == role).mean("token") for role in order]

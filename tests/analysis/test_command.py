@@ -15,7 +15,6 @@ from tests.support.synthetic_results import write_results
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {path.stem for path in (ROOT / "analysis").glob("*.py") if "def main()" in path.read_text(encoding="utf-8")}
-VERB = {"figures": "draw_all", "report": "write_report", "head_functions": "_find_and_write"}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +36,7 @@ def test_an_interrupted_or_failing_command_says_so_in_a_line(name, monkeypatch, 
     monkeypatch.setattr(sys, "argv", [name, "--results", str(tmp_path / "nothing")])
     with pytest.raises(SystemExit, match=f"^{name}: no results folder at"):
         module.main()
-    monkeypatch.setattr(module, VERB.get(name, "write"), lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(module, "write", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(SystemExit) as ended:
         module.main()
     assert ended.value.code == command.INTERRUPTED
@@ -62,7 +61,7 @@ def test_a_damaged_table_is_named_with_the_command_that_makes_it_again(text, res
     whole = table.read_text(encoding="utf-8")
     table.write_text(text, encoding="utf-8")
     try:
-        for verb in (figures.draw_all, report.write_report):
+        for verb in (figures.write, report.write):
             with pytest.raises(ResultsError, match=r"robust_overlap\.csv .*make it again with `python -m analysis\.robust_heads --results"):
                 verb(results)
     finally:

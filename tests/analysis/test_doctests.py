@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from interventions.results.effects import Effects
+from interventions.results.metrics import METRICS
 from tests.support.synthetic_results import write_results
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = [*sorted((ROOT / "analysis").rglob("*.py")), ROOT / "interventions" / "results" / "effects.py"]
+FILES = [*sorted((ROOT / "analysis").rglob("*.py")), *sorted((ROOT / "interventions" / "results").glob("*.py"))]
 MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES if ">>> " in path.read_text(encoding="utf-8")]
 WHOLE = (  # modules all of whose public functions have an example
     "universal_heads",
@@ -89,5 +90,6 @@ def test_every_public_function_has_an_example(name):
 
 def test_every_verb_of_the_accessor_has_an_example():
     verbs = [getattr(Effects, name) for name in vars(Effects) if not name.startswith("_") and name != "base"]
-    assert len(verbs) == 11
+    verbs += [metric.formula for metric in METRICS.values()]
+    assert len(verbs) == 13
     assert [verb.__name__ for verb in verbs if ">>> " not in (verb.__doc__ or "")] == []

@@ -15,13 +15,14 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from analysis import compare_corruptions, figures, head_functions, modules, robust_heads, stability, universal_heads
-from analysis.figures import NOT_DRAWN, one_of_each, telling_heads
+from analysis.figures import NOT_DRAWN
 from analysis.heads.head_effects import read_head_effects
 from analysis.heads.options import HeadEffectsOptions
 from analysis.heads.power import power
 from analysis.plots import ablation as figure_ablation
 from analysis.plots import attention as figure_attention
 from analysis.plots import curves as figure_curves
+from analysis.plots import every
 from analysis.plots import functions as figure_functions
 from analysis.plots import gradients as figure_gradients
 from analysis.plots import overlap as figure_overlap
@@ -29,7 +30,7 @@ from analysis.plots import tasks as figure_tasks
 from analysis.plots.head_maps import marks
 from analysis.plots.module_maps import mean_by_role
 from analysis.plots.style import LINES, ONE_COLUMN, PAGE, SEQUENTIAL, TWO_COLUMNS, fit, mark_negative, ticks
-from analysis.products import not_drawn
+from analysis.products import missing
 from analysis.store.folder import ResultsError, read_tree, write_tree
 from analysis.store.tables import write_table
 from tests.support import synthetic_interventions as made
@@ -59,7 +60,7 @@ def results(tmp_path_factory) -> Path:
     rule = robust_heads.RobustHeads(permutations=50, resamples=100)
     robust_heads.write(folder, rule)
     stability.write(folder, stability.Stability(repeats=5))
-    head_functions.find_and_write(folder)
+    head_functions.write(folder)
     simulated = power(read_head_effects(folder, HeadEffectsOptions())[MODEL], rule, sizes=(0.0, 0.5, 1.0), samples=(8, 16), runs=3)
     write_table(simulated, folder / "robust_power.csv")
     write_tree(compare_corruptions.find(folder, compare_corruptions.CompareCorruptions(resamples=50)), folder / "compare_corruptions.nc")
@@ -69,7 +70,7 @@ def results(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def drawn(results) -> list[Path]:
-    return figures.draw_all(results, samples=2)
+    return list(figures.write(results, figures.Figures(samples=2)).paths)
 
 
 @pytest.fixture(scope="module")
@@ -92,18 +93,18 @@ def test_everything_is_drawn_twice(results, drawn):
     for path in drawn:
         assert path.read_bytes().startswith(b"\x89PNG")
         assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
-    assert not_drawn(results) == []
+    assert missing(results) == []
     assert (results / "figures" / NOT_DRAWN).read_text() == "everything was drawn\n"
 
 
 def test_what_an_analysis_has_just_drawn_is_kept_and_else_drawn_again(results, drawn, tmp_path):
     shutil.copytree(results, tmp_path / "results")
-    at_first = dict(figures._side_by_side(tmp_path / "results"))
+    at_first = dict(every._side_by_side(tmp_path / "results"))
     assert len(at_first) == 3
     assert set(at_first.values()) == {None}
     (tmp_path / "results" / "modules.nc").touch()
     (tmp_path / "results" / "figures" / MODEL / "shapes" / "compare-cross_attention-heads.pdf").unlink()
-    again = [name for name, figure in figures._side_by_side(tmp_path / "results") if figure is not None]
+    again = [name for name, figure in every._side_by_side(tmp_path / "results") if figure is not None]
     assert again == [f"{MODEL}/shapes/modules-mlp", f"{MODEL}/shapes/compare-cross_attention-heads"]
 
 
@@ -113,13 +114,18 @@ def test_what_is_older_than_the_effects_is_not_drawn_but_named_with_what_makes_i
     for name in ("universal_heads.nc", "robust_heads.nc", "modules.nc"):
         shutil.copy(results / name, folder)
     shutil.copytree(results / MODEL / "shapes" / "sip", folder / MODEL / "shapes" / "sip", copy_function=shutil.copy)
-    drawn = {path.stem for path in figures.draw_all(folder, samples=1)}
+    drawn = {path.stem for path in figures.write(folder, figures.Figures(samples=1)).paths}
     assert not drawn & {"heads-by-task", "head-intervals", "modules-mlp"}
-    missing = (folder / "figures" / NOT_DRAWN).read_text()
-    for name in ("universal_heads", "robust_heads", "modules"):
-        assert f"({name}.nc is older than what it is made of): python -m analysis.{name} --results {folder}\n" in missing
+    said = (folder / "figures" / NOT_DRAWN).read_text()
+    made_with = {"universal_heads": " --permutations 50", "robust_heads": " --resamples 100 --permutations 50", "modules": ""}
+    for name, options in made_with.items():
+        assert f"({name}.nc is older than what it is made of): python -m analysis.{name} --results {folder}{options}\n" in said
         (folder / f"{name}.nc").touch()
-    assert {path.stem for path in figures.draw_all(folder, samples=1)} >= {"heads-by-task", "head-intervals", "modules-mlp"}
+    assert {path.stem for path in figures.write(folder, figures.Figures(samples=1)).paths} >= {
+        "heads-by-task",
+        "head-intervals",
+        "modules-mlp",
+    }
 
 
 def test_pdfs_are_as_wide_as_columns_with_true_type_fonts_embedded(drawn):
@@ -136,8 +142,8 @@ def test_pdfs_are_as_wide_as_columns_with_true_type_fonts_embedded(drawn):
 
 def test_what_has_no_file_is_named_with_a_command_that_exists(tmp_path):
     write_results(tmp_path, models=["llava-small"], corruptions=["str"])
-    missing = dict(not_drawn(tmp_path))
-    assert set(missing) == {
+    found = {one.what: one.command for one in missing(tmp_path)}
+    assert set(found) == {
         *(f"llava-small, shapes, {what}" for what in ("ablation curves", "attribution beside exact effects", "knockout curves")),
         *("llava-small, shapes, direct effects", "heads by task, attention overlays", "effects of heads with intervals, overlap of heads"),
         *(
@@ -148,7 +154,7 @@ def test_what_has_no_file_is_named_with_a_command_that_exists(tmp_path):
             "comparison of corruptions",
         ),
     }
-    for command in missing.values():
+    for command in found.values():
         module = re.match(r"python -m ([\w.]+) .*(--out|--results) ", command).group(1)
         assert importlib.util.find_spec(module) is not None
         assert str(tmp_path) in command
@@ -156,7 +162,8 @@ def test_what_has_no_file_is_named_with_a_command_that_exists(tmp_path):
     with xr.open_dataset(path) as opened:
         block = opened.load()
     block.assign_attrs(configuration='{"samples": 20, "seed": 0}').to_netcdf(path)
-    assert dict(not_drawn(tmp_path))["llava-small, shapes, knockout curves"].endswith(f"--out {tmp_path} --samples 20")
+    found = {one.what: one.command for one in missing(tmp_path)}
+    assert found["llava-small, shapes, knockout curves"].endswith(f"--out {tmp_path} --samples 20 --corruption str")
 
 
 def test_drawing_leaves_the_style_alone_and_gives_the_same_bytes(results, tmp_path):
@@ -164,9 +171,9 @@ def test_drawing_leaves_the_style_alone_and_gives_the_same_bytes(results, tmp_pa
     (copy / MODEL / "shapes" / "sip").mkdir(parents=True)
     shutil.copy(results / MODEL / "shapes" / "sip" / "mlp.nc", copy / MODEL / "shapes" / "sip")
     before = dict(matplotlib.rcParams)
-    first = {path.name: (path.read_bytes(), path.with_suffix(".pdf").read_bytes()) for path in figures.draw_all(copy)}
+    first = {path.name: (path.read_bytes(), path.with_suffix(".pdf").read_bytes()) for path in figures.write(copy).paths}
     assert dict(matplotlib.rcParams) == before
-    second = {path.name: (path.read_bytes(), path.with_suffix(".pdf").read_bytes()) for path in figures.draw_all(copy)}
+    second = {path.name: (path.read_bytes(), path.with_suffix(".pdf").read_bytes()) for path in figures.write(copy).paths}
     assert list(first) == ["sip-modules.png"]
     assert first == second
 
@@ -215,10 +222,10 @@ def test_marks_name_universal_and_important_heads(universal):
 
 
 def test_overlays_show_universal_heads_and_the_strongest_others(universal):
-    chosen = telling_heads(universal, 5)
+    chosen = every.telling_heads(universal, 5)
     assert set(chosen[:3]) == {VISION, TEXT, MULTIMODAL}
     assert len(chosen) == len(set(chosen)) == 5
-    assert one_of_each(np.array(["a", "a", "b", "a", "b"]), 3) == [0, 2, 1]
+    assert every.one_of_each(np.array(["a", "a", "b", "a", "b"]), 3) == [0, 2, 1]
 
 
 def test_ticks_stay_few():
@@ -351,21 +358,21 @@ def test_functions_are_counted_and_universal_heads_named(results, universal):
 
 def test_bad_folders_and_files_are_named(results, tmp_path):
     with pytest.raises(ResultsError, match="no results folder at"):
-        figures.draw_all(tmp_path / "nothing")
+        figures.write(tmp_path / "nothing")
     with pytest.raises(ResultsError, match="nothing to draw below"):
-        figures.draw_all(tmp_path)
+        figures.write(tmp_path)
     path = tmp_path / MODEL / "shapes" / "attention_knockout.nc"
     shutil.copytree(results / MODEL / "shapes", path.parent)
     for folder in ("sip", "str"):
         shutil.rmtree(path.parent / folder)
     path.write_bytes(b"not NetCDF")
     with pytest.raises(ResultsError, match=r"attention_knockout.nc is damaged"):
-        figures.draw_all(tmp_path)
+        figures.write(tmp_path)
 
 
 def test_an_unknown_metric_is_named(results):
     with pytest.raises(ResultsError, match="there is no metric 'kl'"):
-        figures.draw_all(results, metric="kl")
+        figures.write(results, figures.Figures(metric="kl"))
 
 
 def test_an_overlay_needs_no_mask(results, tmp_path):
@@ -375,5 +382,5 @@ def test_an_overlay_needs_no_mask(results, tmp_path):
         changed = attention.load()
     changed["object_share"][:] = np.nan
     changed.to_netcdf(tmp_path / MODEL / "shapes" / "attention.nc")
-    names = [path.name for path in figures.draw_all(tmp_path, samples=1, heads=2)]
+    names = [path.name for path in figures.write(tmp_path, figures.Figures(samples=1, heads=2)).paths]
     assert names == ["attention-overlays.png", "attention-means.png", "heads-by-task.png"]

@@ -22,7 +22,7 @@ SHOWN = {  # text that must be among a notebook's outputs, and how many figures
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Path:
     folder = write_results(tmp_path_factory.mktemp("notebooks"))
-    head_functions.find_and_write(folder)
+    head_functions.write(folder)
     return folder
 
 

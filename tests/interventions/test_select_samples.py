@@ -13,11 +13,14 @@ from PIL import Image
 
 from data_prep.tables import schema as samples
 from data_prep.tables.sample import SampleError
+from interventions.methods.options import SelectSamples
+from interventions.methods.select_samples import ALL, PUBLISHED, accuracy_table, draw, in_halves
 from interventions.models import loading
-from interventions.select_samples import ALL, PUBLISHED, SelectSamples, accuracy_table, draw, in_halves, main, select_samples
+from interventions.select_samples import main, select_samples
 from interventions.study import answers, study
 from interventions.study.answer_match import is_normalised_match, normalised
-from interventions.study.study import Options, prepare
+from interventions.study.options import Options
+from interventions.study.study import prepare
 from tests.conftest import ROOT
 
 REFERENCE = ROOT.parent / "shared" / "REFERENCE.md"
@@ -338,5 +341,5 @@ def test_both_forms_explain_themselves_without_the_models_stage(tmp_path):
     loaded = "[name for name in sys.modules if name.split('.')[0] in ('interventions', 'nnsight', 'torch')]"
     code = f"import json, sys, interventions.select_samples; print(json.dumps({loaded}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    options_alone = {"interventions", "interventions.backends", "interventions.backends.options"}
+    options_alone = {"interventions", "interventions.backends", "interventions.study.options"}
     assert set(json.loads(done.stdout)) == options_alone

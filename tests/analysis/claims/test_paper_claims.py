@@ -25,10 +25,11 @@ from analysis.claims.table import CLAIMS
 from analysis.claims.universal import effects_of_heads, universal_kinds
 from analysis.corruptions.options import Comparing
 from analysis.paper_claims import OTHER_DATA, OTHER_MODEL, REPLICATION, PaperClaims, find, write
-from analysis.store.folder import ResultsError, read_tree, stale, write_tree
+from analysis.products import is_stale
+from analysis.store.folder import ResultsError, read_tree, write_tree
 from analysis.universal_heads import UniversalHeads
 from analysis.universal_heads import find as find_universal
-from interventions.study.study import Options
+from interventions.study.options import Options
 from tests.support.claims_folders import (
     BLIP,
     BLIP_HEADS,
@@ -177,12 +178,12 @@ def test_only_what_an_analysis_is_made_of_makes_it_stale(tmp_path):
         (of_model / "sip" / "mlp.nc", {"modules.nc", "compare_corruptions.nc", "x.csv"}),
         (of_model / "attention.nc", {"head_functions.nc", "x.csv"}),
     ):
-        assert not any(stale(path, tmp_path) for path in made.values())
+        assert not any(is_stale(path, tmp_path) for path in made.values())
         now = made["x.csv"].stat().st_mtime
         os.utime(newer, (now + 5, now + 5))
-        assert {name for name, path in made.items() if stale(path, tmp_path)} == names
+        assert {name for name, path in made.items() if is_stale(path, tmp_path)} == names
         os.utime(newer, (now - 5, now - 5))
-    assert not stale(tmp_path / "none.nc", tmp_path)
+    assert not is_stale(tmp_path / "none.nc", tmp_path)
 
 
 def test_a_head_that_is_universal_in_half_of_the_resamples_is_undecided(tmp_path):

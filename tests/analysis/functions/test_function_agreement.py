@@ -8,7 +8,8 @@ import xarray as xr
 from scipy import stats
 
 from analysis.functions.agreement import COLUMNS, agreement, random_heads_p
-from analysis.head_functions import OVERALL, Thresholds, find
+from analysis.functions.registry import OVERALL, Thresholds
+from analysis.head_functions import find
 from analysis.store.folder import ResultsError
 from tests.support.synthetic_results import (
     DETECTS,

@@ -5,7 +5,8 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from analysis.functions.rule import OBJECT_RULES, OVERALL, RULES, Thresholds, functions, judge
+from analysis.functions.registry import FUNCTIONS, OVERALL, Thresholds, of_object
+from analysis.functions.rule import functions, judge
 from analysis.functions.samples import OF_OBJECT, exchanged, score_samples
 from analysis.functions.statistics import corrected, interval, one_sided, standard_errors, stratified_weights, two_sided_p, weighted_mean
 from analysis.store.folder import ResultsError
@@ -35,8 +36,8 @@ def by_task(scores: xr.Dataset) -> dict[str, xr.Dataset]:
     return {OVERALL: scores} | {f"d/{c}": scores.isel(sample=category == c) for c in sorted(set(category))}
 
 
-def named(found: xr.Dataset, rules=OBJECT_RULES) -> int:
-    return int((found["verdict"].sel(rule=list(rules)) == "yes").sum())
+def named(found: xr.Dataset, rules=None) -> int:
+    return int((found["verdict"].sel(rule=list(rules or of_object())) == "yes").sum())
 
 
 def test_correction_is_scipys_within_each_function_times_their_number():
@@ -108,7 +109,7 @@ def test_noise_has_no_function(seed):
     generator = np.random.default_rng(seed)
     maps = generator.exponential(size=(40, LAYERS, HEADS, 64))
     found = judged(maps, object_masks(40))
-    assert named(found, RULES) == 0
+    assert named(found, FUNCTIONS) == 0
 
 
 def test_spreading_evenly_is_not_detection():
@@ -163,8 +164,8 @@ def test_without_masks_only_outlier_suppression_can_be_named():
     found = judged(maps, np.full_like(masks, np.nan))
     assert found["function"].values[SUPPRESSES_OUTLIERS] == "outlier_suppression"
     assert sorted(set(found["function"].values.ravel())) == ["outlier_suppression", "undecidable"]
-    assert set(found["verdict"].sel(rule=list(OBJECT_RULES)).values.ravel()) == {"undecidable"}
-    assert found["p"].sel(rule=list(OBJECT_RULES)).isnull().all()
+    assert set(found["verdict"].sel(rule=list(of_object())).values.ravel()) == {"undecidable"}
+    assert found["p"].sel(rule=list(of_object())).isnull().all()
     assert found["q"].sel(rule="outlier_suppression").notnull().all()
     assert all(found[name].isnull().all() for name in (*OF_OBJECT, "object_gain", "object_ratio", "object_lift"))
 

@@ -9,14 +9,15 @@ import xarray as xr
 
 from analysis import head_functions
 from analysis.functions import tables
-from analysis.functions.rule import OBJECT_RULES, RULES
-from analysis.head_functions import OVERALL, Thresholds, find, find_and_write
+from analysis.functions.registry import OVERALL, Thresholds, of_object
+from analysis.head_functions import HeadFunctions, find, write
 from analysis.page.tables import _function, function_rows
 from analysis.store.folder import ResultsError, read_tree
 from analysis.universal_heads import UniversalHeads
 from analysis.universal_heads import write as write_universal
 from interventions.attention_patterns import attention_patterns
-from interventions.study.study import Options, prepare
+from interventions.study.options import Options
+from interventions.study.study import prepare
 from tests.support.synthetic_attention import null_attention
 from tests.support.synthetic_results import (
     DETECTS,
@@ -32,7 +33,7 @@ from tests.support.synthetic_results import (
 )
 
 PLANTED = {DETECTS: "object_detection", SUPPRESSES_OBJECT: "object_suppression", SUPPRESSES_OUTLIERS: "outlier_suppression"}
-QUICK = Thresholds(resamples=200, permutations=5)
+QUICK = HeadFunctions(resamples=200, permutations=5)
 FILES = {f"head_functions{end}" for end in (".nc", ".csv", "_by_task.csv", "_validation.csv", "_agreement.csv")}
 
 
@@ -40,7 +41,7 @@ FILES = {f"head_functions{end}" for end in (".nc", ".csv", "_by_task.csv", "_val
 def results(tmp_path_factory):
     folder = write_results(tmp_path_factory.mktemp("results"))
     write_universal(folder, UniversalHeads(permutations=0))
-    find_and_write(folder, QUICK)
+    write(folder, QUICK)
     return folder
 
 
@@ -77,8 +78,8 @@ def test_the_tables_by_task_and_of_permuted_masks(results):
     assert (row.overall, row["shapes/colour"], row.object_detection_tasks, row.polysemantic) == ("object_detection",) * 2 + (2, False)
     validation = pd.read_csv(results / "head_functions_validation.csv")
     assert len(validation) == 2 * 3 * QUICK.permutations
-    assert (validation[list(OBJECT_RULES)] == 0).all(axis=None)
-    assert (validation[[f"{rule}_own" for rule in OBJECT_RULES]] == 1).all(axis=None)
+    assert (validation[of_object()] == 0).all(axis=None)
+    assert (validation[[f"{rule}_own" for rule in of_object()]] == 1).all(axis=None)
 
 
 def test_the_report_and_figures_find_what_they_read(results):
@@ -123,7 +124,7 @@ def test_the_shipped_model_has_object_heads_and_with_masks_of_other_samples_none
 def test_without_attention_nothing_is_written_and_nothing_stale_stays(tmp_path):
     for name in FILES:
         (tmp_path / name).write_text("old")
-    assert find_and_write(tmp_path) == {}
+    assert write(tmp_path).data == {}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -193,7 +194,3 @@ def test_the_words_say_which_function_is_undecidable_and_the_corrected_p(results
     shown = {row["name"]: row["function"] for row in function_rows(found, read_tree(results / "universal_heads.nc").get("blip-small"))}
     assert shown["L3.H0"] == "object detection"
     assert _function(found, 1, 0) == "undecidable (outlier suppression)"
-
-
-def test_rules_are_the_functions():
-    assert (*RULES, "none", "undecidable") == head_functions.FUNCTIONS

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def results(tmp_path_factory) -> Path:
     folder = write_results(tmp_path_factory.mktemp("report"))
     universal_heads.write(folder, universal_heads.UniversalHeads(permutations=50))
-    head_functions.find_and_write(folder)
+    head_functions.write(folder)
     robust_heads.write(folder, RobustRule(permutations=50))
     robust_heads.write_power(folder, robust_heads.RobustHeads(runs=1))
     stability.write(folder, stability.Stability(repeats=5))
@@ -36,7 +36,7 @@ def results(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(results) -> str:
-    return report.write_report(results).read_text(encoding="utf-8")
+    return report.write(results).paths[0].read_text(encoding="utf-8")
 
 
 def embedded(page: str) -> dict:
@@ -100,7 +100,7 @@ def test_the_rules_are_said_as_they_were_chosen(results, page, tmp_path):
     shutil.copytree(results, tmp_path / "results")
     universal_heads.write(tmp_path / "results", universal_heads.UniversalHeads(at_least=2, permutations=0))
     robust_heads.write(tmp_path / "results", RobustRule(at_least=1, permutations=0, resamples=0))
-    text = prose(report.write_report(tmp_path / "results").read_text(encoding="utf-8"))
+    text = prose(report.write(tmp_path / "results").paths[0].read_text(encoding="utf-8"))
     for rule, tasks in zip(rules, ("at least 2 tasks", "at least 1 task", "at least 2 tasks"), strict=True):
         assert rule.format(tasks) in text
         assert rule.format("every task") not in text
@@ -133,7 +133,7 @@ def test_a_damaged_table_is_named(tmp_path):
     folder = write_results(tmp_path / "results", models=["blip-small"], corruptions=["str"])
     (folder / "stability.csv").write_text("model,rule\nblip-small,notice\n")
     with pytest.raises(ResultsError, match=r"stability\.csv lacks corruption"):
-        report.write_report(folder)
+        report.write(folder).paths[0]
 
 
 def test_the_report_says_what_was_not_run_and_what_makes_it(tmp_path):
@@ -143,12 +143,12 @@ def test_the_report_says_what_was_not_run_and_what_makes_it(tmp_path):
     for path in (tmp_path / "llava-small" / "shapes" / "str").glob("*.nc"):
         if not path.name.endswith("-heads.nc"):
             path.unlink()
-    unjudged = prose(report.write_report(tmp_path).read_text(encoding="utf-8"))
+    unjudged = prose(report.write(tmp_path).paths[0].read_text(encoding="utf-8"))
     assert "universal heads were not looked for" in unjudged
     for module in ("universal_heads", "robust_heads", "head_functions", "compare_corruptions", "stability", "paper_claims", "modules"):
         assert f"python -m analysis.{module}" in unjudged
     universal_heads.write(tmp_path, universal_heads.UniversalHeads(permutations=0))
-    text = prose(report.write_report(tmp_path).read_text(encoding="utf-8"))
+    text = prose(report.write(tmp_path).paths[0].read_text(encoding="utf-8"))
     assert "no image corruption was run, so a head named text may be multimodal" in text
     assert "whole modules were not patched under the str corruption" in text
     assert "attention maps were not collected" in text
@@ -160,10 +160,10 @@ def test_the_report_says_what_was_not_run_and_what_makes_it(tmp_path):
 def test_analyses_that_are_older_than_the_effects_are_said_at_the_head_of_the_page(tmp_path):
     write_results(tmp_path, models=["llava-small"], corruptions=["str"])
     universal_heads.write(tmp_path, universal_heads.UniversalHeads(permutations=0))
-    head_functions.find_and_write(tmp_path)
-    assert "Older than the effects" not in report.write_report(tmp_path).read_text(encoding="utf-8")
+    head_functions.write(tmp_path)
+    assert "Older than the effects" not in report.write(tmp_path).paths[0].read_text(encoding="utf-8")
     (tmp_path / "llava-small" / "shapes" / "attention.nc").touch()
-    head = prose(report.write_report(tmp_path).read_text(encoding="utf-8")).split("</header>")[0]
+    head = prose(report.write(tmp_path).paths[0].read_text(encoding="utf-8")).split("</header>")[0]
     assert f"Head functions: <code>python -m analysis.head_functions --results {tmp_path.name}</code>" in head
     assert "analysis.universal_heads" not in head
 
@@ -172,7 +172,7 @@ def test_an_unfinished_run_is_named(tmp_path):
     write_results(tmp_path, models=["blip-small"], corruptions=["str"])
     (tmp_path / "manifest.json").write_text('{"runs": {"blip-small/shapes/sip/cross_attention-heads.nc": {"status": "stopped"}}}')
     (tmp_path / "blip-small" / "shapes" / "sip" / ".mlp.partial").mkdir(parents=True)
-    text = prose(report.write_report(tmp_path).read_text(encoding="utf-8"))
+    text = prose(report.write(tmp_path).paths[0].read_text(encoding="utf-8"))
     assert "blip-small/shapes/sip/cross_attention-heads.nc: stopped." in text
     assert "stopped (no file)" in text
     assert "blip-small/shapes/sip/mlp.nc: started, not finished." in text
@@ -209,7 +209,7 @@ def test_claims_are_shown_with_their_tests(results, tmp_path):
     path = results / "paper_claims.csv"
     pd.DataFrame(rows).to_csv(path, index=False)
     try:
-        text = prose(report.write_report(results).read_text(encoding="utf-8"))
+        text = prose(report.write(results).paths[0].read_text(encoding="utf-8"))
     finally:
         path.unlink()
     assert "heads &lt;i&gt;exist&lt;/i&gt;" in text
@@ -227,7 +227,7 @@ def test_claims_are_shown_with_their_tests(results, tmp_path):
 def test_the_other_direction_is_said(tmp_path):
     write_results(tmp_path, models=["blip-small"], corruptions=["sip"])
     (tmp_path / "blip-small" / "shapes" / "sip").rename(tmp_path / "blip-small" / "shapes" / "sip-noising")
-    page = report.write_report(tmp_path).read_text(encoding="utf-8")
+    page = report.write(tmp_path).paths[0].read_text(encoding="utf-8")
     assert "corrupt states were put into the clean run" in prose(page)
     assert [run["name"] for run in embedded(page)["studies"][0]["corruptions"]] == ["sip-noising"]
 
@@ -275,13 +275,13 @@ def test_the_script_runs_from_any_folder_and_says_what_is_wrong(results, tmp_pat
 
 def test_bad_folders_are_named(tmp_path):
     with pytest.raises(ResultsError, match="no results folder at"):
-        report.write_report(tmp_path / "nothing")
+        report.write(tmp_path / "nothing").paths[0]
     with pytest.raises(ResultsError, match="nothing to report below"):
-        report.write_report(tmp_path)
+        report.write(tmp_path).paths[0]
 
 
 def test_a_broken_manifest_is_named(tmp_path):
     write_results(tmp_path, models=["blip-small"], corruptions=["str"])
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(ResultsError, match=r"manifest.json is not JSON"):
-        report.write_report(tmp_path)
+        report.write(tmp_path).paths[0]

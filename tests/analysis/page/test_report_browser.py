@@ -39,7 +39,7 @@ LOCAL = ("file:", "data:", "about:", "blob:", "chrome:")
 def page(tmp_path_factory) -> str:
     folder = write_results(tmp_path_factory.mktemp("browser") / "a folder")
     universal_heads.write(folder, universal_heads.UniversalHeads(permutations=10))
-    head_functions.find_and_write(folder)
+    head_functions.write(folder)
     robust_heads.write(folder, RobustRule(permutations=10))
     robust_heads.write_power(folder, robust_heads.RobustHeads(runs=1))
     stability.write(folder, stability.Stability(repeats=5))
@@ -47,7 +47,7 @@ def page(tmp_path_factory) -> str:
     place = {"model": "blip-small", "dataset": "shapes", "component": "mlp", "heads": 0, "direction": "denoising", "window": 1}
     rows = shares | place | {"definition": "ours", "row": "share", "corruption": ["sip", "str"], "samples": 24}
     pd.DataFrame(rows).to_csv(folder / "compare_corruptions.csv", index=False)
-    return report.write_report(folder).as_uri()
+    return report.write(folder).paths[0].as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -308,6 +308,6 @@ def test_an_address_of_nothing_says_so(browser):
 def test_a_report_without_effects_opens(started, tmp_path):
     write_results(tmp_path, models=["llava-small"], corruptions=["str"])
     shutil.rmtree(tmp_path / "llava-small" / "shapes" / "str")
-    started.get(Path(report.write_report(tmp_path)).as_uri())
+    started.get(Path(report.write(tmp_path).paths[0]).as_uri())
     assert "No samples: no effects were measured." in find(started, "#browser").text
     assert [entry["message"] for entry in started.get_log("browser")] == []

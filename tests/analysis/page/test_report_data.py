@@ -29,7 +29,7 @@ from tests.support.synthetic_results import effects as synthetic_effects
 def results(tmp_path_factory) -> Path:
     folder = write_results(tmp_path_factory.mktemp("report"))
     universal_heads.write(folder, universal_heads.UniversalHeads(permutations=50))
-    head_functions.find_and_write(folder)
+    head_functions.write(folder)
     robust_heads.write(folder, RobustRule(permutations=50))
     return folder
 

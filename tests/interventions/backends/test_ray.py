@@ -20,15 +20,14 @@ from corruptions.options import CorruptionOptions
 from interventions import accuracy
 from interventions.attribution_patching import attribute_heads
 from interventions.backends import BackendError, Batch, ray_cluster
-from interventions.backends.options import RayOptions
 from interventions.backends.ray_cluster import RayCluster, connect, disconnect
 from interventions.backends.ray_worker import Task
-from interventions.head_patching import head_target
-from interventions.module_patching import module_targets
+from interventions.methods import patching
+from interventions.methods.options import HeadPatching, ModulePatching
+from interventions.methods.patching import head_target, module_targets, patch_study
 from interventions.results.store import Store
-from interventions.study import patching
-from interventions.study.patching import patch_study
-from interventions.study.study import Options, prepare
+from interventions.study.options import Options, RayOptions
+from interventions.study.study import prepare
 from tests.conftest import ROOT
 from tests.support.fatal_work import Fatal, KilledOnce
 
@@ -69,7 +68,7 @@ def local(blip, data, tmp_path_factory):
 
 
 def patch_all(study):
-    return patch_study(study, [head_target(study), *module_targets(study, ("mlp",))])
+    return patch_study(study, [head_target(study, HeadPatching()), *module_targets(study, ModulePatching(("mlp",)))])
 
 
 def read(path):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from interventions.results.effects import SchemaError, read, validate, write
+from interventions.results.effects import MEASUREMENTS, SchemaError, read, validate, write
+from interventions.results.metrics import METRICS, MetricError, register
 from tests.support.synthetic_results import effects
 
 ROLES = ["[CLS]", "noun", "noun", "?"]
@@ -57,6 +58,51 @@ def test_normalized_effect_is_missing_where_clean_and_corrupt_agree(dataset):
     for name in ("logit_correct", "logit_incorrect"):
         dataset[f"clean_{name}"] = dataset[f"corrupt_{name}"]
     assert np.isnan(dataset.effects.normalized_effect().values).all()
+
+
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_is_0_where_the_patched_run_is_the_base_run(dataset, name, direction):
+    dataset.attrs["direction"] = direction
+    dataset["kl_from_clean"] = dataset["logit_correct"].copy()
+    dataset["corrupt_kl_from_clean"] = dataset["corrupt_logit_correct"].copy()
+    for measurement in (*MEASUREMENTS, "kl_from_clean"):
+        clean_divergence = direction == "noising" and measurement == "kl_from_clean"
+        base = 0.0 * dataset["clean_logit_correct"] if clean_divergence else dataset[f"{dataset.effects.base}_{measurement}"]
+        dataset[measurement] = base.broadcast_like(dataset[measurement])
+    assert (getattr(dataset.effects, name)() == 0).all()
+    assert name in dir(dataset.effects)
+
+
+@pytest.mark.parametrize(
+    ("formula", "null"),
+    [
+        (lambda runs: runs.patched.probability / runs.base.probability, 1),
+        (lambda runs: runs.patched.logit_difference - runs.source.logit_difference, 2),
+        (lambda runs: runs.patched.logit_difference * np.nan, "nan"),
+    ],
+)
+def test_a_metric_whose_null_is_not_0_is_refused_with_the_reason(formula, null):
+    formula.__name__ = "ratio"
+    with pytest.raises(MetricError, match=f"'ratio' is {null} where the patched run is the base run. .* heads are tested against 0"):
+        register("share", "P patched / P base")(formula)
+    assert "ratio" not in METRICS
+
+
+def test_a_metric_is_registered_once():
+    def logit_difference(runs):
+        return runs.patched.logit_difference - runs.base.logit_difference
+
+    with pytest.raises(MetricError, match="'logit_difference' is registered already"):
+        register("logits", "LD")(logit_difference)
+
+
+def test_an_unknown_metric_is_named_with_those_there_are(dataset):
+    for ask in (lambda: dataset.effects.metric("surprise"), lambda: dataset.effects.by_role("surprise")):
+        with pytest.raises(MetricError, match="no metric 'surprise'; choose one of logit_difference, restoration_probability"):
+            ask()
+    with pytest.raises(AttributeError, match="no attribute 'surprise'; metrics are logit_difference"):
+        dataset.effects.surprise()
 
 
 def test_by_role_averages_the_tokens_of_a_role_and_leaves_out_padding(dataset):

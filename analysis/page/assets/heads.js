@@ -49,7 +49,7 @@ function effectsByTask(study, head, tasks) {
 function headFunctions(study, head) {
   const found = study.functions, section = element("section", {}, element("h2", {}, "What it looks at"));
   if (!found) {
-    section.append(element("p", { class: "note" }, "Head functions of this component: not run. ", element("code", {}, "python -m analysis.head_functions"), " makes them, from attention maps."));
+    section.append(element("p", { class: "note" }, "Head functions of this component: not run. ", element("code", {}, DATA.commands["head functions"]), " makes them."));
     return section;
   }
   const at = found.heads.indexOf(head);
