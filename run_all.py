@@ -6,16 +6,19 @@ A stage that is done is skipped; an interrupted run goes on where it was.
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Literal
 
 import tyro
 from tqdm import tqdm
 
-from corruptions.base import CORRUPTIONS, default, help_text
+from corruptions.base import CORRUPTIONS, LeftOut, default, help_text
 from data_prep.tables.command import reporting
 from interventions.methods.options import AttentionPatterns, HeadPatching, ModulePatching
+from interventions.models.names import resolve
+from interventions.results.finished import Stage, named_paths
 from interventions.study.options import Settings
 
 DEFAULT_MODELS = ("blip-shapes", "llava-shapes")
@@ -33,13 +36,8 @@ class Subjects:
 
 
 @dataclass
-class RunAll(Settings, Subjects):
-    """Run the whole study: which heads of a vision-language model carry its answers, and what they do.
-
-    With no options: both shipped models on rendered scenes, image (sip) and text (str) corruption, no download, no GPU.
-
-    Example: python run_all.py --models blip-shapes --samples 20 --out results-small
-    """
+class Measurements(Settings, Subjects):
+    """All that is measured."""
 
     head_patching: HeadPatching = field(default_factory=HeadPatching)
     """Options of head patching alone."""
@@ -47,6 +45,17 @@ class RunAll(Settings, Subjects):
     """Options of module patching alone; of the components that are named, each model has those that it has."""
     attention_patterns: AttentionPatterns = field(default_factory=AttentionPatterns)
     """Options of attention patterns alone."""
+
+
+@dataclass
+class RunAll(Measurements):
+    """Run the whole study: which heads of a vision-language model carry its answers, and what they do.
+
+    With no options: both shipped models on rendered scenes, image (sip) and text (str) corruption, no download, no GPU.
+
+    Example: python run_all.py --models blip-shapes --samples 20 --out results-small
+    """
+
     metric: Literal["logit_difference", "restoration_probability", "log_odds", "normalized_effect"] = "logit_difference"
     """Metric by which heads are judged."""
     power_runs: int = 10
@@ -54,29 +63,53 @@ class RunAll(Settings, Subjects):
     0 leaves them out."""
 
 
-def run(options: RunAll) -> None:
-    """Run every stage.
+def measure(options: RunAll) -> None:
+    """Measure every model on every data set under every corruption; what is finished already is not opened again.
 
     Raises
     ------
     ModelError, SampleError, ResultsError, ValueError
         Before any work where an option is wrong; each says what and what to do.
     """
-    from interventions.attention_patterns import attention_patterns  # libraries take seconds to load: not before `--help`
+    models = [Path(resolve(name)[1]) for name in options.models]
+    if options.power_runs < 0:
+        raise ValueError(f"--power-runs is {options.power_runs}; it cannot be negative")
+    measurements = Measurements(**{one.name: getattr(options, one.name) for one in fields(Measurements)})
+    data = [options.of(data=name).data_folder for name in options.datasets]
+    read = (*models, *data, *named_paths(asdict(options.corruption_options).values()))
+    stage = Stage(options.out, "measurements", (measurements,), read)
+    can_change = options.backend == "remote" or not all(model.is_dir() for model in models)  # what a host or the Hub has
+    reasons = None if can_change else stage.words()
+    if reasons is None:
+        _measure(options, stage)
+    for reason in reasons or ():
+        print(reason, file=sys.stderr)
+
+
+def _measure(options: RunAll, stage: Stage) -> None:
+    """Run every stage; one for which no sample is left is said to be not run, here and in the manifest, and the others go on."""
+    from interventions.attention_patterns import attention_patterns
     from interventions.methods.patching import head_target, module_targets, patch_study
-    from interventions.models.loading import resolve
     from interventions.results.store import check_writable
     from interventions.study.study import check_options, load_data, open_model, prepare
 
-    for name in options.models:
-        resolve(name)
-    if options.power_runs < 0:
-        raise ValueError(f"--power-runs is {options.power_runs}; it cannot be negative")
     check_writable(options.out)
     for corruption in options.corruptions:
         check_options(options.of(corruption=corruption))
     for data in options.datasets:
         load_data(options.of(data=data))
+
+    before = stage.read()
+    written: list[Path] = []
+    reasons: list[str] = []
+
+    @contextmanager
+    def noting_what_is_left_out() -> Iterator[None]:
+        try:
+            yield
+        except LeftOut as reason:
+            reasons.append(f"not run: {reason}")
+            tqdm.write(reasons[-1], file=sys.stderr)
 
     total = len(options.models) * len(options.datasets) * (1 + len(options.corruptions))
     with tqdm(total=total, desc="stages", unit="stage", position=0) as stages:
@@ -84,31 +117,37 @@ def run(options: RunAll) -> None:
             vlm = open_model(options.of(model=model))
             for data in options.datasets:
                 study = prepare(options.of(model=model, data=data, corruption=options.corruptions[0]), vlm)
+                written.append(study.folder / "answers.json")
                 components = study.vlm.architecture.components
                 modules = module_targets(study, options.module_patching)
                 targets = [head_target(study, options.head_patching), *(target for target in modules if target.component in components)]
                 for corruption in options.corruptions:
                     with noting_what_is_left_out():
-                        patch_study(study.under(corruption), targets)
+                        written += patch_study(study.under(corruption), targets)
                     stages.update()
                 with noting_what_is_left_out():
-                    attention_patterns(study, options.attention_patterns)
+                    written.append(attention_patterns(study, options.attention_patterns))
                 stages.update()
-
-
-@contextmanager
-def noting_what_is_left_out() -> Iterator[None]:
-    """A stage for which no sample is left is said to be not run, here and in the manifest; the others go on."""
-    from corruptions.base import LeftOut
-
-    try:
-        yield
-    except LeftOut as reason:
-        tqdm.write(f"not run: {reason}", file=sys.stderr)
+    stage.end(before, written, reasons)
 
 
 def analyse(options: RunAll) -> None:
-    """Everything that is read off the files alone; prints where it is, and which heads are universal."""
+    """Everything that is read off the files alone; prints where it is, and which heads are universal. Done again where any file of the
+    results folder or any option is another."""
+    stage = Stage(options.out, "analysis", (options,), (options.out,))
+    words = stage.words()
+    if words is None:
+        before = stage.read()
+        words = _analyse(options)
+        stage.end(before, [Path(path) for path, state in stage.read().items() if before.get(path) != state], words)
+    *notes, said = words
+    for note in notes:
+        print(note, file=sys.stderr)
+    print(said)
+
+
+def _analyse(options: RunAll) -> list[str]:
+    """The words to print: why an analysis was not made, and last what was found."""
     from analysis import (
         compare_corruptions,
         figures,
@@ -123,6 +162,7 @@ def analyse(options: RunAll) -> None:
     from analysis.claims.page import counts
     from analysis.store.errors import NothingToAnalyse
 
+    notes: list[str] = []
     image, text = judged_corruptions(options.corruptions, options.direction)
     judged_by = {"metric": options.metric, "image_corruption": image, "text_corruption": text}
     universal = universal_heads.write(options.out, universal_heads.UniversalHeads(**judged_by))
@@ -133,22 +173,25 @@ def analyse(options: RunAll) -> None:
     try:
         stability.write(options.out, stability.Stability(**judged_by))
     except NothingToAnalyse as reason:
-        print(f"stability was not judged: {reason}", file=sys.stderr)
+        notes.append(f"stability was not judged: {reason}")
     head_functions.write(options.out, head_functions.HeadFunctions(metric=options.metric))
     try:
         modules.write(options.out, modules.Modules(metric=options.metric))
     except NothingToAnalyse as reason:
-        print(f"modules were not mapped: {reason}", file=sys.stderr)
+        notes.append(f"modules were not mapped: {reason}")
     if len(options.corruptions) > 1:
         try:
             compare_corruptions.write(options.out, compare_corruptions.CompareCorruptions(metric=options.metric))
         except NothingToAnalyse as reason:
-            print(f"corruptions were not compared: {reason}", file=sys.stderr)
+            notes.append(f"corruptions were not compared: {reason}")
     figures.write(options.out, figures.Figures(metric=options.metric))
     claims = paper_claims.write(options.out)
     (page,) = report.write(options.out).paths
-    print(f"\nresults: {options.out.resolve()}\nreport:  {page}\n\nNOTICE's universal heads\n{universal.words}")
-    print(f"\nheads that hold up (signed effects, corrected tests)\n{robust.words}\n\n{counts(claims.data)}")
+    return [
+        *notes,
+        f"\nresults: {options.out.resolve()}\nreport:  {page}\n\nNOTICE's universal heads\n{universal.words}"
+        f"\n\nheads that hold up (signed effects, corrected tests)\n{robust.words}\n\n{counts(claims.data)}",
+    ]
 
 
 def judged_corruptions(corruptions: tuple[str, ...], direction: str) -> tuple[str, str]:
@@ -166,7 +209,7 @@ def main() -> None:
     started = perf_counter()
     with reporting("run_all", ValueError):
         options = tyro.cli(RunAll)
-        run(options)
+        measure(options)
         analyse(options)
     print(f"\n{(perf_counter() - started) / 60:.1f} minutes", file=sys.stderr)
 

@@ -14,7 +14,7 @@ if __package__ in (None, ""):
 from typing import TYPE_CHECKING
 
 from interventions.methods.options import DirectEffect
-from interventions.study.script import run_script
+from interventions.methods.script import run_script
 
 if TYPE_CHECKING:
     from interventions.study.study import Study

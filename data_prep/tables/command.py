@@ -28,6 +28,7 @@ def reporting(command: str, *faults: type[Exception]) -> Iterator[None]:
     Traceback (most recent call last):
     SystemExit: modules: there are none
     """
+    reported: tuple[type[Exception], ...] = (Fault, OSError, *faults)
     try:
         yield
         sys.stdout.flush()
@@ -37,7 +38,7 @@ def reporting(command: str, *faults: type[Exception]) -> Iterator[None]:
     except KeyboardInterrupt:
         print(f"\n{command}: interrupted; what is finished is kept, run the same command to go on", file=sys.stderr)
         raise SystemExit(INTERRUPTED) from None
-    except (Fault, OSError, *faults) as error:
+    except reported as error:
         raise SystemExit(f"{command}: {error}") from error
     except Exception as error:
         if not _is_out_of_memory(error):

@@ -17,7 +17,7 @@ from data_prep.tables.candidates import rng_of
 from data_prep.tables.sample import SampleError
 from interventions import backends
 from interventions.methods.options import SelectSamples
-from interventions.models.loading import HUB, resolve
+from interventions.models.names import HUB, resolve
 from interventions.models.vlm import Vlm
 from interventions.results.store import check_writable, write_text
 from interventions.study.answer_match import is_normalised_match

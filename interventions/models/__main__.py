@@ -16,7 +16,8 @@ from interventions.engine.plan import patches
 from interventions.engine.sweep import sweep
 from interventions.models.architecture import ARCHITECTURES, Architecture
 from interventions.models.checks import check_sites
-from interventions.models.loading import CHECKPOINTS, HUB, load
+from interventions.models.loading import load
+from interventions.models.names import CHECKPOINTS, HUB
 from interventions.models.vlm import Scored, Vlm
 from interventions.results.roles import Cell
 

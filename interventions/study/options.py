@@ -123,3 +123,16 @@ class Settings(Running, Extent):
 @dataclass
 class Options(Settings, Subject):
     """Options of every intervention script."""
+
+    @property
+    def data_folder(self) -> Path:
+        """Where the data set is, or is to be rendered."""
+        folder = Path(self.data)
+        if self.data != "shapes" or folder.is_dir():
+            return folder
+        return self.out / "data" / f"shapes-{self.rendered}-seed{self.seed}"
+
+    @property
+    def rendered(self) -> int:
+        """How many samples of each category are rendered, so that enough are left."""
+        return -(-self.samples * 6 // 5) + 4

@@ -316,7 +316,7 @@ def prepare(options: Options, vlm: Vlm | None = None) -> Study:
     vlm = vlm or open_model(options)
     vlm = part_of(vlm, options.part) if options.part else vlm
     torch.set_num_threads(options.threads or (1 if vlm.width < SMALL_WIDTH else os.cpu_count() or 1))
-    study = Study(options, vlm, name, table, fingerprint, {}, data_folder(options))
+    study = Study(options, vlm, name, table, fingerprint, {}, options.data_folder)
     study.answers = answer_all(vlm, table, fingerprint, options.out, name, ask=partial(ask_backend, study))
     shared = {key: value for key, value in asked(options).items() if key in defaults(Options)}
     update_manifest(options.out, "studies", f"{vlm.name}/{name}", {"options": shared, "facts": facts(vlm)})
@@ -392,24 +392,11 @@ def _say_what_is_there(options: Options, server: Server) -> None:
 
 def load_data(options: Options) -> tuple[str, Dataset, str]:
     """Name, table and fingerprint of the data set; makes `shapes` in `<out>/data/` with a fifth more samples than asked for."""
-    folder = data_folder(options)
+    folder = options.data_folder
     if options.data == "shapes" and not folder.is_dir():
-        table = make_shapes(_rendered(options.samples), options.seed)
+        table = make_shapes(options.rendered, options.seed)
         sample_table.save(table, folder, {"name": "shapes", "seed": options.seed, "left_out": []})
     table = sample_table.load(folder)
     entry = {"samples": len(table), "folder": str(folder), "left_out": sample_table.left_out(folder)}
     update_manifest(options.out, "data", table[0]["dataset"], entry)
     return table[0]["dataset"], table, sample_table.fingerprint(table)
-
-
-def data_folder(options: Options) -> Path:
-    """Where the data set is, or is to be rendered."""
-    folder = Path(options.data)
-    if options.data != "shapes" or folder.is_dir():
-        return folder
-    return options.out / "data" / f"shapes-{_rendered(options.samples)}-seed{options.seed}"
-
-
-def _rendered(samples: int) -> int:
-    """How many samples of each category are rendered, so that enough are left."""
-    return -(-samples * 6 // 5) + 4

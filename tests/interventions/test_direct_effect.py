@@ -206,7 +206,7 @@ def test_the_script_ends_with_the_file_or_one_message(tmp_path, data, monkeypatc
         assert rows["LD"].iloc[-1] == pytest.approx(float(dataset.effects.logit_difference_of("clean").mean()), abs=1e-4)
         assert f"{rows['LD'].iloc[-1]:.3f}" in printed
     monkeypatch.setattr(sys, "argv", ["direct_effect", *arguments, "blip-shapes"])
-    with pytest.raises(SystemExit, match=r"error: blip-shapes \(blip\) is no causal decoder"):
+    with pytest.raises(SystemExit, match=r"^interventions.direct_effect: blip-shapes \(blip\) is no causal decoder"):
         direct_effect.main()
 
 

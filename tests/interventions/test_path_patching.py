@@ -587,7 +587,7 @@ def test_the_script_prints_the_mean_effects_and_the_file(tmp_path, data, monkeyp
     assert lines[0].split() == ["receiver", "L2.H1.q", "answer", "total"]
     assert lines[-1].endswith("cross_attention-paths.nc")
     monkeypatch.setattr(sys, "argv", ["path_patching", *arguments, "--senders", "L9.H1"])
-    with pytest.raises(SystemExit, match=r"error: blip-shapes has no cross_attention head L9\.H1"):
+    with pytest.raises(SystemExit, match=r"^interventions.path_patching: blip-shapes has no cross_attention head L9\.H1"):
         path_patching.main()
 
 

@@ -15,7 +15,7 @@ from data_prep.tables import schema as samples
 from data_prep.tables.sample import SampleError
 from interventions.methods.options import SelectSamples
 from interventions.methods.select_samples import ALL, PUBLISHED, accuracy_table, draw, in_halves
-from interventions.models import loading
+from interventions.models import names
 from interventions.select_samples import main, select_samples
 from interventions.study import answers, study
 from interventions.study.answer_match import is_normalised_match, normalised
@@ -219,7 +219,7 @@ def test_published_figures_stand_in_the_whole_data_sets_row():
 def test_published_figures_are_the_papers():
     text = re.search(r"Published accuracy.*?%", REFERENCE.read_text(), re.DOTALL)[0]
     pairs = [tuple(map(float, found)) for found in re.findall(r"(\d+\.\d+) / (\d+\.\d+)", text)]
-    blip, llava = ([PUBLISHED[loading.HUB[name]][data] for data in ("svo_probes", "mit_states", "fer2013")] for name in loading.HUB)
+    blip, llava = ([PUBLISHED[names.HUB[name]][data] for data in ("svo_probes", "mit_states", "fer2013")] for name in names.HUB)
     assert list(zip(blip, llava, strict=True)) == pairs
 
 
@@ -329,7 +329,7 @@ def test_the_command_prints_accuracy_and_warnings(table, saying, monkeypatch, ca
     assert re.search(r"things +colour +13 +8 +11 +61.54 +84.62\n", printed.out)
     assert re.search(r"\n8 samples \((4 colour, 4 kind|4 kind, 4 colour)\) in \S+/out\n$", printed.out)
     assert "warning: kind: 4 of 4 samples" in printed.err
-    with pytest.raises(SystemExit, match="error: --per-category"):
+    with pytest.raises(SystemExit, match=r"interventions\.select_samples: --per-category"):
         main(options(table, per_category=0))
 
 
