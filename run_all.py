@@ -185,16 +185,16 @@ def _analyse(options: RunAll) -> list[str]:
         notes.append(f"modules were not mapped: {reason}")
     if len(options.corruptions) > 1:
         try:
-            compare_corruptions.find_and_write(options.out, compare_corruptions.Comparing(metric=options.metric))
-        except compare_corruptions.NothingToCompare as reason:
+            compare_corruptions.write(options.out, compare_corruptions.CompareCorruptions(metric=options.metric))
+        except NothingToAnalyse as reason:
             notes.append(f"corruptions were not compared: {reason}")
     figures.write(options.out, figures.Figures(metric=options.metric))
-    claims, _ = paper_claims.write(options.out)
+    claims = paper_claims.write(options.out)
     (page,) = report.write(options.out).paths
     return [
         *notes,
         f"\nresults: {options.out.resolve()}\nreport:  {page}\n\nNOTICE's universal heads\n{universal.words}"
-        f"\n\nheads that hold up (signed effects, corrected tests)\n{robust.words}\n\n{counts(claims)}",
+        f"\n\nheads that hold up (signed effects, corrected tests)\n{robust.words}\n\n{counts(claims.data)}",
     ]
 
 

@@ -7,8 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
-from analysis.corruptions.views import mark_negative
-from analysis.plots.style import diverging_map, heading
+from analysis.plots.style import diverging_map, heading, mark_negative
 from interventions.models import sites
 from interventions.results import metrics
 
