@@ -134,7 +134,7 @@ def test_another_corruption_in_the_other_direction_runs_to_the_end(tmp_path):
         (["--modules", "nose"], "nose"),
         (["--samples", "0"], "--samples must be at least 1"),
         (["--noise-draws", "0"], "--noise-draws must be at least 1"),
-        (["--power-runs", "-1"], "--power-runs is -1"),
+        (["--power-runs", "-1"], "--power-runs must be at least 0, not -1"),
     ],
 )
 def test_a_wrong_option_stops_it_before_any_work(tmp_path, options, message):

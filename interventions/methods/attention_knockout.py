@@ -30,6 +30,7 @@ from interventions.results import effects
 from interventions.results.assembling import assemble, stacked
 from interventions.results.roles import ROLES
 from interventions.results.store import Arrays, Store
+from interventions.study.options import check_bounds
 from interventions.study.study import Study
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ Edges = dict[str, Block]  # those that a sample has: what is blocked, in no laye
 
 def write(study: Study, options: AttentionKnockout) -> Path:
     """See `interventions.attention_knockout`."""
+    check_bounds(options)
     wanted, window = options.edges or default_edges(study.vlm), options.window or default_window(study.vlm.n_layers)
     _check(study, wanted, window)
     corruption = study.options.corruption

@@ -24,6 +24,7 @@ from interventions.results.assembling import assemble, clean_first, stacked, tok
 from interventions.results.estimate_agreement import ESTIMATES, NO_AGREEMENT, agreement
 from interventions.results.roles import EVERY, Cell
 from interventions.results.store import Arrays, Store
+from interventions.study.options import check_bounds
 from interventions.study.study import Study
 
 EXACT_SAMPLES = 3
@@ -31,6 +32,7 @@ EXACT_SAMPLES = 3
 
 def write(study: Study, options: AttributionPatching) -> Path:
     """See `interventions.attribution_patching`."""
+    check_bounds(options)
     architecture, corruption = study.vlm.architecture, study.options.corruption
     target = head_target(study, options)
     exact_samples = options.exact_samples
@@ -40,10 +42,6 @@ def write(study: Study, options: AttributionPatching) -> Path:
         exact_samples = 0
     if target.component not in architecture.attention:
         raise ValueError(f"{target.component!r} of {architecture.name} has no heads; choose from {', '.join(architecture.attention)}")
-    if options.steps < 0 or options.top < 1:
-        raise ValueError(f"--steps must be at least 0 and --top at least 1, not {options.steps} and {options.top}")
-    if exact_samples < 0:
-        raise ValueError(f"--exact-samples must be at least 0, not {exact_samples}")
     wanted = replace(options, component=target.component, tokens=target.tokens, exact_samples=exact_samples)
     configuration = study.configuration(corruption, **asdict(wanted))
     path = study.folder / study.label(corruption) / f"{wanted.component}-attribution.nc"

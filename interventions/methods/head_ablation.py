@@ -31,6 +31,7 @@ from interventions.results import effects
 from interventions.results.assembling import assemble, clean_first, stacked
 from interventions.results.faithfulness import OPERATIONS, RANKED, table
 from interventions.results.store import Arrays, Store
+from interventions.study.options import check_bounds
 from interventions.study.study import Study
 
 NO_TOKEN = -1  # where nothing was run
@@ -38,14 +39,13 @@ NO_TOKEN = -1  # where nothing was run
 
 def write(study: Study, options: HeadAblation) -> Path:
     """See `interventions.head_ablation`."""
+    check_bounds(options)
     vlm, corruption = study.vlm, study.options.corruption
     component = options.component or vlm.architecture.head_component
     if component not in vlm.architecture.attention:
         raise ValueError(f"{component!r} of {vlm.architecture.name} has no heads; choose from {', '.join(vlm.architecture.attention)}")
     if study.options.direction == "noising":
         raise ValueError("heads are ablated in the clean run, whatever the direction of patching: leave out --direction noising")
-    if options.random_sets < 0:
-        raise ValueError(f"--random-sets cannot be {options.random_sets}")
     ranking = options.ranking or _default_ranking(study, component)
     ranked = ranked_heads(ranking, vlm, component, options.token or vlm.architecture.main_token, made_of(study))
     replacements = options.replacements or usual_replacements(study)

@@ -25,7 +25,7 @@ from interventions.results.store import check_writable, write_text
 from interventions.study.answer_match import is_normalised_match
 from interventions.study.answers import answer_all, is_exact_match
 from interventions.study.opening import open_study, read_data
-from interventions.study.options import Options
+from interventions.study.options import Options, check_bounds
 
 ALL = "(all)"
 PUBLISHED: Mapping[str, Mapping[str, float]] = {  # % by exact match, over a whole data set (Golovanevsky et al., What Do VLMs NOTICE?)
@@ -105,9 +105,7 @@ def select(options: SelectSamples, vlm: Vlm | None = None) -> Selection:
 
 
 def _check(options: SelectSamples) -> None:
-    for name, least in (("per_category", 1), ("batch", 1), ("seed", 0)):
-        if getattr(options, name) < least:
-            raise SampleError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(options, name)}")
+    check_bounds(options)
     out = options.out
     if out.resolve() == options.table.resolve():
         raise SampleError(f"--out is the table itself ({options.table}): give another folder")
