@@ -8,9 +8,9 @@ from typing import Any
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from analysis.store.command import reporting
 from analysis.store.folder import ResultsError, write_whole
 from analysis.store.written import Written
+from data_prep.tables.command import reporting
 
 FILE = "report.html"
 

@@ -29,7 +29,7 @@ from analysis.products import is_stale
 from analysis.store.folder import ResultsError, read_tree, write_tree
 from analysis.universal_heads import UniversalHeads
 from analysis.universal_heads import find as find_universal
-from interventions.study.options import Options
+from interventions.methods.script import parse
 from tests.support.claims_folders import (
     BLIP,
     BLIP_HEADS,
@@ -101,12 +101,8 @@ def parses(command: str) -> None:
         assert options[0] == "--results"
         assert callable(found.main)
         return
-    classes = [
-        c
-        for c in vars(found).values()
-        if isinstance(c, type) and c.__module__ == script and (c.__name__ == "RunAll" or issubclass(c, Options))
-    ]
-    read = tyro.cli(classes[0], args=options)
+    of_script = getattr(found, "".join(word.capitalize() for word in script.split(".")[-1].split("_")))
+    read = tyro.cli(of_script, args=options) if script == "run_all" else parse(of_script, options)[0]
     assert str(read.out) == RESULTS_FOLDER
 
 
