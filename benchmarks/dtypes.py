@@ -21,8 +21,8 @@ import tyro
 import xarray as xr
 from scipy.stats import spearmanr
 
+from analysis.heads.rules import stand_out
 from analysis.store.folder import head_name
-from analysis.universal_heads import important_heads
 from benchmarks.engine import CASES, work_of
 from interventions.backends.opening import prepare
 from interventions.engine.capture import BASE
@@ -113,9 +113,9 @@ def run(options: Dtypes) -> None:
                 both, same = xr.align(exact, rough, join="inner")
                 strong = abs(both) >= abs(both).quantile(0.5)  # relative to effects that are not nearly 0
                 relative = float((abs(same - both) / abs(both)).where(strong).median())
-                means = [abs(e).groupby("category").mean("sample") for e in (both, same)]
+                means = [abs(e).groupby("category").mean("sample").transpose("category", "layer", "head") for e in (both, same)]
                 rank = float(np.mean([spearmanr(a.values.ravel(), b.values.ravel()).statistic for a, b in zip(*means, strict=True)]))
-                sets = [important_heads(m)[0] for m in means]
+                sets = [m.copy(data=stand_out(m.values)[0]) for m in means]
                 changed = f"{int((sets[0] != sets[1]).sum())} of {int(sets[0].sum())} differ"
                 universal = " -> ".join(universal_names(important) for important in sets)
                 figures = f"{relative:>19.4f}{rank:>8.4f}{changed:>17}{seconds / base:>8.2f}  {universal}"
