@@ -17,6 +17,8 @@ from tqdm import tqdm
 from corruptions.base import CORRUPTIONS, default, help_text
 from corruptions.options import CorruptionOptions
 from interventions.backends.options import Backend, RayOptions, RemoteOptions
+from interventions.models.sites import SITES
+from interventions.results.metrics import METRICS
 
 DEFAULT_MODELS = ("blip-shapes", "llava-shapes")
 SHARED = (  # options that every intervention takes
@@ -43,9 +45,9 @@ class RunAll:
     """Samples of each category (task) that a model answers correctly, half with the correct option first."""
     out: Path = Path("results")
     """Results folder."""
-    modules: tuple[Literal["all", "none", "mlp", "self_attention", "cross_attention", "block"], ...] = ("all",)
+    modules: tuple[Literal["all", "none", *SITES], ...] = ("all",)  # type: ignore[valid-type]
     """Components whose whole modules are patched, where a model has them."""
-    metric: Literal["logit_difference", "restoration_probability", "log_odds", "normalized_effect"] = "logit_difference"
+    metric: Literal[tuple(METRICS)] = "logit_difference"  # type: ignore[valid-type]
     """Metric by which heads are judged."""
     power_runs: int = 10
     """Simulated studies behind each point of the power curves: 10 take some 15 s for both shipped models, more make smoother curves;
@@ -89,7 +91,6 @@ def run(options: RunAll) -> None:
     """
     from interventions.attention_patterns import attention_patterns  # libraries take seconds to load: not before `--help`
     from interventions.head_patching import head_target
-    from interventions.models.architecture import COMPONENTS
     from interventions.models.loading import resolve
     from interventions.module_patching import module_targets
     from interventions.results.store import check_writable
@@ -107,7 +108,7 @@ def run(options: RunAll) -> None:
     for data in options.datasets:
         load_data(Options(data=data, samples=options.samples, out=options.out, seed=options.seed))
 
-    modules = () if "none" in options.modules else COMPONENTS if "all" in options.modules else options.modules
+    modules = () if "none" in options.modules else tuple(SITES) if "all" in options.modules else options.modules
     total = len(options.models) * len(options.datasets) * (1 + len(options.corruptions))
     with tqdm(total=total, desc="stages", unit="stage", position=0) as stages:
         for model in options.models:

@@ -24,7 +24,7 @@ from analysis.module_effects import tables
 from analysis.module_effects.of_file import MapRule, by_order, describe
 from analysis.module_effects.statistics import holm
 from analysis.plots.module_maps import draw_side_by_side
-from analysis.plots.style import MODALITY, save, styled
+from analysis.plots.style import save, styled
 from analysis.store.command import reporting
 from analysis.store.folder import MODALITIES, EffectsFile, ResultsError, effects_files, read_effects, write_tree, write_whole
 
@@ -94,8 +94,7 @@ def _described(file: EffectsFile, rule: MapRule) -> xr.Dataset:
         described = describe(effects, rule)
     except ResultsError as error:
         raise ResultsError(f"{file.path}: {error}") from error
-    modality = effects.attrs.get("modality") or MODALITY.get(file.corruption.removesuffix("-noising"), "")
-    return described.assign_coords(modality=str(modality))
+    return described.assign_coords(modality=str(effects.attrs["modality"]))
 
 
 def _joined(described: dict[str, xr.Dataset], like: Like, rule: MapRule) -> xr.Dataset:

@@ -17,10 +17,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analysis.heads.measured import METRICS, Measure, Measured, check_finite, check_not_negative, measured
+from analysis.heads.measured import Measure, Measured, check_finite, check_not_negative, measured
 from analysis.stats.chance import family_wise_p
 from analysis.store.command import reporting
 from analysis.store.folder import MODALITIES, ResultsError, head_name, write_tree, write_whole
+from interventions.results.metrics import unit_of
 
 KINDS = ("vision", "text", "multimodal", "none")
 FILE = "universal_heads"
@@ -159,7 +160,7 @@ def _judge(effects: Measured, rule: Rule) -> xr.Dataset:
     if rule.permutations:
         dataset["p"] = _chance(effects, rule)
     for name in ("mean_effect", "mean_absolute_effect", "threshold"):
-        dataset[name].attrs["units"] = METRICS[rule.metric]
+        dataset[name].attrs["units"] = unit_of(rule.metric)
     options = {name: value for name, value in asdict(rule).items() if name in OPTIONS}
     dataset.attrs = {"model": effects.model, "component": effects.component, "token": effects.tokens, **options}
     return dataset

@@ -13,7 +13,6 @@ import xarray as xr
 
 from analysis.corruptions.statistics import NOISE, SEMANTIC, THIRDS, Comparing
 from analysis.plots.module_maps import mean_by_role
-from analysis.plots.style import MODALITY
 from analysis.store.folder import EffectsFile, ResultsError, effects_files, read_effects
 
 
@@ -135,7 +134,7 @@ def side_by_side(of_like: dict[str, xr.Dataset], like: Like, results: Path, opti
             reasons.append(f"{without} of the {of.sizes['sample']} samples under {corruption}: not all of the other corruptions have them")
         values[corruption] = of.isel(sample=np.isin(of["sample"].values.astype(str), sorted(map(str, shared))))
     joined = xr.concat(values.values(), pd.Index(values, name="corruption"), join="outer", coords="minimal", compat="override")
-    modality = [str(of_like[c].attrs.get("modality") or MODALITY.get(c, "")) for c in values]
+    modality = [str(of_like[c].attrs["modality"]) for c in values]
     joined = joined.assign_coords(modality=("corruption", modality))
     if not like.heads:
         joined = joined.sel(

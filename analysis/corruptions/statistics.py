@@ -10,9 +10,9 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from analysis.heads.measured import METRICS
 from analysis.stats.resampling import bootstrap_weights, stream
 from analysis.store.folder import ResultsError
+from interventions.results.metrics import METRICS
 
 THIRDS = ("early", "middle", "late")
 ONE = 1 - 1e-12  # the largest rank correlation whose arctanh is finite

@@ -11,8 +11,9 @@ import numpy as np
 import xarray as xr
 
 from analysis.store.folder import EffectsFile, ResultsError, effects_files, read_effects
+from corruptions.base import default
+from interventions.results.metrics import METRICS
 
-METRICS = {"logit_difference": "logits", "restoration_probability": "probability", "log_odds": "logits", "normalized_effect": "share"}
 Key = tuple[str, str]  # corruption, task
 
 
@@ -25,14 +26,14 @@ class Measure:
     """
 
     metric: str = "logit_difference"
-    """Effect to judge by: logit_difference, restoration_probability, log_odds or normalized_effect."""
+    """Effect to judge by, one of `interventions.results.metrics.METRICS`."""
     token: str | None = None
     """Token role at which heads are judged; without it, the main token of each file ("correct" for BLIP, "last" for LLaVA)."""
     component: str | None = None
     """Component whose heads are judged; without it, cross_attention where the model has it, else self_attention."""
-    image_corruption: str = "sip"
+    image_corruption: str = default("image")
     """The image corruption to judge by."""
-    text_corruption: str = "str"
+    text_corruption: str = default("text")
     """The text corruption to judge by."""
 
     def __post_init__(self) -> None:

@@ -20,11 +20,12 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from analysis.heads.measured import METRICS, Measured, check_not_negative, check_shares, flat
+from analysis.heads.measured import Measured, check_not_negative, check_shares, flat
 from analysis.heads.robust_frequencies import bootstrap, frequencies
 from analysis.stats import resampling
 from analysis.store.folder import ResultsError
 from analysis.universal_heads import KINDS, Rule, check_tasks, important_heads, kinds, means, universal_heads
+from interventions.results.metrics import unit_of
 
 FEWEST_FLIPS = 10_000
 TESTS = ("flips", "t")
@@ -121,7 +122,7 @@ def judge(effects: Measured, rule: RobustRule) -> xr.Dataset:
     found["kind"], found["notice_kind"] = kinds(found["universal"]), kinds(found["notice_universal"])
     for name in ("mean_effect", "mean_absolute_effect", "low", "high", "overall_effect", "overall_low", "overall_high"):
         if name in found:
-            found[name].attrs["units"] = METRICS[rule.metric]
+            found[name].attrs["units"] = unit_of(rule.metric)
     options = {name: value for name, value in asdict(rule).items() if name in RobustRule.__dataclass_fields__ and value is not None}
     found.attrs = options | {"model": effects.model, "component": effects.component, "token": effects.tokens}
     return with_layers(found, layers)

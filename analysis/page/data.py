@@ -9,7 +9,6 @@ from typing import Any
 import xarray as xr
 
 from analysis import products
-from analysis.heads.measured import METRICS
 from analysis.page import csv as report_csv
 from analysis.page import curves as report_curves
 from analysis.page import heads as report_heads
@@ -21,6 +20,7 @@ from analysis.page.heads import HeadEffects
 from analysis.page.samples import Browser, Listed, Place, choose, facts, per_category, survey
 from analysis.report import Limits
 from analysis.store.folder import EffectsFile, attention_files, effects_files, read_effects, read_manifest, read_tree
+from interventions.results.metrics import unit_of
 
 
 class Gathering:
@@ -67,7 +67,7 @@ class Gathering:
             study["overlays"] = self._overlays(study, pictures)
         self._pictures(browsers, pictures)
         return {
-            "metric": {"name": self.metric.replace("_", " "), "units": METRICS.get(self.metric, "")},
+            "metric": {"name": self.metric.replace("_", " "), "units": unit_of(self.metric)},
             "studies": [study for study, _ in pages],
             "modules": modules,
             "places": [browser.content() for browser in browsers.values()],

@@ -7,13 +7,12 @@ import xarray as xr
 
 from analysis.page.encoding import rounded
 from analysis.plots.module_maps import mean_by_role
-from analysis.plots.style import MODALITY
 from analysis.store.folder import EffectsFile
 
 
 def modality(file: EffectsFile, effects: xr.Dataset) -> str:
-    """ "image" or "text", "" where neither the file nor the corruption's name says which."""
-    return str(effects.attrs.get("modality") or MODALITY.get(file.corruption.removesuffix("-noising"), ""))
+    """ "image" or "text"."""
+    return str(effects.attrs["modality"])
 
 
 def content(file: EffectsFile, effects: xr.Dataset, metric: str) -> dict[str, Any]:

@@ -23,7 +23,9 @@ from analysis.page.csv import noise_claims, paper_claims, shown
 from analysis.page.data import Gathering
 from analysis.report import Limits
 from analysis.store.folder import ResultsError, unfinished_runs
-from analysis.universal_heads import METRICS, Rule
+from analysis.universal_heads import Rule
+from corruptions.base import CORRUPTIONS
+from interventions.results.metrics import METRICS, unit_of
 
 ASSETS = Path(__file__).with_name("assets")
 SCRIPTS = ("basics.js", "theme.js", "tables.js", "plots.js", "maps.js", "curves.js", "heads.js", "samples.js", "routes.js")
@@ -67,6 +69,9 @@ def _content(gathering: Gathering) -> dict[str, Any]:
     return {
         "models": sorted({model for model, _ in places}),
         "datasets": sorted({dataset for _, dataset in places}),
+        "corruptions": _corruptions({file.corruption.removesuffix("-noising") for file in gathering.files}),
+        "metric": _metric(gathering.metric),
+        "metrics": [(words(name), entry.sentence) for name, entry in METRICS.items()],
         "noising": any(file.corruption.endswith("-noising") for file in gathering.files),
         "program": manifest.get("program", ""),
         "summary": report_summary.content(gathering),
@@ -93,6 +98,16 @@ def _content(gathering: Gathering) -> dict[str, Any]:
     }
 
 
+def _corruptions(names: set[str]) -> list[tuple[str, str, str]]:
+    """Name, modality and sentence of each corruption of the results, known ones in the registry's order."""
+    known = [(name, entry.modality, f"the corrupt run {entry.sentence}") for name, entry in CORRUPTIONS.items() if name in names]
+    return known + [(name, "modality unknown", "a corruption that this program does not know") for name in sorted(names - set(CORRUPTIONS))]
+
+
+def _metric(name: str) -> tuple[str, str]:
+    return words(name), METRICS[name].sentence if name in METRICS else "a metric that this program does not know"
+
+
 def _universal(model: str, universal: xr.Dataset, functions: xr.Dataset | None) -> dict[str, Any]:
     same = functions is not None and functions.attrs.get("component", universal.attrs["component"]) == universal.attrs["component"]
     rows = tables.universal_rows(universal, functions if same else None)
@@ -101,7 +116,7 @@ def _universal(model: str, universal: xr.Dataset, functions: xr.Dataset | None) 
         "component": universal.attrs["component"],
         "token": universal.attrs["token"],
         "metric": universal.attrs["metric"].replace("_", " "),
-        "units": METRICS.get(universal.attrs["metric"], ""),
+        "units": unit_of(universal.attrs["metric"]),
         "corruptions": [f"{c} ({m})" for c, m in zip(universal["corruption"].values, universal["modality"].values, strict=True)],
         "heads": universal.sizes["layer"] * universal.sizes["head"],
         "rows": [row for row in rows if row["kind"] != "none"],

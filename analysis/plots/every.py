@@ -13,7 +13,6 @@ from analysis.figures import FOLDER
 from analysis.heads.power import COLUMNS as POWER_COLUMNS
 from analysis.heads.robust_tables import OVERLAP
 from analysis.plots import ablation, attention, curves, functions, gradients, head_maps, module_maps, overlap, overlays, tasks
-from analysis.plots.style import UNITS
 from analysis.store.folder import (
     COMPONENTS,
     DAMAGED,
@@ -27,8 +26,8 @@ from analysis.store.folder import (
     read_tree,
 )
 from analysis.store.tables import read_table
+from interventions.results.metrics import METRICS
 
-METRICS = tuple(UNITS)
 Drawn = Iterator[tuple[str, Figure | None]]  # the name below figures/, without suffix; None where the figure that is there is kept
 OF_INTERVENTIONS: dict[str, Callable[[xr.Dataset], Figure | None]] = {  # by product
     "ablation": ablation.draw_ablation,
@@ -51,7 +50,7 @@ def every_figure(results: Path, metric: str = "logit_difference", samples: int =
 
     Parameters
     ----------
-    metric : the effect drawn of files of effects: one of `METRICS`
+    metric : the effect drawn of files of effects: one of `interventions.results.metrics.METRICS`
     samples, heads : rows and most head columns of an overlay
 
     Raises

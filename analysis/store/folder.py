@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis import products
+from interventions.models.sites import SITES
 
 if TYPE_CHECKING:
     import xarray as xr  # loaded when a file is read: a command line is shown without it
 
 MODALITIES = ("image", "text")
-COMPONENTS = ("cross_attention", "self_attention", "mlp", "block")  # the order in which they are shown; others follow
+COMPONENTS = tuple(SITES)  # the order in which they are shown; others follow
 DAMAGED = (OSError, RuntimeError, ValueError)  # what reading a damaged file raises, as its damage has it
 
 

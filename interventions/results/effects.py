@@ -59,7 +59,7 @@ DESCRIPTIONS = {
     "category": "the task",
     "correct_first": "whether the correct option comes first in the question",
 }
-REQUIRED_ATTRIBUTES = ("model", "dataset", "corruption", "component", "granularity", "main_token")
+REQUIRED_ATTRIBUTES = ("model", "dataset", "corruption", "modality", "component", "granularity", "main_token")
 
 
 class SchemaError(ValueError):

@@ -54,7 +54,7 @@ def effects(
     coords |= {dim: np.arange(size) for dim, size in zip(dims, logits.shape, strict=True) if dim in ("layer", "head")}
     coords |= {name: ("sample", np.array([value] * samples, dtype=object)) for name, value in text.items()}
     attrs = {"granularity": "heads" if logits.ndim == 4 else "module", "main_token": "correct", "component": "cross_attention"} | attrs
-    return xr.Dataset(variables, coords=coords, attrs={"model": "m", "dataset": "d", "corruption": "sip"} | attrs)
+    return xr.Dataset(variables, coords=coords, attrs={"model": "m", "dataset": "d", "corruption": "sip", "modality": "image"} | attrs)
 
 
 def head_effects(generator: np.random.Generator, planted: Sequence[tuple[int, int]], samples: int = SAMPLES) -> np.ndarray:
