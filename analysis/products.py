@@ -22,9 +22,8 @@ if __package__ in (None, ""):
 from interventions.study.option_words import defaults, words
 
 HEADS, MODULES, ATTENTION = "effects of heads", "effects of whole modules", "attention to image patches"
-RANKED = ("component", "token")  # options of a script that ranks heads, which say where its ranking is
 PLACE = ("model", "dataset")
-USUAL_CORRUPTIONS = {"sip": "image", "str": "text", "gaussian_noise": "image"}  # of those that need no download, NOTICE's first
+NAMED_OTHERWISE = ("model", "device")  # of a configuration: the model's short name, and the kind of device, which options name in full
 
 
 @dataclass(frozen=True)
@@ -317,7 +316,7 @@ def command_for(path: Path) -> str:
 
     >>> command_for(Path("results/robust_power.csv"))
     'python -m analysis.robust_heads --results results --power'
-    >>> command_for(Path("results/blip-small/shapes/sip-noising/mlp-window3.nc"))[-58:]
+    >>> command_for(Path("results/blip-small/shapes/sip-noising/mlp-window3.nc"))[-62:]
     '--out results --direction noising --window 3 --components mlp'
     >>> command_for(Path("results/notes.csv"))
     ''
@@ -449,10 +448,14 @@ def _corruptions(results: Path, model: str, dataset: str) -> list[str]:
 
 
 def _other_corruption(results: Path, model: str, dataset: str) -> str:
-    """The command that patches under another corruption than was run, to set beside it; "" where the model reads nothing else."""
-    reads = _study(results, model, dataset).get("facts", {}).get("reads", list(USUAL_CORRUPTIONS.values()))
+    """The command that patches under another corruption than was run, to set beside it: NOTICE's, or noise; "" where none changes what the
+    model reads."""
+    from corruptions.base import CORRUPTIONS  # its files are read when it is first asked
+
     run = _corruptions(results, model, dataset)
-    other = next((name for name, modality in USUAL_CORRUPTIONS.items() if name not in run and modality in reads), "")
+    others = [name for name, entry in CORRUPTIONS.items() if (entry.default or entry.draws) and name not in run]
+    reads = _study(results, model, dataset).get("facts", {}).get("reads")
+    other = next((name for name in others if reads is None or CORRUPTIONS[name].modality in reads), "")
     product = PRODUCTS[HEADS if files(results, HEADS, model=model, dataset=dataset) else MODULES]
     return _measure(results, product, model, dataset, {}, {"corruption": other}) if other else ""
 
@@ -473,13 +476,13 @@ def _measure(
     names : what the path of the file is to say
     again : the file that is to be made again, with all of its options where it says them
     """
-    usual = defaults(_options(product.command))
-    shared = defaults(_options("interventions.head_patching")).keys() - {*RANKED, "tokens"}
+    usual, shared = defaults(*_options(product.command)), defaults(_shared_options())
     values = _asked(results, model, dataset)
     remade = again if again and configuration(again) else None
     if like := remade or _nearest(results, product, model, dataset, names):
         said = configuration(like)
-        values |= {name: value for name, value in said.items() if name in usual and (remade or name in shared)}
+        kept = usual.keys() if remade else usual.keys() & shared.keys()
+        values |= {name: value for name, value in said.items() if name in kept and name not in NAMED_OTHERWISE}
         in_path = (names_in(product_of(like, results).name, like, results) or {}).get("corruption", "sip")  # type: ignore[union-attr]
         values["corruption"] = said.get("samples_of", said.get("corruption", in_path))
         if product.needs and not remade:
@@ -522,7 +525,7 @@ def _nearest(results: Path, product: Product, model: str, dataset: str, names: M
 
 def _chosen(results: Path, product: Product) -> dict[str, Any]:
     """The options with which an analysis was made here, as its file says, and those without which it finds nothing to judge."""
-    usual = defaults(_options(product.command))
+    usual = defaults(*_options(product.command))
     values = dict(product.flags)
     path = results / product.files[0]
     attributes = _attributes(path) if path.suffix == ".nc" and path.is_file() else []
@@ -568,9 +571,18 @@ def _data(dataset: str) -> str:
 
 
 @cache
-def _options(module: str) -> type:
-    """The dataclass of a command's options: called as its file is, in capitals."""
-    return getattr(importlib.import_module(module), "".join(word.capitalize() for word in module.split(".")[-1].split("_")))
+def _options(module: str) -> tuple[type, ...]:
+    """The dataclasses of a command's options: its own, called as its file is, and those that all interventions share."""
+    of_command = getattr(importlib.import_module(module), "".join(word.capitalize() for word in module.split(".")[-1].split("_")))
+    if not module.startswith("interventions."):
+        return (of_command,)
+    return _shared_options(), of_command
+
+
+def _shared_options() -> type:
+    from interventions.study.study import Options
+
+    return Options
 
 
 def configuration(path: Path) -> dict[str, Any]:

@@ -27,8 +27,9 @@ from corruptions.options import CorruptionOptions
 from interventions.engine.budget import plan
 from interventions.engine.measuring import measure_pairs
 from interventions.engine.plan import patches
-from interventions.study.per_sample import cells_of
-from interventions.study.study import Options, Study, prepare
+from interventions.methods.per_sample import cells_of
+from interventions.study.options import Options
+from interventions.study.study import Study, prepare
 
 NAMES = tuple(name for name in CORRUPTIONS if name != "inpainting")
 

@@ -27,7 +27,8 @@ from benchmarks.engine import CASES, work_of
 from interventions.engine.capture import CORRUPT
 from interventions.head_patching import patch_heads
 from interventions.results import effects
-from interventions.study.study import Options, prepare
+from interventions.study.options import Options
+from interventions.study.study import prepare
 
 
 @dataclass
@@ -62,7 +63,7 @@ def head_effects(
         study.answers = answers or study.answers
         study.pairs(corruption)
         started = perf_counter()
-        dataset = effects.read(patch_heads(study, corruption))
+        dataset = effects.read(patch_heads(study.under(corruption)))
         seconds = perf_counter() - started
         effect = dataset.effects.logit_difference().sel(token=dataset.attrs["main_token"]).assign_coords(category=dataset.category)
         return effect, study.answers, seconds

@@ -25,8 +25,6 @@ import tyro
 from benchmarks.timing import seconds
 from corruptions.base import CORRUPTIONS, Pair
 from data_prep.scenes.table import make_shapes
-from interventions.attention_knockout import default_edges, default_window
-from interventions.direct_effect import of_example
 from interventions.engine import ablation as ablating
 from interventions.engine import blocking
 from interventions.engine.capture import CORRUPT, Example, capture, example
@@ -39,13 +37,15 @@ from interventions.engine.oracle.patching import clean_states, run_plain
 from interventions.engine.oracle.runs import inputs_of
 from interventions.engine.path_names import Ends, Head, default_receivers
 from interventions.engine.paths import Paths, run_paths
-from interventions.engine.plan import Patch, patches, window_of
+from interventions.engine.plan import Heads, Patch, all_heads, patches, window_of
 from interventions.engine.sweep import sweep
-from interventions.head_ablation import Sets
+from interventions.methods.attention_knockout import default_edges, default_window
+from interventions.methods.direct_effect import of_example
+from interventions.methods.head_ablation import Sets
+from interventions.methods.ranking import growing_sizes, random_order
 from interventions.models.loading import load
 from interventions.models.vlm import Vlm
 from interventions.results.roles import every_token, roles
-from interventions.study.ranking import Heads, all_heads, growing_sizes, random_order
 
 
 @dataclass

@@ -20,7 +20,8 @@ from transformers import (
 )
 
 from data_prep.scenes.small_models import blip_shapes
-from interventions.models.loading import CHECKPOINTS, wrap
+from interventions.models.loading import wrap
+from interventions.models.names import CHECKPOINTS
 from interventions.models.vlm import Vlm
 
 

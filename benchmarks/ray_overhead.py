@@ -20,12 +20,11 @@ from statistics import median
 import tyro
 
 from benchmarks.timing import seconds
-from interventions.backends.options import RayOptions
-from interventions.head_patching import head_target
-from interventions.module_patching import module_targets
+from interventions.methods.options import HeadPatching, ModulePatching
+from interventions.methods.patching import head_target, module_targets, patch_study
 from interventions.results.store import Store
-from interventions.study.patching import patch_study
-from interventions.study.study import Options, Study, prepare
+from interventions.study.options import Options, RayOptions
+from interventions.study.study import Study, prepare
 
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers are nicer than this process by default
 
@@ -48,7 +47,7 @@ class RayOverhead:
 def patch(study: Study, folder: Path) -> None:
     """Patch all heads and modules, into a new folder."""
     study.options.out = Path(tempfile.mkdtemp(dir=folder))
-    patch_study(study, [head_target(study), *module_targets(study)])
+    patch_study(study, [head_target(study, HeadPatching()), *module_targets(study, ModulePatching())])
 
 
 def cpu_seconds() -> float:

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 from PIL import Image
 
 import corruptions
+from data_prep.tables.command import Fault
 from data_prep.tables.images import open_image
 from data_prep.tables.sample import Sample, option_spans
 
@@ -24,7 +25,7 @@ Modality = Literal["image", "text"]
 WITHOUT = ("base", "options")  # files of this folder that hold no corruption
 
 
-class LeftOut(Exception):
+class LeftOut(Fault):
     """This sample, or every sample, cannot be corrupted so; the message is the reason that goes into the manifest."""
 
 

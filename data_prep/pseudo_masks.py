@@ -12,24 +12,20 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data_prep.masks.options import PseudoMasks
+from data_prep.tables.command import reporting
 from data_prep.tables.sample import SampleError
 
 SHOWN = 10  # samples without a mask that are printed; `data.json` has all
 
 
 def main(options: PseudoMasks) -> None:
-    try:
+    with reporting("data_prep.pseudo_masks", SampleError):
         import datasets  # takes seconds to load, as do the models
 
         from data_prep.masks.guessing import make_pseudo_masks
 
         datasets.disable_progress_bars()
         record = make_pseudo_masks(options)
-    except (SampleError, OSError) as error:
-        raise SystemExit(f"data_prep.pseudo_masks: {error}") from error
-    except KeyboardInterrupt:
-        reason = "interrupted; what is finished is kept, run the same command to go on"
-        raise SystemExit(f"data_prep.pseudo_masks: {reason}") from None
     made = record["pseudo_masks"]
     for entry in made["without"][:SHOWN]:
         print(f"no mask for {entry['sample']}: {entry['reason']}", file=sys.stderr)

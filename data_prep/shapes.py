@@ -12,6 +12,7 @@ if __package__ in (None, ""):
 from dataclasses import dataclass
 from typing import Literal
 
+from data_prep.tables.command import reporting
 from data_prep.tables.readers import reader
 
 
@@ -39,14 +40,12 @@ class Shapes:
 
 
 def main(options: Shapes) -> None:
-    try:
+    with reporting("data_prep.shapes", ValueError):
         from data_prep.scenes.table import make_shapes  # loads the data set library: not before --help
         from data_prep.tables import schema as samples
 
         dataset = make_shapes(options.per_category, options.seed, options.split)
         record = samples.save(dataset, options.out, {"name": "shapes", "seed": options.seed, "split": options.split})
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"data_prep.shapes: {error}") from error
     print(f"{record['samples']} samples ({', '.join(f'{v} {k}' for k, v in record['counts'].items())}) in {options.out}")
 
 

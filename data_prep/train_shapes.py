@@ -13,14 +13,16 @@ if __package__ in (None, ""):
 import tyro
 
 from data_prep.scenes.training_options import PRESETS
+from data_prep.tables.command import reporting
 
 
 def main() -> None:
     """Command line."""
-    training = tyro.extras.overridable_config_cli(PRESETS)
-    from data_prep.scenes.training import train  # loads torch: not before --help
+    with reporting("data_prep.train_shapes"):
+        training = tyro.extras.overridable_config_cli(PRESETS)
+        from data_prep.scenes.training import train  # loads torch: not before --help
 
-    train(training)
+        train(training)
 
 
 if __name__ == "__main__":

@@ -12,61 +12,18 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
-import tyro
-import xarray as xr
+from interventions.methods.options import AttentionKnockout
+from interventions.methods.script import run_script
 
-from corruptions.base import LeftOut, Pair
-from interventions.engine.blocking import Block, sweep_blocks
-from interventions.engine.capture import CORRUPT, Example, capture, example
-from interventions.engine.edges import GROUPS, Places, reads_a_prompt
-from interventions.engine.oracle.knockout import verify_blocks
-from interventions.engine.plan import window_of
-from interventions.models.vlm import Vlm
-from interventions.results import effects
-from interventions.results.roles import ROLES
-from interventions.results.store import Arrays, Store
-from interventions.study.command import reporting_errors
-from interventions.study.per_sample import attributes, each_sample, sample_coordinates
-from interventions.study.study import Options, Study, prepare
+if TYPE_CHECKING:
+    from interventions.study.study import Study
 
-log = logging.getLogger(__name__)
-
-DECODER_EDGES = ("image:question", "object:question", "background:question", "image:last", "question:last", "last:last")
-ENCODER_EDGES = (
-    *("image:question", "object:question", "background:question", "image:options", "object:options", "image:all"),
-    *("question:options", "options:question"),
-)
-ANSWER_EDGES = ("question:start", "options:start", "correct:start", "incorrect:start", "noun:start", "[CLS]:start")
-PAPERS_WINDOW = 9
-Edges = dict[str, Block]  # those that a sample has: what is blocked, in no layer yet
+DEFAULT = AttentionKnockout()
 
 
-@dataclass
-class AttentionKnockout(Options):
-    """Block attention between groups of tokens in windows of layers of the clean run, and write what is left of the answer.
-
-    A side of an edge is image, object (image patches that the sample's object mask or box touches), background (the rest of the image),
-    question, options, all, or a role such as noun, correct, or, last.
-
-    Example: python -m interventions.attention_knockout --model llava-shapes --samples 20 --edges image:question image:last last:last
-    """
-
-    edges: tuple[str, ...] = ()
-    """Edges to block, each source:target: the target's tokens do not see the source's. Default: for causal decoders the paper's
-    (image:question object:question background:question image:last question:last last:last); for encoders, between image, question and
-    options; for BLIP's answer decoder, from the question and its roles to start."""
-    window: int = 0
-    """Layers around each that are blocked together; 0: the paper's 9, but no more than about a quarter of the model's."""
-
-
-def attention_knockout(study: Study, edges: Sequence[str] = (), window: int = 0) -> Path:
+def attention_knockout(study: "Study", options: AttentionKnockout = DEFAULT) -> Path:
     """Write `<out>/<model>/<dataset>/attention_knockout[-window<n>].nc`, for the samples that the study's corruption uses.
 
     Variables: logit_correct, logit_incorrect, log_normalizer (sample, edge, layer), of the run in which an edge is blocked in the window
@@ -81,131 +38,19 @@ def attention_knockout(study: Study, edges: Sequence[str] = (), window: int = 0)
     ResultsError, LeftOut, VerificationError
         As in patching.
     """
-    wanted, window = tuple(edges) or default_edges(study.vlm), window or default_window(study.vlm.n_layers)
-    _check(study, wanted, window)
-    corruption = study.options.corruption
-    path = study.folder / f"attention_knockout{f'-window{window}' if window > 1 else ''}.nc"
-    configuration = study.configuration(samples_of=corruption, edges=list(wanted), window=window)
-    store = Store(path, configuration, study.options.overwrite)
-    if not store.is_finished:
-        edges_of, absent = _all_edges(study, study.pairs_for([path], corruption)[0], wanted, strict=bool(edges))
-        measure_one = partial(_measure, edges_of=edges_of, wanted=wanted, window=window)
-        pairs, parts = each_sample(study, store, corruption, measure_one, absent)
-        store.finish(_assemble(study, pairs, edges_of, parts, wanted, window), effects.write)
-    return path
+    from interventions.methods.attention_knockout import write
 
-
-def default_edges(vlm: Vlm) -> tuple[str, ...]:
-    """The paper's for causal decoders; for others, those between the image, the question and the options, or from these to the answer."""
-    if reads_a_prompt(vlm):
-        return ANSWER_EDGES
-    return DECODER_EDGES if vlm.architecture.causal else ENCODER_EDGES
-
-
-def default_window(layers: int) -> int:
-    """The paper's 9, of 32 layers and more; of fewer, about a quarter, and an odd number."""
-    return min(PAPERS_WINDOW, layers // 4 | 1)
-
-
-def _check(study: Study, edges: Sequence[str], window: int) -> None:
-    if study.options.part and not reads_a_prompt(study.vlm):
-        where = "in the layers that read the prompt, and in BLIP's answer decoder (--part decoder)"
-        raise ValueError(f"attention is blocked {where}, not in --part {study.options.part}; leave it out")
-    sides = list(dict.fromkeys([*GROUPS, *ROLES]))
-    for edge in edges:
-        if strange := [side for side in edge.partition(":")[::2] if side not in sides]:
-            raise ValueError(f"{edge!r} is no edge source:target: {strange[0]!r} is none of {', '.join(sides)}")
-    if len(set(edges)) < len(edges):
-        raise ValueError(f"an edge is named twice: {' '.join(edges)}")
-    if not 1 <= window <= study.vlm.n_layers:
-        raise ValueError(f"a window of {window} layers does not fit; {study.vlm.name} has {study.vlm.n_layers}")
-
-
-def _all_edges(study: Study, pairs: Sequence[Pair], wanted: Sequence[str], strict: bool) -> tuple[dict[str, Edges], list[dict[str, str]]]:
-    """The edges of each sample, by its id, and the reasons where it lacks one; with `strict`, one that all lack is an error."""
-    found: dict[str, Edges] = {}
-    reasons: dict[str, dict[str, str]] = {edge: {} for edge in wanted}
-    for pair in pairs:
-        sample_id, forced = pair.sample["sample_id"], study.scored(pair).forced
-        places = Places(study.vlm, study.vlm.read_after(study.vlm.prompt(pair.clean_question), forced), pair)
-        found[sample_id] = {}
-        for edge in wanted:
-            try:
-                found[sample_id][edge] = places.block(edge)
-            except LeftOut as reason:
-                reasons[edge][sample_id] = str(reason)
-    for edge, of_edge in reasons.items():
-        if len(of_edge) == len(pairs):
-            message = f"no sample of {study.name!r} has the edge {edge} in {study.vlm.name}: {next(iter(of_edge.values()))}"
-            if strict:
-                raise ValueError(message)
-            log.warning(message)
-    absent = [(sample_id, f"{edge} is not blocked: {reason}") for edge in wanted for sample_id, reason in reasons[edge].items()]
-    return found, [{"sample": sample_id, "reason": reason} for sample_id, reason in absent]
-
-
-def _measure(study: Study, pair: Pair, check: bool, edges_of: dict[str, Edges], wanted: Sequence[str], window: int) -> Arrays:
-    """The measurements of a sample's blocked runs [edge, layer, measurement], and of its clean run."""
-    vlm, edges = study.vlm, edges_of[pair.sample["sample_id"]]
-    ours = example(vlm, pair, study.scored(pair)).exchanged()  # its second run is the clean one
-    windows = [window_of(layer, window, vlm.n_layers) for layer in range(vlm.n_layers)]
-    blocks = [replace(block, layers=layers) for block in edges.values() for layers in windows]
-    measured, clean = vlm.run(_blocked, ours, blocks, check, study.options.divergence)
-    blocked = np.full((len(wanted), vlm.n_layers, measured.shape[-1]), np.nan, np.float32)
-    blocked[[wanted.index(edge) for edge in edges]] = measured.reshape(len(edges), vlm.n_layers, measured.shape[-1])
-    return {"blocked": blocked, "clean": clean}
-
-
-def _blocked(vlm: Vlm, ours: Example, blocks: Sequence[Block], check: bool, divergence: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The measurements of blocked runs, [block, measurement], and of the clean run; where the weights are (see `Vlm.run`)."""
-    ours = ours.on(vlm)
-    captured = capture(vlm, [ours], (), divergence)
-    measured = sweep_blocks(vlm, captured, blocks)
-    if check:
-        verify_blocks(vlm, ours, blocks, measured)
-    return measured.cpu().numpy(), captured.measured[0, CORRUPT].cpu().numpy()
-
-
-def _assemble(
-    study: Study, pairs: Sequence[Pair], edges_of: dict[str, Edges], parts: Sequence[Arrays], wanted: Sequence[str], window: int
-) -> xr.Dataset:
-    variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
-    for number, name in enumerate(effects.MEASURED[: parts[0]["clean"].size]):
-        variables[name] = (("sample", "edge", "layer"), np.stack([part["blocked"][..., number] for part in parts]))
-        variables[f"clean_{name}"] = (("sample",), np.stack([part["clean"][number] for part in parts]))
-    sizes = np.array([[_sizes(edges_of[pair.sample["sample_id"]].get(edge)) for edge in wanted] for pair in pairs], np.float32)
-    variables |= {name: (("sample", "edge"), sizes[..., number]) for number, name in enumerate(("queries", "keys"))}
-    coordinates = {"edge": np.array(wanted, object), "layer": np.arange(study.vlm.n_layers)}
-    dataset = xr.Dataset(variables, coordinates | sample_coordinates(study, pairs)).drop_vars("corrupt_prompt")
-    title = "The clean run with attention blocked between groups of tokens, in windows of layers"
-    dataset.attrs = attributes(study, title, ", ".join(study.vlm.architecture.attention))
-    dataset.attrs |= {"samples_of": study.options.corruption, "window": window}
-    dataset.attrs |= {"direction": "noising"}  # so that differences are to the clean run
-    return dataset
-
-
-def _sizes(block: Block | None) -> tuple[float, float]:
-    """How many positions do not see, and how many keys are not seen; NaN where not known."""
-    if block is None:
-        return np.nan, np.nan
-    return len(block.queries), sum(np.nan if numbers is None else len(numbers) for numbers in block.keys.values())
-
-
-def table(dataset: xr.Dataset) -> pd.DataFrame:
-    """The mean relative change of P(correct answer) over the samples that have an edge: a row an edge, a column a centre layer."""
-    return dataset.effects.relative_change().transpose("sample", "edge", "layer").mean("sample").to_pandas()
+    return write(study, options)
 
 
 def main() -> None:
-    options = tyro.cli(AttentionKnockout)
-    with reporting_errors():
-        path = attention_knockout(prepare(options), options.edges, options.window)
-        with xr.open_dataset(path) as dataset:
-            print(table(dataset).to_string(float_format="%.3f"))
-        print(path)
+    def summary(path: Path, _: AttentionKnockout) -> str:
+        from interventions.methods import attention_knockout
+
+        return attention_knockout.summary(path)
+
+    run_script(AttentionKnockout, attention_knockout, summary)
 
 
 if __name__ == "__main__":
-    from interventions.attention_knockout import main as by_name  # where other processes find what is measured
-
-    by_name()
+    main()

@@ -10,97 +10,37 @@ from pathlib import Path
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING
 
-import datasets
-import pandas as pd
 import tyro
-from datasets import Dataset, Value
 
-from data_prep.tables import schema as samples
-from data_prep.tables.candidates import rng_of
-from data_prep.tables.sample import SampleError
-from interventions.backends.options import Backend, RayOptions, RemoteOptions  # loads no more than itself
-from interventions.study.answer_match import is_normalised_match
+from data_prep.tables.command import reporting
+from interventions.methods.options import SelectSamples
 
-ALL = "(all)"
-PUBLISHED: Mapping[str, Mapping[str, float]] = {  # % by exact match, over a whole data set (Golovanevsky et al., What Do VLMs NOTICE?)
-    "Salesforce/blip-vqa-base": {"svo_probes": 16.10, "mit_states": 44.60, "fer2013": 66.10},
-    "llava-hf/llava-1.5-7b-hf": {"svo_probes": 40.89, "mit_states": 67.81, "fer2013": 79.31},
-}
-
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from interventions.methods.select_samples import Selection
+    from interventions.models.vlm import Vlm
 
 
-@dataclass(kw_only=True)
-class SelectSamples:
-    """Take the samples of a table that a model answers correctly.
+def select_samples(options: SelectSamples, vlm: "Vlm | None" = None) -> "Selection":
+    """Let the model (or a loaded `Vlm`) answer every sample, judge, draw, and save the table in `options.out`.
 
-    Prints how many it answers correctly by exact match (as the paper) and by normalised match: without articles, punctuation and letter
-    case, with number words as digits, and with an explanation after the answer cut off; for the paper's two checkpoints, its figures stand
-    beside. An interrupted run goes on where it was.
-
-    Example: python -m interventions.select_samples --table data/mit_states --model blip-vqa-base --out data/mit_states-blip
+    Raises
+    ------
+    SampleError, ModelError, ResultsError, BackendError
+        For options, a table, a model or folders that cannot be used, and when no answer is correct.
     """
+    from interventions.methods.select_samples import select
 
-    table: Path
-    """Folder of the sample table."""
-    model: str
-    """blip-shapes or llava-shapes (shipped), blip-vqa-base or llava-1.5-7b (the Hub), a folder with a checkpoint, or a Hub id."""
-    out: Path
-    """Folder that receives the new table and accuracy.csv; an older table there is replaced."""
-    per_category: int = 500
-    """Samples of each category, half with the correct option first; what one half lacks the other fills. Too few is only warned of."""
-    match: Literal["exact", "normalised"] = "exact"
-    """Which match makes an answer correct. Studies use exact matches alone: with a table of normalised ones they need --keep-wrong."""
-    seed: int = 0
-    """Seed of the draw among those answered correctly."""
-    name: str = ""
-    """Name of the new data set; default: <old name>-<model>-selected, so that the selections of two models are told apart."""
-    published: Literal["blip-vqa-base", "llava-1.5-7b"] | None = None
-    """Show the paper's figures for this checkpoint, for a folder with its weights; default: --model where that is one of the two."""
-    results: Path = Path("results")
-    """Results folder in which the answers are kept, as a study keeps and finds them: <results>/<model>/<data set>/answers.json."""
-    batch: int = 16
-    """Questions that are answered at once."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:<number>."""
-    dtype: Literal["float32", "bfloat16", "float16", "nf4"] = "float32"
-    """Number format of the weights; nf4 (4 bits; the paper's for LLaVA) needs the packages of requirements-nf4.txt."""
-    revision: str | None = None
-    """Revision of a checkpoint on the Hub."""
-    backend: Backend = "local"
-    """Where the model answers, as in the intervention scripts: local, ray, remote or remote-dry-run."""
-    ray: Annotated[RayOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RayOptions)
-    """Options of the backend ray."""
-    remote: Annotated[RemoteOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RemoteOptions)
-    """Options of the backend remote."""
+    return select(options, vlm)
 
 
-@dataclass(frozen=True)
-class Selection:
-    """What was made.
+def main() -> None:
+    with reporting("interventions.select_samples", ValueError):
+        options = tyro.cli(SelectSamples)
+        import datasets  # libraries take seconds to load: not before `--help`
 
-    Attributes
-    ----------
-    accuracy : as `accuracy_table` gives it
-    warnings : a line for each category that lacks samples
-    record : what the new `data.json` holds
-    """
-
-    accuracy: pd.DataFrame
-    warnings: Sequence[str]
-    record: Mapping[str, Any]
-
-
-def main(options: SelectSamples) -> None:
-    from interventions.study.command import reporting_errors
-
-    datasets.disable_progress_bars()
-    with reporting_errors():
+        datasets.disable_progress_bars()
         made = select_samples(options)
         print(made.accuracy.to_string(index=False, na_rep=""))
         for line in made.warnings:
@@ -109,156 +49,5 @@ def main(options: SelectSamples) -> None:
         print(f"{made.record['samples']} samples ({counts}) in {options.out}")
 
 
-def select_samples(options: SelectSamples, vlm: Any = None) -> Selection:
-    """Let the model (or a loaded `Vlm`) answer every sample, judge, draw, and save the table in `options.out`.
-
-    Raises
-    ------
-    SampleError, ModelError, ResultsError, BackendError
-        For options, a table, a model or folders that cannot be used, and when no answer is correct.
-    """
-    from interventions import backends  # the models' stage stands above this one; nothing else here needs it
-    from interventions.models.loading import HUB, resolve
-    from interventions.results.store import check_writable, write_text
-    from interventions.study.answers import answer_all, ask_backend
-    from interventions.study.study import Options, Study, open_model
-
-    _check(options)
-    check_writable(options.out.resolve().parent)
-    source = HUB[options.published] if options.published else resolve(options.model)[1]
-    table, old = samples.load(options.table), samples.provenance(options.table)
-    fingerprint, old_name = samples.fingerprint(table), table[0]["dataset"]
-    shared = {key: getattr(options, key) for key in ("model", "device", "dtype", "revision", "backend", "ray", "remote")}
-    asked = Options(data=str(options.table), out=options.results, **shared)
-    backends.choose(asked)  # raises where it cannot be used
-    vlm = vlm or open_model(asked)
-    study = Study(asked, vlm, old_name, table, fingerprint, {}, options.table)
-    answers = answer_all(vlm, table, fingerprint, options.results, old_name, options.batch, partial(ask_backend, study))
-
-    judged = judge(table, answers)
-    accuracy = accuracy_table(judged, PUBLISHED.get(source, {}))
-    taken, warnings = draw(judged, options.match, options.per_category, options.seed)
-    reasons = _reasons(judged, set(taken), options.match)
-    for index in judged.index[judged.answer == ""]:
-        if (tokens := len(vlm.prompt(judged.question[index]).ids)) > vlm.longest_prompt:
-            reasons[index] = f"the prompt has {tokens} tokens, the model takes {vlm.longest_prompt}"
-    if not taken:
-        first = [f"{judged.sample_id[index]}: {reason}" for index, reason in list(reasons.items())[:3]]
-        lines = [*first, *accuracy.to_string(index=False).splitlines()]
-        raise SampleError(f"{vlm.name} answers no sample of {options.table} correctly ({options.match} match); the first, and all:", lines)
-    name = options.name or f"{old_name}-{vlm.name}-selected"
-    selection = {
-        "table_fingerprint": fingerprint,
-        "model": vlm.name,
-        "model_revision": vlm.revision,
-        "dtype": vlm.number_format,
-        **{key: getattr(options, key) for key in ("match", "per_category", "seed")},
-        "warnings": warnings,
-    }
-    record = {
-        "name": name,
-        "seed": options.seed,
-        **({"masks": old["masks"]} if "masks" in old else {}),
-        "selection": selection,
-        "source_table": {key: value for key, value in old.items() if key != "left_out"},
-        "left_out": [*old.get("left_out", []), *({"sample": judged.sample_id[i], "reason": reason} for i, reason in reasons.items())],
-    }
-    record = samples.save(_renamed(table.select(taken), name), options.out, record)
-    write_text(options.out / "accuracy.csv", accuracy.to_csv(index=False))
-    return Selection(accuracy, warnings, record)
-
-
-def _check(options: SelectSamples) -> None:
-    for name, least in (("per_category", 1), ("batch", 1), ("seed", 0)):
-        if getattr(options, name) < least:
-            raise SampleError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(options, name)}")
-    out = options.out
-    if out.resolve() == options.table.resolve():
-        raise SampleError(f"--out is the table itself ({options.table}): give another folder")
-    samples.check_folder(out)
-    if options.name:
-        samples.check_name(options.name)
-
-
-def judge(table: Dataset, answers: Mapping[str, str]) -> pd.DataFrame:
-    """The texts of each sample with the model's `answer`, and whether it is an `exact` and a `normalised` match.
-
-    Every exact match is a normalised one.
-    """
-    from interventions.study.answers import is_exact_match
-
-    columns = ["sample_id", "dataset", "category", "question", "correct_answer", "incorrect_answer", "correct_first"]
-    judged = pd.DataFrame(table.select_columns(columns).to_dict())
-    judged["answer"] = judged.sample_id.map(answers)
-    given = list(zip(judged.answer, judged.correct_answer, judged.incorrect_answer, strict=True))
-    judged["exact"] = [is_exact_match(answer, correct) for answer, correct, _ in given]
-    judged["normalised"] = [exact or is_normalised_match(*texts) for exact, texts in zip(judged.exact, given, strict=True)]
-    return judged
-
-
-def accuracy_table(judged: pd.DataFrame, published: Mapping[str, float]) -> pd.DataFrame:
-    """For each data set and category, and the whole of each data set: how many were asked, and correct by either match, with percent.
-
-    Parameters
-    ----------
-    published : data set -> the paper's percentage by exact match (on its own samples), for the column `published_exact_percent`; where it
-        is empty there is no such column
-    """
-    groups = pd.concat([judged, judged.assign(category=ALL)]).groupby(["dataset", "category"], sort=False)
-    accuracy = groups.agg(asked=("exact", "size"), exact=("exact", "sum"), normalised=("normalised", "sum")).reset_index()
-    for match in ("exact", "normalised"):
-        accuracy[f"{match}_percent"] = (100 * accuracy[match] / accuracy.asked).round(2)
-    if published:
-        accuracy["published_exact_percent"] = accuracy.dataset.map(published).where(accuracy.category == ALL)
-    return accuracy
-
-
-def draw(judged: pd.DataFrame, match: str, per_category: int, seed: int) -> tuple[list[int], list[str]]:
-    """Draw among the samples answered correctly, without replacement.
-
-    Returns
-    -------
-    Row numbers of those taken, mixed, and a line for each category that has too few, or too few of one order of the options. What is drawn
-    depends on the seed, the ids and who else is correct; samples that are not do not matter.
-    """
-    rank = {name: rng_of(seed, "select", name).random() for name in judged.sample_id}
-    mixed = judged.assign(rank=judged.sample_id.map(rank)).sort_values("rank")
-    taken, warnings = [], []
-    for category, asked in mixed.groupby("category", sort=False):
-        correct = asked[asked[match]]
-        first, second = (list(correct.index[correct.correct_first == order]) for order in (True, False))
-        drawn = in_halves(first, second, per_category)
-        taken += drawn
-        if min(len(first), len(second)) < per_category // 2 or len(drawn) < per_category:
-            here = len(set(drawn) & set(first))
-            warnings.append(
-                f"{category}: {len(drawn)} of {per_category} samples, {here} with the correct option first and {len(drawn) - here} after; "
-                f"of {len(asked)}, the model answers {len(first)} and {len(second)} correctly ({match} match)"
-            )
-    return sorted(taken, key=lambda index: mixed["rank"][index]), sorted(warnings)
-
-
-def in_halves(first: Sequence[T], second: Sequence[T], wanted: int) -> list[T]:
-    """The first `wanted` of two groups, half of each; what one lacks the other fills."""
-    half = max(wanted // 2, wanted - len(second))
-    return [*first[:half], *second[: wanted - len(first[:half])]]
-
-
-def _reasons(judged: pd.DataFrame, taken: set[int], match: str) -> dict[int, str]:
-    """Row number -> why the sample is left out."""
-    reasons = {}
-    for index, row in judged.iterrows():
-        if not row[match]:
-            reasons[index] = f"the model answers {row.answer!r}, not {row.correct_answer!r} ({match} match)"
-        elif index not in taken:
-            reasons[index] = f"not drawn among those of {row.category!r} that the model answers correctly"
-    return reasons
-
-
-def _renamed(table: Dataset, name: str) -> Dataset:
-    column = table.remove_columns("dataset").add_column("dataset", [name] * len(table), feature=Value("string"))
-    return column.select_columns(list(samples.FEATURES))
-
-
 if __name__ == "__main__":
-    main(tyro.cli(SelectSamples))
+    main()

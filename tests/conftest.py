@@ -18,6 +18,15 @@ from interventions.models.loading import load
 torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """With several workers (`-n 2 --dist loadgroup`) a file's tests stay together, since they share fixtures; what needs the machine's
+    processes for itself (Ray, the browser) says so by a group of its own."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def blip():
     return load("blip-shapes", device="cpu")

@@ -70,7 +70,7 @@ def _content(gathering: Gathering) -> dict[str, Any]:
         "models": sorted({model for model, _ in places}),
         "datasets": sorted({dataset for _, dataset in places}),
         "corruptions": _corruptions({file.corruption.removesuffix("-noising") for file in gathering.files}),
-        "metric": _metric(gathering.metric),
+        "metric": _metric(gathering.judged_by),
         "metrics": [(words(name), entry.sentence) for name, entry in METRICS.items()],
         "noising": any(file.corruption.endswith("-noising") for file in gathering.files),
         "program": manifest.get("program", ""),

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import data_prep
 from data_prep.tables.candidates import Preparation
+from data_prep.tables.command import reporting
 from data_prep.tables.images import ImageError
 from data_prep.tables.sample import SampleError
 
@@ -74,15 +75,10 @@ def main(options: type[Preparation]) -> None:
 
 def run(options: Preparation) -> None:
     """A script's body: prepare a data set's table; a fault ends it with one message, Ctrl-C with a line that says how to go on."""
-    command = f"data_prep.{_name(type(options))}"
-    try:
+    with reporting(f"data_prep.{_name(type(options))}", SampleError, ImageError):
         from data_prep.tables import preparing  # loads the data set library: not before --help
 
         preparing.run(options)
-    except (SampleError, ImageError, OSError) as error:
-        raise SystemExit(f"{command}: {error}") from error
-    except KeyboardInterrupt:
-        raise SystemExit(f"{command}: interrupted; what is finished is kept, run the same command to go on") from None
 
 
 def _name(options: type) -> str:

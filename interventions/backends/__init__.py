@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from tqdm import tqdm
 
+from data_prep.tables.command import Fault
+
 if TYPE_CHECKING:
     from interventions.results.store import Arrays, Store
-    from interventions.study.study import Options, Study
+    from interventions.study.options import Options
+    from interventions.study.study import Study
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ def choose(options: "Options") -> Backend:
     raise BackendError(f"unknown backend {options.backend!r}; choose from local, ray, remote, remote-dry-run")
 
 
-class BackendError(RuntimeError):
+class BackendError(Fault):
     """Samples cannot be measured where they were to be: says why, and what to do. What was finished before is kept."""
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interventions.backends import BackendError, Batch, Work
-from interventions.backends.options import RayOptions
+from interventions.study.options import RayOptions
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 try:

@@ -18,7 +18,8 @@ from interventions.models.loading import load
 from interventions.models.parts import part_of
 from interventions.models.vlm import Vlm
 from interventions.results.store import Arrays
-from interventions.study.study import Options, Study
+from interventions.study.options import Options
+from interventions.study.study import Study
 
 
 @dataclass(frozen=True)

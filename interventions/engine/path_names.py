@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from interventions.engine.plan import Heads, all_heads
 from interventions.models.vlm import Vlm
-from interventions.study.ranking import Heads, all_heads
 
 WHOLE = ""  # all that a head reads
 ANSWER = "answer"

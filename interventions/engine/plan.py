@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from interventions.models.vlm import Vlm
 from interventions.results.roles import Cell
+
+Heads = tuple[tuple[int, int], ...]  # (layer, head) of each
 
 
 @dataclass(frozen=True)
@@ -36,3 +39,9 @@ def patches(component: str, layers: int, heads: int | None, cells: Sequence[Cell
 def window_of(layer: int, window: int, layers: int) -> tuple[int, ...]:
     """The layers of a window: from `window // 2` below its centre to `(window - 1) // 2` above it, cut off at the ends (as in ROME)."""
     return tuple(range(max(0, layer - window // 2), min(layers, layer + (window + 1) // 2)))
+
+
+def all_heads(vlm: Vlm, component: str) -> Heads:
+    """The heads of a component, in the layers that have it."""
+    layers = [number for number in range(vlm.n_layers) if component in vlm.components_of(number)]
+    return tuple((layer, head) for layer in layers for head in range(vlm.n_heads))

@@ -9,16 +9,17 @@ import tyro
 
 from corruptions.base import CORRUPTIONS
 from data_prep.scenes.table import make_shapes
+from data_prep.tables.command import reporting
 from interventions.engine.capture import capture, example
 from interventions.engine.oracle.patching import verify_patches
 from interventions.engine.plan import patches
 from interventions.engine.sweep import sweep
 from interventions.models.architecture import ARCHITECTURES, Architecture
 from interventions.models.checks import check_sites
-from interventions.models.loading import CHECKPOINTS, HUB, load
+from interventions.models.loading import load
+from interventions.models.names import CHECKPOINTS, HUB
 from interventions.models.vlm import Scored, Vlm
 from interventions.results.roles import Cell
-from interventions.study.command import reporting_errors
 
 CAUSAL_CHECKS = (
     "projecting z gives the attention's output; states have a place for each token; exchanging the last layer's exchanges the answers"
@@ -113,7 +114,7 @@ def _hold_against_plain_path(vlm: Vlm) -> int:
 def main() -> None:
     commands: dict[str, Callable[..., List | Check]] = {"list": List, "check": Check}
     options = tyro.extras.subcommand_cli_from_dict(commands, prog="python -m interventions.models", args=sys.argv[1:] or ["list"])
-    with reporting_errors():
+    with reporting("interventions.models", ValueError):
         print(check(options) if isinstance(options, Check) else listing())
 
 

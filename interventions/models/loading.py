@@ -20,19 +20,14 @@ from transformers.utils import logging as transformers_logging
 
 from interventions.models.architecture import ARCHITECTURES, Architecture, is_described, named_class, of_model_type
 from interventions.models.checks import check_sites
+from interventions.models.names import ModelError, resolve
 from interventions.models.vlm import Server, Vlm
 
 log = logging.getLogger(__name__)
-CHECKPOINTS = Path(__file__).resolve().parents[2] / "checkpoints"
-HUB = {"blip-vqa-base": "Salesforce/blip-vqa-base", "llava-1.5-7b": "llava-hf/llava-1.5-7b-hf"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 NF4_BLOCK = 64  # weights that bitsandbytes scales together
 SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "max_position_embeddings")  # what is read of a config
 NF4 = "nf4"  # weights of 4 bits in the normal-float format; states are computed in bfloat16 on CUDA, in float32 on a CPU
-
-
-class ModelError(ValueError):
-    """A model that cannot be used: says why, and what can be done."""
 
 
 def load(
@@ -187,26 +182,6 @@ def _complete(processor: Any, config: Any) -> None:
         processor.patch_size = config.vision_config.patch_size
         processor.vision_feature_select_strategy = config.vision_feature_select_strategy
         processor.num_additional_image_tokens = 1  # CLIP's class token, which the strategy "default" takes off again
-
-
-def resolve(name: str) -> tuple[str, str]:
-    """Where a model is, in words, and what `from_pretrained` is given.
-
-    Raises
-    ------
-    ModelError
-        For a name that is neither shipped, nor a folder, nor of the form of a Hub id.
-    """
-    if (CHECKPOINTS / name / "config.json").is_file():
-        return f"the folder {CHECKPOINTS / name}", str(CHECKPOINTS / name)
-    if name in HUB:
-        return f"the Hugging Face Hub ({HUB[name]})", HUB[name]
-    if Path(name).is_dir():
-        return f"the folder {name}", str(Path(name).resolve())
-    if name.count("/") == 1 and not name.startswith((".", "/")):
-        return f"the Hugging Face Hub ({name})", name
-    shipped = sorted(path.parent.name for path in CHECKPOINTS.glob("*/config.json"))
-    raise ModelError(f"unknown model {name!r}: not shipped ({', '.join(shipped)}), not one of {', '.join(HUB)}, no folder, and no Hub id")
 
 
 def choose_device(device: str) -> torch.device:

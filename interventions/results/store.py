@@ -13,10 +13,12 @@ import numpy as np
 import xarray as xr
 from filelock import FileLock
 
+from data_prep.tables.command import Fault
+
 Arrays = Mapping[str, np.ndarray]
 
 
-class ResultsError(RuntimeError):
+class ResultsError(Fault):
     """The results folder cannot be used as asked; says what is there, what was wanted and what to do."""
 
 

@@ -4,7 +4,7 @@ In: a dataclass of options, whose fields may be dataclasses of options themselve
 """
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import PurePath
 from typing import Any
@@ -12,14 +12,15 @@ from typing import Any
 NOT_REPEATED = ("out", "overwrite")  # where results go, and what was replaced on the way: not what was asked for
 
 
-def defaults(options: type) -> dict[str, Any]:
+def defaults(*options: type) -> dict[str, Any]:
     """The default of every option of a command, by its name; those that have none are left out.
 
     >>> from corruptions.options import CorruptionOptions
     >>> defaults(CorruptionOptions)["inpainting_steps"]
     120
     """
-    return {field.name: _default(field) for field in _leaves(options) if _default(field) is not MISSING}
+    leaves = (field for one in options for field in _leaves(one))
+    return {field.name: _default(field) for field in leaves if _default(field) is not MISSING}
 
 
 def asked(options: Any) -> dict[str, Any]:
@@ -34,14 +35,14 @@ def asked(options: Any) -> dict[str, Any]:
     return {name: plain(value) for name, value in found.items() if name not in NOT_REPEATED and plain(value) != plain(usual.get(name))}
 
 
-def words(options: type, values: Mapping[str, Any]) -> list[str]:
+def words(options: Sequence[type], values: Mapping[str, Any]) -> list[str]:
     """The words of a command line that give some options their values, where these are not the defaults; quoted for a shell.
 
     >>> from corruptions.options import CorruptionOptions
-    >>> words(CorruptionOptions, {"inpainting_steps": 120, "constraint_words": ["dog", "big cat"]})
+    >>> words([CorruptionOptions], {"inpainting_steps": 120, "constraint_words": ["dog", "big cat"]})
     ['--constraint-words', 'dog', "'big cat'"]
     """
-    usual = defaults(options)
+    usual = defaults(*options)
     found: list[str] = []
     for name, value in values.items():
         if name not in usual or plain(value) == plain(usual[name]):

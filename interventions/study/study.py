@@ -5,27 +5,24 @@ import math
 import os
 import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from datasets import Dataset
 from torch import Tensor
 
-from corruptions.base import CORRUPTIONS, LeftOut, Pair, PairMaker, help_text, named
-from corruptions.options import CorruptionOptions
+from corruptions.base import CORRUPTIONS, LeftOut, Pair, PairMaker, named
 from data_prep.scenes.table import make_shapes
 from data_prep.tables import schema as sample_table
 from data_prep.tables.sample import Sample
 from interventions import __version__, backends
-from interventions.backends.options import Backend, RayOptions, RemoteOptions
 from interventions.engine.capture import Example, PairError, example, prompts_of
 from interventions.engine.corrupt_embeddings import Noise, draw_noise, embedding_deviation, embedding_mean, replaced
 from interventions.models.loading import load
@@ -34,66 +31,13 @@ from interventions.models.vlm import Scored, Server, Vlm
 from interventions.results.store import check_writable, read_manifest, update_manifest
 from interventions.study.answers import answer_all, ask_backend, is_exact_match
 from interventions.study.option_words import asked, defaults
+from interventions.study.options import Options
 
 log = logging.getLogger(__name__)
 SMALL_WIDTH = 256
 LIBRARIES = ("nnsight", "torch", "transformers", "numpy", "xarray")
 MOST_MEASURED = 1000  # samples over which embeddings are measured
 AT_LEAST = {"samples": 1, "seed": 0, "threads": 0, "batch": 0, "verify": 0}
-
-
-@dataclass
-class Options:
-    """Options of every intervention script."""
-
-    model: str = "blip-shapes"
-    """blip-shapes or llava-shapes (shipped), blip-vqa-base or llava-1.5-7b (the Hub), a folder with a checkpoint, or a Hub id."""
-    data: str = "shapes"
-    """Folder of a prepared data set (see data_prep); `shapes` makes the rendered one where it is not there yet."""
-    corruption: Annotated[str, tyro.conf.arg(help=help_text())] = "sip"
-    samples: int = 100
-    """Samples of each category, half with the correct option first (where the data set has as many)."""
-    out: Path = Path("results")
-    """Results folder."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:<number>."""
-    dtype: Literal["float32", "bfloat16", "float16", "nf4"] = "float32"
-    """Number format of the weights; nf4 (4 bits) needs the packages of requirements-nf4.txt."""
-    revision: str | None = None
-    """Revision of a checkpoint on the Hub."""
-    part: Literal["", "decoder", "vision", "qformer"] = ""
-    """Patch another part of the model than the layers that read the prompt: BLIP's answer decoder or vision tower, or the Q-Former of
-    BLIP-2 and InstructBLIP (its heads that read the image)."""
-    seed: int = 0
-    """Seed of the data set `shapes` and of the draws of `str`."""
-    shared_pieces: Literal["leave-out", "force"] = "leave-out"
-    """Answers whose first token is the same: left out; or the model is given the tokens that both begin with, and scored on the next."""
-    direction: Literal["denoising", "noising"] = "denoising"
-    """denoising puts clean states into the corrupt run; noising puts corrupt states into the clean run."""
-    divergence: bool = False
-    """Measure the Kullback-Leibler divergence of each run from the clean one too (variable `kl_from_clean`)."""
-    corruption_options: Annotated[CorruptionOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=CorruptionOptions)
-    """Options of corruptions."""
-    keep_wrong: bool = False
-    """Use samples that the model answers wrongly too (the paper does not)."""
-    definition: Literal["ours", "reference"] = "ours"
-    """`reference` scores LLaVA's answers by their last sub-token and patches BLIP's `mlp` at the layer's output, as NOTICE's code does."""
-    threads: int = 0
-    """CPU threads; 0 takes one for a small model, whose matrices are not worth sharing out, and all cores for others."""
-    batch: int = 0
-    """Pairs that are run in one trace; 0 chooses by the model's size and free memory. The numbers depend on it by rounding alone."""
-    verify: int = 1
-    """First samples of each run of which some cells are measured again the plain way (one patch, one whole trace), and one sample in a
-    hundred after that; 0 for none."""
-    overwrite: bool = False
-    """Replace results of another configuration that are in the way."""
-    backend: Backend = "local"
-    """Where samples are measured: local (this process), ray (workers on this machine or a cluster; requirements-ray.txt), remote (NDIF, or
-    another host with the weights, on its device and in its dtype), or remote-dry-run (here, by way of all that would be sent)."""
-    ray: Annotated[RayOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RayOptions)
-    """Options of the backend ray."""
-    remote: Annotated[RemoteOptions, tyro.conf.OmitArgPrefixes] = field(default_factory=RemoteOptions)
-    """Options of the backend remote."""
 
 
 @dataclass
@@ -124,6 +68,10 @@ class Study:
     @property
     def folder(self) -> Path:
         return self.options.out / self.vlm.name / self.name
+
+    def under(self, corruption: str) -> "Study":
+        """The same study under another corruption; what was chosen and measured is shared."""
+        return replace(self, options=replace(self.options, corruption=corruption))
 
     def draws(self, corruption: str) -> int:
         """How many corrupt runs a sample has."""
@@ -368,7 +316,7 @@ def prepare(options: Options, vlm: Vlm | None = None) -> Study:
     vlm = vlm or open_model(options)
     vlm = part_of(vlm, options.part) if options.part else vlm
     torch.set_num_threads(options.threads or (1 if vlm.width < SMALL_WIDTH else os.cpu_count() or 1))
-    study = Study(options, vlm, name, table, fingerprint, {}, data_folder(options))
+    study = Study(options, vlm, name, table, fingerprint, {}, options.data_folder)
     study.answers = answer_all(vlm, table, fingerprint, options.out, name, ask=partial(ask_backend, study))
     shared = {key: value for key, value in asked(options).items() if key in defaults(Options)}
     update_manifest(options.out, "studies", f"{vlm.name}/{name}", {"options": shared, "facts": facts(vlm)})
@@ -444,24 +392,11 @@ def _say_what_is_there(options: Options, server: Server) -> None:
 
 def load_data(options: Options) -> tuple[str, Dataset, str]:
     """Name, table and fingerprint of the data set; makes `shapes` in `<out>/data/` with a fifth more samples than asked for."""
-    folder = data_folder(options)
+    folder = options.data_folder
     if options.data == "shapes" and not folder.is_dir():
-        table = make_shapes(_rendered(options.samples), options.seed)
+        table = make_shapes(options.rendered, options.seed)
         sample_table.save(table, folder, {"name": "shapes", "seed": options.seed, "left_out": []})
     table = sample_table.load(folder)
     entry = {"samples": len(table), "folder": str(folder), "left_out": sample_table.left_out(folder)}
     update_manifest(options.out, "data", table[0]["dataset"], entry)
     return table[0]["dataset"], table, sample_table.fingerprint(table)
-
-
-def data_folder(options: Options) -> Path:
-    """Where the data set is, or is to be rendered."""
-    folder = Path(options.data)
-    if options.data != "shapes" or folder.is_dir():
-        return folder
-    return options.out / "data" / f"shapes-{_rendered(options.samples)}-seed{options.seed}"
-
-
-def _rendered(samples: int) -> int:
-    """How many samples of each category are rendered, so that enough are left."""
-    return -(-samples * 6 // 5) + 4

@@ -15,7 +15,7 @@ import pytest
 
 from analysis import products
 from analysis.store.folder import effects_files
-from data_prep.shapes import make_shapes
+from data_prep.scenes.table import make_shapes
 from data_prep.tables import schema as sample_table
 from interventions.models.loading import resolve
 from tests.support.synthetic_results import write_results
@@ -85,7 +85,7 @@ def test_every_suggestion_for_other_data_and_another_checkpoint_makes_its_file(h
     assert all(
         f"--model '{checkpoint}' --data '{table}' --out 'out of it'" in command for command in suggested.values() if "--out" in command
     )
-    assert "--seed 2" in suggested["knockout my-blip my-scenes"]
+    assert "--seed 2" in suggested["knockout my-blip shapes"]
     carry_out_all(Path("out of it"), monkeypatch, leave_out=("power",))
 
 

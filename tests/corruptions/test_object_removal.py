@@ -13,7 +13,8 @@ from corruptions.options import CorruptionOptions
 from data_prep.tables import schema as sample_table
 from interventions.head_patching import patch_heads
 from interventions.results import effects
-from interventions.study.study import Options, prepare
+from interventions.study.options import Options
+from interventions.study.study import prepare
 from tests.support.tiny_diffusion import save_tiny_pipeline
 
 
@@ -76,7 +77,7 @@ def test_a_study_patches_it_as_an_image_corruption(tmp_path, shapes, blip, monke
     monkeypatch.chdir(tmp_path)  # painted images go into data/inpainted
     sample_table.save(shapes, tmp_path / "table", {"name": "shapes", "seed": 1, "left_out": []})
     study = prepare(Options(model=blip.name, data=str(tmp_path / "table"), samples=2, out=tmp_path / "results", device="cpu"), blip)
-    dataset = effects.read(patch_heads(study, "object_removal"))
+    dataset = effects.read(patch_heads(study.under("object_removal")))
     assert dataset.attrs["modality"] == "image"
     differences = (dataset[f"{run}_logit_correct"] - dataset[f"{run}_logit_incorrect"] for run in ("clean", "corrupt"))
     clean, corrupt = (float(difference.mean()) for difference in differences)

@@ -389,13 +389,14 @@ def test_the_reasons_are_told_by_kind(tmp_path, capsys):
     assert kinds[1] == {"count": 3, **excluded[0]}
 
 
-def test_how_a_script_ends(tmp_path):
+def test_how_a_script_ends(tmp_path, capsys):
     def no_file():
         return Path(tmp_path / "absent.csv").read_text()
 
     with pytest.raises(SystemExit, match=r"^data_prep.test_preparing: .*absent\.csv"):
         run(reading(no_file, tmp_path / "t"))
-    with pytest.raises(
-        SystemExit, match=r"data_prep\.test_preparing: interrupted; what is finished is kept, run the same command to go on"
-    ):
+    with pytest.raises(SystemExit) as ended:
         run(reading(Reader(stop=5).source, tmp_path / "t"))
+    assert ended.value.code == 130
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == "data_prep.test_preparing: interrupted; what is finished is kept, run the same command to go on"

@@ -17,25 +17,21 @@ from benchmarks.models import llava as random_llava
 from corruptions.base import LeftOut
 from data_prep.tables import schema as sample_table
 from interventions import attention_knockout as knockout_script
-from interventions.attention_knockout import (
-    ANSWER_EDGES,
-    DECODER_EDGES,
-    ENCODER_EDGES,
-    attention_knockout,
-    default_edges,
-    default_window,
-)
+from interventions.attention_knockout import attention_knockout
 from interventions.engine import blocking
 from interventions.engine.blocking import Block, sweep_blocks
 from interventions.engine.capture import CORRUPT, Example, capture, example
 from interventions.engine.edges import Places
 from interventions.engine.oracle.knockout import run_plain, verify_blocks
 from interventions.engine.oracle.verify import VerificationError
+from interventions.methods.attention_knockout import ANSWER_EDGES, DECODER_EDGES, ENCODER_EDGES, default_edges, default_window
+from interventions.methods.options import AttentionKnockout
 from interventions.models.loading import wrap
 from interventions.models.parts import part_of
 from interventions.results import effects
 from interventions.results.store import ResultsError
-from interventions.study.study import Options, prepare
+from interventions.study.options import Options
+from interventions.study.study import prepare
 from tests.interventions.models.test_architectures import LAYERS, QUESTIONS, pictures
 from tests.support import zoo
 from tests.support.hooks import answer_logits
@@ -352,7 +348,7 @@ def values(path):
 def test_the_file_holds_what_hooks_measure(study):
     """By labels; windows are centred as in ROME."""
     vlm = study.vlm
-    path = attention_knockout(study, window=2)
+    path = attention_knockout(study, AttentionKnockout(window=2))
     assert path == study.folder / "attention_knockout-window2.nc"
     dataset = values(path)
     assert tuple(dataset.edge.values) == (DECODER_EDGES if vlm.architecture.causal else ENCODER_EDGES) == default_edges(vlm)
@@ -381,7 +377,7 @@ def test_a_sample_without_a_mask_is_nan_there_and_the_manifest_says_why(tmp_path
     sample_table.save(sample_table.build(rows), tmp_path / "data", {"name": "shapes", "seed": 0, "left_out": []})
     options = Options(model=blip.name, data=str(tmp_path / "data"), samples=2, out=tmp_path / "results", device="cpu", keep_wrong=True)
     study = prepare(options, blip)
-    path = attention_knockout(study, ("object:question",))
+    path = attention_knockout(study, AttentionKnockout(("object:question",)))
     missing = values(path).logit_correct.isnull().all("layer").sel(edge="object:question")
     assert dict(zip(missing.sample.values, missing.values, strict=True)) == {rows[0]["sample_id"]: True, rows[1]["sample_id"]: False}
     assert not values(path).clean_logit_correct.isnull().any()
@@ -399,9 +395,9 @@ def test_edges_that_no_sample_has_are_refused_when_asked_for_and_else_left_out(t
     with pytest.raises(
         ValueError, match=r"no sample of 'shapes' has the edge object:question in blip-shapes: .* neither an object mask nor a box"
     ):
-        attention_knockout(study, ("object:question",))
+        attention_knockout(study, AttentionKnockout(("object:question",)))
     with pytest.raises(ValueError, match=r"image:last .*nothing is 'last'; the prompt has \[CLS\], question"):
-        attention_knockout(study, ("image:last",))
+        attention_knockout(study, AttentionKnockout(("image:last",)))
     dataset = values(attention_knockout(study))
     assert "has the edge background:question" in caplog.text
     assert {edge for edge in ENCODER_EDGES if bool(dataset.logit_correct.sel(edge=edge).isnull().all())} == {
@@ -425,7 +421,7 @@ def test_the_script_prints_the_mean_change_by_edge_and_layer(tmp_path, data, mon
 
 
 def test_a_metric_that_the_file_has_no_numbers_for_says_so(study):
-    dataset = values(attention_knockout(study, ("image:?",), window=1))
+    dataset = values(attention_knockout(study, AttentionKnockout(("image:?",), window=1)))
     with pytest.raises(
         effects.SchemaError, match=r"needs the variable 'corrupt_logit_correct', which the file \(The clean run with .*\) lacks"
     ):
@@ -442,26 +438,26 @@ def test_wrong_edges_and_windows_are_refused(study):
         (("image:question",), study.vlm.n_layers + 1, f"does not fit; {study.vlm.name} has {study.vlm.n_layers}"),
     ):
         with pytest.raises(ValueError, match=message):
-            attention_knockout(study, edges, window)
+            attention_knockout(study, AttentionKnockout(edges, window))
     if study.vlm.architecture.causal:
         with pytest.raises(ValueError, match="'question' stands before 'last' and does not see it anyway"):
-            attention_knockout(study, ("last:question",))
+            attention_knockout(study, AttentionKnockout(("last:question",)))
 
 
 def test_a_finished_file_is_left_alone_and_other_edges_are_refused(study):
     edges = ("options:?", "image:?")
-    path = attention_knockout(study, edges)
+    path = attention_knockout(study, AttentionKnockout(edges))
     before = path.stat().st_mtime_ns
-    assert attention_knockout(study, edges) == path
+    assert attention_knockout(study, AttentionKnockout(edges)) == path
     assert path.stat().st_mtime_ns == before
     with pytest.raises(ResultsError, match="edges"):
-        attention_knockout(study, edges[:1])
+        attention_knockout(study, AttentionKnockout(edges[:1]))
 
 
 def test_the_divergence_from_the_clean_run_is_measured_where_asked_for(study):
     """KL over the vocabulary, by hooks; 0 for the clean run itself."""
     study.options.divergence = True
-    dataset = values(attention_knockout(study, ("all:all",), window=1))
+    dataset = values(attention_knockout(study, AttentionKnockout(("all:all",), window=1)))
     pair = study.pairs("sip")[0][0]
     block = Places(study.vlm, study.vlm.prompt(pair.clean_question), pair).block("all:all")
     kept = []
@@ -554,11 +550,11 @@ def test_edges_into_the_answer_decoder_are_of_the_questions_roles(tmp_path, data
         np.testing.assert_allclose(found, by_hooks(Block((2,), (0,), {"cross_attention": keys})), atol=1e-5)
     study.options.out = tmp_path / "others"
     with pytest.raises(ValueError, match="a window of 9 layers does not fit; blip-shapes-decoder has"):
-        attention_knockout(study, window=9)
+        attention_knockout(study, AttentionKnockout(window=9))
     with pytest.raises(ValueError, match=r"image:start .*nothing is 'image'; the prompt has start, \[CLS\], question"):
-        attention_knockout(study, ("image:start",))
+        attention_knockout(study, AttentionKnockout(("image:start",)))
     with pytest.raises(ValueError, match=r"question:last .*nothing is 'last'; the prompt has start"):
-        attention_knockout(study, ("question:last",))
+        attention_knockout(study, AttentionKnockout(("question:last",)))
 
 
 def test_a_decoder_that_is_given_the_beginning_of_the_answer_is_blocked_there_too(blip, make_pair):

@@ -11,18 +11,22 @@ from torch import nn
 
 from corruptions.options import CorruptionOptions
 from interventions import attribution_patching
-from interventions.attribution_patching import attribute_heads, chosen_cells
+from interventions.attribution_patching import attribute_heads
 from interventions.engine import gradients
 from interventions.engine.capture import CLEAN, CORRUPT, capture, example
 from interventions.engine.gradients import attribution, integrated_attribution, of_cells, quadrature
 from interventions.engine.plan import Patch, patches
 from interventions.engine.sweep import sweep
 from interventions.head_patching import patch_heads
+from interventions.methods import attribution_patching as method
+from interventions.methods.attribution_patching import chosen_cells
+from interventions.methods.options import AttributionPatching, HeadPatching
 from interventions.models.loading import wrap
 from interventions.results import effects
 from interventions.results.estimate_agreement import agreement
 from interventions.results.roles import every_token, roles
-from interventions.study.study import Options, prepare
+from interventions.study.options import Options
+from interventions.study.study import prepare
 from tests.support.hooks import answer_logits, layers_and_modules
 
 COMPONENTS = ("self_attention", "cross_attention")
@@ -189,8 +193,8 @@ def test_the_largest_cells_are_chosen():
 
 def test_with_all_cells_exact_the_measurements_are_those_of_head_patching(study):
     tokens = ("correct", "or")
-    exact = effects.read(patch_heads(study, tokens=tokens))
-    found = effects.read(attribute_heads(study, tokens=tokens, exact="all"))
+    exact = effects.read(patch_heads(study, HeadPatching(tokens=tokens)))
+    found = effects.read(attribute_heads(study, AttributionPatching(tokens=tokens, exact="all")))
     for name in [*effects.MEASUREMENTS, *(f"{run}_{name}" for run in ("clean", "corrupt") for name in effects.MEASUREMENTS)]:
         np.testing.assert_allclose(found[name], exact[name], atol=1e-5)
     for name in exact.coords:
@@ -199,7 +203,7 @@ def test_with_all_cells_exact_the_measurements_are_those_of_head_patching(study)
 
 
 def test_with_the_top_cells_exact_the_others_are_not_there(study):
-    found = effects.read(attribute_heads(study, tokens=("every",), exact="top", top=5, steps=1))
+    found = effects.read(attribute_heads(study, AttributionPatching(tokens=("every",), exact="top", top=5, steps=1)))
     for sample in range(found.sizes["sample"]):
         row = found.isel(sample=sample)
         estimate, there = abs(row["attribution"].values.ravel()), row["logit_correct"].notnull().values.ravel()
@@ -213,7 +217,7 @@ def test_with_the_top_cells_exact_the_others_are_not_there(study):
 
 
 def test_by_default_the_first_samples_are_exact_everywhere(study):
-    found = effects.read(attribute_heads(study, top=5))
+    found = effects.read(attribute_heads(study, AttributionPatching(top=5)))
     there = found["logit_correct"].notnull().sum(("layer", "head", "token")).values
     cells = found["attribution"].isel(sample=0).notnull().sum().item()
     assert there.tolist() == [cells] * 3 + [5] * (len(there) - 3)
@@ -226,12 +230,12 @@ def test_by_default_the_first_samples_are_exact_everywhere(study):
 
 def attribute_heads_elsewhere(study, **options):
     study.options.out = study.options.out / "elsewhere"
-    return attribute_heads(study, **options)
+    return attribute_heads(study, AttributionPatching(**options))
 
 
 def test_in_the_noising_direction_the_gradient_is_the_clean_runs(study):
     study.options.direction = "noising"
-    found = effects.read(attribute_heads(study, exact="all"))
+    found = effects.read(attribute_heads(study, AttributionPatching(exact="all")))
     effect = found.effects.logit_difference()
     assert found.attrs["corruption"] == "sip-noising"
     pair = study.pairs("sip")[0][0]
@@ -249,25 +253,25 @@ def test_in_the_noising_direction_the_gradient_is_the_clean_runs(study):
 
 def test_draws_of_noise_are_kept_apart(study):
     study.options.corruption, study.options.corruption_options = "gaussian_noise", CorruptionOptions(noise_draws=2)
-    found = effects.read(attribute_heads(study, exact="all"))
+    found = effects.read(attribute_heads(study, AttributionPatching(exact="all")))
     assert found["attribution"].dims == ("sample", "draw", "layer", "head", "token")
     assert float(abs(found["attribution"].diff("draw")).max()) > 0
     assert np.isfinite(agreement(found, 5)["rank_correlation"]).all()
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_values(study, monkeypatch, tmp_path):
-    real, count = attribution_patching._of_pair, iter(range(2))
+    real, count = method._of_pair, iter(range(2))
 
     def interrupted(*arguments, **named):
         if next(count, None) is None:
             raise KeyboardInterrupt
         return real(*arguments, **named)
 
-    monkeypatch.setattr(attribution_patching, "_of_pair", interrupted)
+    monkeypatch.setattr(method, "_of_pair", interrupted)
     with pytest.raises(KeyboardInterrupt):
         attribute_heads(study)
     redone = []
-    monkeypatch.setattr(attribution_patching, "_of_pair", lambda *arguments, **named: redone.append(1) or real(*arguments, **named))
+    monkeypatch.setattr(method, "_of_pair", lambda *arguments, **named: redone.append(1) or real(*arguments, **named))
     resumed = effects.read(attribute_heads(study))
     assert len(redone) == resumed.sizes["sample"] - 2
     study.options.out = tmp_path / "whole"
@@ -276,13 +280,13 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_values(study, monkeyp
 
 def test_wrong_options_are_refused(study):
     with pytest.raises(ValueError, match=r"'mlp' of .* has no heads; choose from"):
-        attribute_heads(study, component="mlp")
+        attribute_heads(study, AttributionPatching(component="mlp"))
     with pytest.raises(ValueError, match="--steps must be at least 0 and --top at least 1, not -1 and 20"):
-        attribute_heads(study, steps=-1)
+        attribute_heads(study, AttributionPatching(steps=-1))
     with pytest.raises(ValueError, match="--exact-samples must be at least 0, not -1"):
-        attribute_heads(study, exact_samples=-1)
+        attribute_heads(study, AttributionPatching(exact_samples=-1))
     with pytest.raises(ValueError, match="no token has the role 'verb'"):
-        attribute_heads(study, tokens=("verb",))
+        attribute_heads(study, AttributionPatching(tokens=("verb",)))
 
 
 # ---------------------------------------------------------------------- agreement
@@ -359,7 +363,7 @@ def test_the_script_prints_the_agreement_and_the_file(tmp_path, data, monkeypatc
 
 def test_the_divergence_is_that_of_head_patching(study):
     study.options.divergence = True
-    exact = effects.read(attribute_heads(study, exact="all"))
+    exact = effects.read(attribute_heads(study, AttributionPatching(exact="all")))
     patched = effects.read(patch_heads(study))
     xr.testing.assert_allclose(exact.kl_from_clean, patched.kl_from_clean, atol=1e-5)
     xr.testing.assert_allclose(exact.corrupt_kl_from_clean, patched.corrupt_kl_from_clean, atol=1e-5)

@@ -10,12 +10,15 @@ from PIL import Image
 from torch import nn
 
 from interventions import direct_effect
-from interventions.direct_effect import NotAdditiveError, check_decoder, direct_effects, largest_heads, lens_table, of_example
+from interventions.direct_effect import direct_effects
 from interventions.engine.capture import Example, example
+from interventions.methods import direct_effect as method
+from interventions.methods.direct_effect import NotAdditiveError, check_decoder, largest_heads, lens_table, of_example
 from interventions.models.loading import wrap
 from interventions.models.readout import readout
 from interventions.results import effects as effects_schema
-from interventions.study.study import Options, prepare
+from interventions.study.options import Options
+from interventions.study.study import prepare
 from tests.support import zoo
 
 PARTS = ("head_effect", "mlp_effect", "embedding_effect", "bias_effect")
@@ -128,18 +131,18 @@ def test_the_readout_of_a_layer_norm_with_biases():
 
 
 def test_the_file_names_everything_and_goes_on_where_it_was(study, monkeypatch):
-    real, count = direct_effect.of_example, iter(range(3))
+    real, count = method.of_example, iter(range(3))
 
     def interrupted(*arguments):
         if next(count, None) is None:
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(direct_effect, "of_example", interrupted)
+    monkeypatch.setattr(method, "of_example", interrupted)
     with pytest.raises(KeyboardInterrupt):
         direct_effects(study)
     redone = []
-    monkeypatch.setattr(direct_effect, "of_example", lambda *arguments: redone.append(1) or real(*arguments))
+    monkeypatch.setattr(method, "of_example", lambda *arguments: redone.append(1) or real(*arguments))
     path = direct_effects(study)
     assert len(redone) == 8 - 3
     with xr.open_dataset(path) as dataset:
@@ -203,7 +206,7 @@ def test_the_script_ends_with_the_file_or_one_message(tmp_path, data, monkeypatc
         assert rows["LD"].iloc[-1] == pytest.approx(float(dataset.effects.logit_difference_of("clean").mean()), abs=1e-4)
         assert f"{rows['LD'].iloc[-1]:.3f}" in printed
     monkeypatch.setattr(sys, "argv", ["direct_effect", *arguments, "blip-shapes"])
-    with pytest.raises(SystemExit, match=r"error: blip-shapes \(blip\) is no causal decoder"):
+    with pytest.raises(SystemExit, match=r"^interventions.direct_effect: blip-shapes \(blip\) is no causal decoder"):
         direct_effect.main()
 
 

@@ -17,15 +17,19 @@ from interventions.engine.ablation import run_ablated
 from interventions.engine.capture import Example, capture, example
 from interventions.engine.oracle.ablation import verify_ablations
 from interventions.engine.oracle.verify import VerificationError
+from interventions.engine.plan import all_heads
 from interventions.head_ablation import ablate_heads
 from interventions.head_patching import patch_heads
+from interventions.methods import head_ablation as method
+from interventions.methods.options import HeadAblation
+from interventions.methods.per_sample import roles_of
+from interventions.methods.ranking import RankingError, growing_sizes, made_of, random_order, ranked_heads
+from interventions.methods.replacements import MeanZ, partners_of
 from interventions.models.loading import wrap
 from interventions.results import effects
 from interventions.results.faithfulness import correct, faithfulness, table
-from interventions.study.per_sample import roles_of
-from interventions.study.ranking import RankingError, all_heads, growing_sizes, made_of, random_order, ranked_heads
-from interventions.study.replacements import MeanZ, partners_of
-from interventions.study.study import Options, prepare
+from interventions.study.options import Options
+from interventions.study.study import prepare
 from tests.support import zoo
 from tests.support.hooks import answer_logits, layers_and_modules
 from tests.support.planted import HEAD, LAYER, planted_blip
@@ -222,7 +226,9 @@ def test_each_replacement_puts_in_what_it_says(study, ranking):
     """The file's numbers of one sample, by raw hooks on what is put in, worked out from all samples' clean runs."""
     vlm = study.vlm
     component = vlm.architecture.head_component
-    path = ablate_heads(study, ranking=ranking, sizes=(0, 3, 4), random_sets=1, replacements=("mean", "zero", "resample", "corrupt"))
+    path = ablate_heads(
+        study, HeadAblation(ranking=ranking, sizes=(0, 3, 4), random_sets=1, replacements=("mean", "zero", "resample", "corrupt"))
+    )
     pairs, _ = study.pairs("sip")
     examples = [example(vlm, pair, study.scored(pair)) for pair in pairs]
     clean = [hooked_z(vlm, component, ours.ids[:1], ours.pixels["pixel_values"][0]) for ours in examples]
@@ -278,7 +284,7 @@ def test_whose_ranking_it_is_is_looked_at(study, data, tmp_path, blip, llava, ca
     of_part = xr.load_dataset(path).assign_attrs(model=f"{vlm.name}-decoder")
     effects.write(of_part, tmp_path / "part.nc")
     with pytest.raises(RankingError, match=f"holds effects of {vlm.name}-decoder, and heads of {vlm.name} are to be ranked"):
-        ablate_heads(study, ranking=tmp_path / "part.nc")
+        ablate_heads(study, HeadAblation(ranking=tmp_path / "part.nc"))
     study.options.direction, study.fingerprint = "noising", "0123"
     ranked_heads(path, vlm, component, token, made_of(study))
     assert "ranks heads by another direction: denoising, not noising" in caplog.text
@@ -348,7 +354,7 @@ def test_sizes_grow_to_all():
 
 def test_the_ends_of_the_curve_are_the_clean_run_and_all_heads_ablated(study):
     patch_heads(study)
-    path = ablate_heads(study, random_sets=2)
+    path = ablate_heads(study, HeadAblation(random_sets=2))
     with xr.open_dataset(path) as dataset:
         dataset.load()
     every = len(all_heads(study.vlm, study.vlm.architecture.head_component))
@@ -368,7 +374,7 @@ def test_the_ends_of_the_curve_are_the_clean_run_and_all_heads_ablated(study):
 
 def test_knocking_out_nothing_has_no_effect_in_any_metric(study, ranking):
     study.options.divergence = True
-    with xr.open_dataset(ablate_heads(study, ranking=ranking, random_sets=1, replacements=("zero",))) as dataset:
+    with xr.open_dataset(ablate_heads(study, HeadAblation(ranking=ranking, random_sets=1, replacements=("zero",)))) as dataset:
         metrics = ("logit_difference", "restoration_probability", "log_odds", "normalized_effect", "relative_change", "divergence")
         for name in metrics:
             effect = getattr(dataset.effects, name)().sel(operation="knock_out")
@@ -382,7 +388,7 @@ def test_knocking_out_nothing_has_no_effect_in_any_metric(study, ranking):
 
 def test_the_divergence_from_the_clean_run_is_kept_where_asked_for(study, ranking):
     study.options.divergence = True
-    dataset = xr.open_dataset(ablate_heads(study, ranking=ranking, replacements=("zero",))).load()
+    dataset = xr.open_dataset(ablate_heads(study, HeadAblation(ranking=ranking, replacements=("zero",)))).load()
     whole = dataset.kl_from_clean.sel(operation="knock_out", heads=0)
     assert float(abs(whole).max()) < 1e-5
     assert float(dataset.kl_from_clean.min()) > -1e-5
@@ -431,7 +437,7 @@ def test_what_is_read_from_a_file():
 
 def test_a_sample_without_a_partner_is_in_the_manifest(tmp_path, data, blip, ranking):
     study = prepare(Options(model=blip.name, data=data, samples=1, out=tmp_path / "results", device="cpu"), blip)
-    path = ablate_heads(study, ranking=ranking, sizes=(1,), random_sets=0, replacements=("zero", "resample"))
+    path = ablate_heads(study, HeadAblation(ranking=ranking, sizes=(1,), random_sets=0, replacements=("zero", "resample")))
     (entry,) = json.loads((tmp_path / "results/manifest.json").read_text())["runs"].values()
     lonely = {left["sample"] for left in entry["left_out"] if left["reason"].startswith("resample was not run")}
     with xr.open_dataset(path) as dataset:
@@ -446,17 +452,17 @@ def test_a_sample_without_a_partner_is_in_the_manifest(tmp_path, data, blip, ran
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_values(study, ranking, monkeypatch, tmp_path):
     arguments = {"ranking": ranking, "sizes": (0, 2), "random_sets": 1, "replacements": ("mean", "zero")}
-    real, count = head_ablation.run_ablated, iter(range(7))
-    monkeypatch.setattr(head_ablation, "run_ablated", lambda *rest: real(*rest) if next(count, None) is not None else interrupt())
+    real, count = method.run_ablated, iter(range(7))
+    monkeypatch.setattr(method, "run_ablated", lambda *rest: real(*rest) if next(count, None) is not None else interrupt())
     with pytest.raises(KeyboardInterrupt):
-        ablate_heads(study, **arguments)
+        ablate_heads(study, HeadAblation(**arguments))
     redone = []
-    monkeypatch.setattr(head_ablation, "run_ablated", lambda *rest: redone.append(1) or real(*rest))
-    with xr.open_dataset(ablate_heads(study, **arguments)) as resumed:
+    monkeypatch.setattr(method, "run_ablated", lambda *rest: redone.append(1) or real(*rest))
+    with xr.open_dataset(ablate_heads(study, HeadAblation(**arguments))) as resumed:
         resumed.load()
     assert len(redone) == 2 * (8 - 3)
     study.options.out = tmp_path / "whole"
-    with xr.open_dataset(ablate_heads(study, **arguments)) as whole:
+    with xr.open_dataset(ablate_heads(study, HeadAblation(**arguments))) as whole:
         xr.testing.assert_identical(resumed.drop_attrs(), whole.load().drop_attrs())
     assert not list(tmp_path.rglob("*.partial"))
 
@@ -474,7 +480,7 @@ def test_runs_that_are_wrong_together_stop_it(study, ranking, monkeypatch):
 
     monkeypatch.setattr(ablating, "_run_together", wrong)
     with pytest.raises(VerificationError, match=r"without \d+ heads of .*: among others .* by itself"):
-        ablate_heads(study, ranking=ranking)
+        ablate_heads(study, HeadAblation(ranking=ranking))
     assert not list(study.folder.rglob("*.npz"))
 
 
@@ -482,13 +488,13 @@ def test_wrong_options_are_refused(study, ranking):
     with pytest.raises(FileNotFoundError, match=r"no ranking of heads at .*-heads.nc: make it with .*head_patching"):
         ablate_heads(study)
     with pytest.raises(ValueError, match=r"'mlp' of .* has no heads; choose from"):
-        ablate_heads(study, component="mlp")
+        ablate_heads(study, HeadAblation(component="mlp"))
     for sizes in ((0, 5), (2, 1), (-1, 1)):
         with pytest.raises(RankingError, match="--sizes must ascend and lie between 0 and the 4 ranked heads"):
-            ablate_heads(study, ranking=ranking, sizes=sizes)
+            ablate_heads(study, HeadAblation(ranking=ranking, sizes=sizes))
     study.options.direction = "noising"
     with pytest.raises(ValueError, match="leave out --direction noising"):
-        ablate_heads(study, ranking=ranking)
+        ablate_heads(study, HeadAblation(ranking=ranking))
 
 
 def test_the_script_prints_the_curve_and_the_file(tmp_path, data, ranking, monkeypatch, capsys):

@@ -24,17 +24,19 @@ from interventions.engine.oracle.paths import run_plain, verify_paths
 from interventions.engine.oracle.verify import VerificationError
 from interventions.engine.path_names import Ends, Head, PathError, Receiver, check_component, default_receivers, parse_receiver
 from interventions.engine.paths import Paths, run_paths
-from interventions.engine.plan import Patch
+from interventions.engine.plan import Patch, all_heads
 from interventions.engine.sweep import sweep
 from interventions.head_patching import patch_heads
+from interventions.methods import path_patching as method
+from interventions.methods.options import HeadPatching, PathPatching
+from interventions.methods.per_sample import cells_of
 from interventions.models.loading import wrap
 from interventions.models.parts import part_of
 from interventions.models.vlm import Scored
 from interventions.path_patching import patch_paths
 from interventions.results.store import ResultsError
-from interventions.study.per_sample import cells_of
-from interventions.study.ranking import all_heads
-from interventions.study.study import Options, prepare
+from interventions.study.options import Options
+from interventions.study.study import prepare
 from tests.interventions.models.test_architectures import LAYERS, QUESTIONS, pictures
 from tests.support import zoo
 from tests.support.hooks import answer_logits, layers_and_modules
@@ -447,7 +449,7 @@ def values(path):
 def test_the_file_names_every_path_and_its_total_is_that_of_head_patching(study):
     vlm, component = study.vlm, study.vlm.architecture.head_component
     token = vlm.architecture.main_token
-    path = patch_paths(study, **CHOSEN, token=token)
+    path = patch_paths(study, PathPatching(**CHOSEN, token=token))
     assert path == study.folder / "sip" / f"{component}-paths.nc"
     dataset = values(path)
     assert dataset.logit_correct.dims == ("sample", "sender", "receiver")
@@ -456,7 +458,7 @@ def test_the_file_names_every_path_and_its_total_is_that_of_head_patching(study)
     assert list(dataset.receiver_layer.values) == [1, 2, -1, -1]
     assert list(dataset.receiver_input.values) == ["", "q", "", ""]
     assert (dataset.attrs["mlps"], dataset.attrs["token"], dataset.attrs["receiver_component"]) == ("recomputed", token, component)
-    heads = values(patch_heads(study, tokens=(token,))).effects.logit_difference().sel(token=token)
+    heads = values(patch_heads(study, HeadPatching(tokens=(token,)))).effects.logit_difference().sel(token=token)
     total = dataset.effects.logit_difference().sel(receiver="total")
     for sender in total.sender:
         expected = heads.sel(layer=int(sender.sender_layer), head=int(sender.sender_head))
@@ -472,33 +474,33 @@ def test_the_file_names_every_path_and_its_total_is_that_of_head_patching(study)
 
 
 def test_an_interrupted_run_goes_on_and_other_paths_are_refused(study, monkeypatch, tmp_path):
-    real, count = path_patching.run_paths, iter(range(2))
+    real, count = method.run_paths, iter(range(2))
 
     def interrupted(*arguments):
         if next(count, None) is None:
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(path_patching, "run_paths", interrupted)
+    monkeypatch.setattr(method, "run_paths", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        patch_paths(study, **CHOSEN)
+        patch_paths(study, PathPatching(**CHOSEN))
     redone = []
-    monkeypatch.setattr(path_patching, "run_paths", lambda *arguments: redone.append(1) or real(*arguments))
-    resumed = values(patch_paths(study, **CHOSEN))
+    monkeypatch.setattr(method, "run_paths", lambda *arguments: redone.append(1) or real(*arguments))
+    resumed = values(patch_paths(study, PathPatching(**CHOSEN)))
     assert len(redone) == len(study.pairs("sip")[0]) - 2
-    patch_paths(study, **CHOSEN)
+    patch_paths(study, PathPatching(**CHOSEN))
     assert len(redone) == len(study.pairs("sip")[0]) - 2
     for other in ({"mlps": "frozen"}, {"receivers": ("answer",)}, {"token": study.vlm.architecture.main_token}):
         with pytest.raises(ResultsError, match=f"another configuration.*{next(iter(other))}"):
-            patch_paths(study, **CHOSEN | other)
+            patch_paths(study, PathPatching(**CHOSEN | other))
     study.options.out = tmp_path / "whole"
-    xr.testing.assert_identical(resumed.drop_attrs(), values(patch_paths(study, **CHOSEN)).drop_attrs())
+    xr.testing.assert_identical(resumed.drop_attrs(), values(patch_paths(study, PathPatching(**CHOSEN))).drop_attrs())
 
 
 def test_noising_puts_corrupt_states_into_the_clean_run(tmp_path, data, vlm):
     options = Options(model=vlm.name, data=data, samples=1, out=tmp_path, device="cpu", direction="noising", divergence=True)
     study = prepare(options, vlm)
-    path = patch_paths(study, **CHOSEN)
+    path = patch_paths(study, PathPatching(**CHOSEN))
     dataset = values(path)
     assert path.parent.name == "sip-noising"
     assert float(dataset.effects.logit_difference_of("clean").min()) > 0
@@ -516,7 +518,7 @@ def test_noising_puts_corrupt_states_into_the_clean_run(tmp_path, data, vlm):
 def test_each_draw_of_noise_is_kept(tmp_path, data, blip):
     noise = {"corruption": "gaussian_noise", "corruption_options": CorruptionOptions(noise_draws=2)}
     options = Options(model=blip.name, data=data, samples=1, out=tmp_path, device="cpu", **noise)
-    dataset = values(patch_paths(prepare(options, blip), **CHOSEN, receiver_component="self_attention"))
+    dataset = values(patch_paths(prepare(options, blip), PathPatching(**CHOSEN, receiver_component="self_attention")))
     assert dataset.logit_correct.dims == ("sample", "draw", "sender", "receiver")
     assert dataset.effects.logit_difference().dims == ("sample", "sender", "receiver")
     assert abs(dataset.logit_correct.sel(receiver="answer").diff("draw")).min() > 0
@@ -528,7 +530,7 @@ def test_heads_are_chosen_by_their_ranking_where_none_are_named(study, tmp_path)
         patch_paths(study)
     table = tmp_path / "ranked.csv"
     pd.DataFrame({"layer": [2, 1, 0, 3], "head": [3, 0, 1, 2]}).to_csv(table, index=False)
-    dataset = values(patch_paths(study, ranking=table, top=2))
+    dataset = values(patch_paths(study, PathPatching(ranking=table, top=2)))
     assert list(dataset.sender.values) == ["L2.H3", "L1.H0"]
     assert list(dataset.receiver.values) == ["L2.H3", "L3.H2", "answer", "total"]  # L1.H0 and L0.H1 are reached by neither
     assert float(abs(dataset.effects.logit_difference().sel(sender="L2.H3", receiver="L2.H3")).max()) == 0
@@ -554,10 +556,10 @@ def test_names_that_are_none_are_refused(study):
         ({"top": 0}, "--top must be at least 1, not 0"),
     ):
         with pytest.raises(ValueError, match=message):
-            patch_paths(study, **CHOSEN | wrong)
+            patch_paths(study, PathPatching(**CHOSEN | wrong))
     if component == "cross_attention":
         with pytest.raises(PathError, match=r"L1.H1.k: cross_attention of blip reads no k from the layers before it; write L1.H1.q$"):
-            patch_paths(study, **CHOSEN | {"receivers": ("L1.H1.k",)})
+            patch_paths(study, PathPatching(**CHOSEN | {"receivers": ("L1.H1.k",)}))
 
 
 def test_models_that_are_not_described_well_enough_are_refused(tmp_path, data):
@@ -567,14 +569,14 @@ def test_models_that_are_not_described_well_enough_are_refused(tmp_path, data):
     options = Options(model="blip_2", data=data, samples=1, out=tmp_path, device="cpu", keep_wrong=True)
     study = prepare(options, vlm)
     with pytest.raises(ValueError, match="--mlps frozen needs the output of every MLP, which cannot be read in blip_2"):
-        patch_paths(study, **CHOSEN, mlps="frozen")
+        patch_paths(study, PathPatching(**CHOSEN, mlps="frozen"))
     vlm.architecture = replace(
         vlm.architecture, attention={"self_attention": replace(vlm.architecture.attention["self_attention"], inputs={})}
     )
     with pytest.raises(
         ValueError, match="the modules that make queries, keys and values in the self_attention of blip_2 are not described"
     ):
-        patch_paths(study, **CHOSEN)
+        patch_paths(study, PathPatching(**CHOSEN))
 
 
 def test_the_script_prints_the_mean_effects_and_the_file(tmp_path, data, monkeypatch, capsys):
@@ -585,7 +587,7 @@ def test_the_script_prints_the_mean_effects_and_the_file(tmp_path, data, monkeyp
     assert lines[0].split() == ["receiver", "L2.H1.q", "answer", "total"]
     assert lines[-1].endswith("cross_attention-paths.nc")
     monkeypatch.setattr(sys, "argv", ["path_patching", *arguments, "--senders", "L9.H1"])
-    with pytest.raises(SystemExit, match=r"error: blip-shapes has no cross_attention head L9\.H1"):
+    with pytest.raises(SystemExit, match=r"^interventions.path_patching: blip-shapes has no cross_attention head L9\.H1"):
         path_patching.main()
 
 

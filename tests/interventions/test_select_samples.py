@@ -13,11 +13,14 @@ from PIL import Image
 
 from data_prep.tables import schema as samples
 from data_prep.tables.sample import SampleError
-from interventions.models import loading
-from interventions.select_samples import ALL, PUBLISHED, SelectSamples, accuracy_table, draw, in_halves, main, select_samples
+from interventions.methods.options import SelectSamples
+from interventions.methods.select_samples import ALL, PUBLISHED, accuracy_table, draw, in_halves
+from interventions.models import names
+from interventions.select_samples import main, select_samples
 from interventions.study import answers, study
 from interventions.study.answer_match import is_normalised_match, normalised
-from interventions.study.study import Options, prepare
+from interventions.study.options import Options
+from interventions.study.study import prepare
 from tests.conftest import ROOT
 
 REFERENCE = ROOT.parent / "shared" / "REFERENCE.md"
@@ -216,7 +219,7 @@ def test_published_figures_stand_in_the_whole_data_sets_row():
 def test_published_figures_are_the_papers():
     text = re.search(r"Published accuracy.*?%", REFERENCE.read_text(), re.DOTALL)[0]
     pairs = [tuple(map(float, found)) for found in re.findall(r"(\d+\.\d+) / (\d+\.\d+)", text)]
-    blip, llava = ([PUBLISHED[loading.HUB[name]][data] for data in ("svo_probes", "mit_states", "fer2013")] for name in loading.HUB)
+    blip, llava = ([PUBLISHED[names.HUB[name]][data] for data in ("svo_probes", "mit_states", "fer2013")] for name in names.HUB)
     assert list(zip(blip, llava, strict=True)) == pairs
 
 
@@ -326,7 +329,7 @@ def test_the_command_prints_accuracy_and_warnings(table, saying, monkeypatch, ca
     assert re.search(r"things +colour +13 +8 +11 +61.54 +84.62\n", printed.out)
     assert re.search(r"\n8 samples \((4 colour, 4 kind|4 kind, 4 colour)\) in \S+/out\n$", printed.out)
     assert "warning: kind: 4 of 4 samples" in printed.err
-    with pytest.raises(SystemExit, match="error: --per-category"):
+    with pytest.raises(SystemExit, match=r"interventions\.select_samples: --per-category"):
         main(options(table, per_category=0))
 
 
@@ -338,5 +341,5 @@ def test_both_forms_explain_themselves_without_the_models_stage(tmp_path):
     loaded = "[name for name in sys.modules if name.split('.')[0] in ('interventions', 'nnsight', 'torch')]"
     code = f"import json, sys, interventions.select_samples; print(json.dumps({loaded}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    options_alone = {"interventions", "interventions.backends", "interventions.backends.options"}
+    options_alone = {"interventions", "interventions.backends", "interventions.study.options"}
     assert set(json.loads(done.stdout)) == options_alone

@@ -64,6 +64,10 @@ def test_heads_are_judged_by_it_in_files_and_tables(results):
     assert rows.set_index("name")["sip_mean_effect"]["L1.H2"] == pytest.approx(float(expected), rel=1e-5)
 
 
+def texts(figure: Figure) -> str:
+    return " ".join(text.get_text().replace("\n", " ") for text in figure.findobj(lambda one: hasattr(one, "get_text")))
+
+
 def test_every_figure_of_effects_shows_its_label(results):
     drawn = dict(every.every_figure(results, NAME))
     shown = [name for name in drawn if name.startswith("blip-small/shapes/sip-")]

@@ -5,12 +5,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from data_prep.tables.command import Fault
 from interventions.models.vlm import Vlm
 
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.25, torch.float16: 0.05}  # logits, where both paths only round differently
 
 
-class VerificationError(RuntimeError):
+class VerificationError(Fault):
     """A run among others and the same run the plain way disagree; names it."""
 
 

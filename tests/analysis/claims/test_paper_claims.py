@@ -26,7 +26,7 @@ from analysis.products import is_stale
 from analysis.store.folder import ResultsError, read_tree, write_tree
 from analysis.universal_heads import Rule
 from analysis.universal_heads import find as find_universal
-from interventions.study.study import Options
+from interventions.study.options import Options
 from tests.support.claims_folders import (
     BLIP,
     BLIP_HEADS,

@@ -16,7 +16,8 @@ from analysis.store.folder import ResultsError, read_tree
 from analysis.universal_heads import Rule
 from analysis.universal_heads import find_and_write as find_universal
 from interventions.attention_patterns import attention_patterns
-from interventions.study.study import Options, prepare
+from interventions.study.options import Options
+from interventions.study.study import prepare
 from tests.support.synthetic_attention import null_attention
 from tests.support.synthetic_results import (
     DETECTS,

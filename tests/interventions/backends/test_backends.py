@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from data_prep.tables.command import reporting
 from interventions import backends
 from interventions.attention_knockout import attention_knockout
 from interventions.attention_patterns import attention_patterns
@@ -16,11 +17,12 @@ from interventions.backends import Backend, BackendError
 from interventions.backends.local import Local
 from interventions.direct_effect import direct_effects
 from interventions.head_ablation import ablate_heads
-from interventions.head_patching import head_target, patch_heads
-from interventions.module_patching import module_targets
-from interventions.study import patching
-from interventions.study.command import reporting_errors
-from interventions.study.study import Options, prepare
+from interventions.head_patching import patch_heads
+from interventions.methods import patching
+from interventions.methods.options import AttributionPatching, HeadAblation, HeadPatching, ModulePatching
+from interventions.methods.patching import head_target, module_targets
+from interventions.study.options import Options
+from interventions.study.study import prepare
 
 
 class Backwards(Backend):
@@ -40,15 +42,15 @@ def read(path):
 
 
 def patch_all(study):
-    return patching.patch_study(study, [head_target(study), *module_targets(study)])
+    return patching.patch_study(study, [head_target(study, HeadPatching()), *module_targets(study, ModulePatching())])
 
 
 VERBS = {
     "patching": patch_all,
     "attention": lambda study: [attention_patterns(study)],
     "knockout": lambda study: [attention_knockout(study)],
-    "attribution": lambda study: [attribute_heads(study, steps=2)],
-    "ablation": lambda study: [patch_heads(study), ablate_heads(study, replacements=("mean", "zero", "resample", "corrupt"))],
+    "attribution": lambda study: [attribute_heads(study, AttributionPatching(steps=2))],
+    "ablation": lambda study: [patch_heads(study), ablate_heads(study, HeadAblation(replacements=("mean", "zero", "resample", "corrupt")))],
     "direct": lambda study: [direct_effects(study)],
 }
 
@@ -149,5 +151,5 @@ def test_without_ray_the_message_names_the_file_of_requirements(monkeypatch):
 
 
 def test_a_backends_error_is_one_message(capsys):
-    with pytest.raises(SystemExit, match="error: no cluster"), reporting_errors():
+    with pytest.raises(SystemExit, match=r"^head_patching: no cluster"), reporting("head_patching"):
         raise BackendError("no cluster")

@@ -20,19 +20,20 @@ from corruptions.options import CorruptionOptions
 from interventions import accuracy
 from interventions.attribution_patching import attribute_heads
 from interventions.backends import BackendError, Batch, ray_cluster
-from interventions.backends.options import RayOptions
 from interventions.backends.ray_cluster import RayCluster, connect, disconnect
 from interventions.backends.ray_worker import Task
-from interventions.head_patching import head_target
-from interventions.module_patching import module_targets
+from interventions.methods import patching
+from interventions.methods.options import HeadPatching, ModulePatching
+from interventions.methods.patching import head_target, module_targets, patch_study
 from interventions.results.store import Store
-from interventions.study import patching
-from interventions.study.patching import patch_study
-from interventions.study.study import Options, prepare
+from interventions.study.options import Options, RayOptions
+from interventions.study.study import prepare
 from tests.conftest import ROOT
 from tests.support.fatal_work import Fatal, KilledOnce
 
 NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 100 * 2**20}
+
+pytestmark = pytest.mark.xdist_group("whole machine")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def local(blip, data, tmp_path_factory):
 
 
 def patch_all(study):
-    return patch_study(study, [head_target(study), *module_targets(study, ("mlp",))])
+    return patch_study(study, [head_target(study, HeadPatching()), *module_targets(study, ModulePatching(("mlp",)))])
 
 
 def read(path):

@@ -19,7 +19,8 @@ from interventions.backends import host as host_module
 from interventions.backends.__main__ import Doctor, examine
 from interventions.backends.description import hash_of_weights
 from interventions.backends.host import Exchange, Host
-from interventions.models.loading import ModelError, choose_device
+from interventions.models.loading import choose_device
+from interventions.models.names import ModelError
 from interventions.models.wrappers import BlipModel, DecoderModel
 
 

@@ -24,17 +24,18 @@ from interventions.backends import host as host_module
 from interventions.backends.__main__ import Doctor, examine
 from interventions.backends.host import Host
 from interventions.backends.journal import Journal
-from interventions.backends.options import RemoteOptions
 from interventions.backends.remote import RemoteServer
 from interventions.direct_effect import direct_effects
 from interventions.engine.corrupt_embeddings import embedding_deviation
 from interventions.head_ablation import ablate_heads
 from interventions.head_patching import patch_heads
+from interventions.methods.options import AttributionPatching, HeadAblation, ModulePatching, PathPatching
 from interventions.models.loading import load
 from interventions.module_patching import patch_modules
 from interventions.path_patching import patch_paths
 from interventions.results.store import ResultsError, Store
-from interventions.study.study import Options, open_model, prepare
+from interventions.study.options import Options, RemoteOptions
+from interventions.study.study import open_model, prepare
 from tests.support.loopback.client import KEY, ROOT, serving
 
 UNKNOWN_KEY = "7c1e5a52-0000-4000-8000-2f1f5d1c7a11"
@@ -107,7 +108,7 @@ def test_a_study_there_gives_the_files_of_a_study_here(options, model, server):
     assert there.answers == here.answers
     assert_same_file(patch_heads(here), patch_heads(there))
     components = ("mlp", "block")
-    for ours, theirs in zip(patch_modules(here, components=components), patch_modules(there, components=components), strict=True):
+    for ours, theirs in zip(patch_modules(here, ModulePatching(components)), patch_modules(there, ModulePatching(components)), strict=True):
         assert_same_file(ours, theirs)
     assert_same_file(attention_patterns(here), attention_patterns(there))
     said = json.loads((there.options.out / "manifest.json").read_text())["remote"]
@@ -122,9 +123,9 @@ def test_a_study_there_gives_the_files_of_a_study_here(options, model, server):
     "script",
     [
         attention_knockout,
-        partial(attribute_heads, steps=2),
+        partial(attribute_heads, options=AttributionPatching(steps=2)),
         direct_effects,
-        partial(patch_paths, senders=["L0.H1"], receivers=["L2.H0.q", "answer"]),
+        partial(patch_paths, options=PathPatching(senders=["L0.H1"], receivers=["L2.H0.q", "answer"])),
     ],
 )
 def test_other_interventions_run_there_too(study, options, llava, script):
@@ -136,7 +137,7 @@ def test_heads_are_ablated_there_too(study, options, llava):
     made = []
     for here_or_there in (prepare(options(backend="local", out="local"), llava), study()):
         patch_heads(here_or_there)
-        made.append(ablate_heads(here_or_there, replacements=("zero", "resample", "corrupt"), sizes=(1, 3), random_sets=1))
+        made.append(ablate_heads(here_or_there, HeadAblation(replacements=("zero", "resample", "corrupt"), sizes=(1, 3), random_sets=1)))
     assert_same_file(*made)
 
 
@@ -202,8 +203,8 @@ def test_parts_are_measured_there_too(options, part):
     made = []
     for where in ("local", "remote", "remote-dry-run"):
         there = prepare(options("blip-shapes", where, where, part=part, verify=1, batch=2))
-        made.append([*patch_modules(there, "str" if part == "decoder" else "sip", ("mlp",)), patch_heads(there)])
-        made[-1].append(ablate_heads(there, replacements=("zero",), sizes=(1,), random_sets=1))
+        made.append([*patch_modules(there.under("str" if part == "decoder" else "sip"), ModulePatching(("mlp",))), patch_heads(there)])
+        made[-1].append(ablate_heads(there, HeadAblation(replacements=("zero",), sizes=(1,), random_sets=1)))
     for ours, *theirs in zip(*made, strict=True):
         for path in theirs:
             assert_same_file(ours, path)
@@ -213,8 +214,8 @@ def test_means_over_samples_are_not_made_there(study, caplog):
     ranked = study()
     patch_heads(ranked)
     with pytest.raises(ValueError, match="choose zero, resample or corrupt"):
-        ablate_heads(ranked, replacements=("mean",))
-    with xr.open_dataset(ablate_heads(ranked, sizes=(1,), random_sets=0)) as ablated:
+        ablate_heads(ranked, HeadAblation(replacements=("mean",)))
+    with xr.open_dataset(ablate_heads(ranked, HeadAblation(sizes=(1,), random_sets=0))) as ablated:
         assert list(ablated["replacement"].values) == ["zero", "resample", "corrupt"]
     assert "it would leave the remote host" in caplog.text
 
@@ -300,7 +301,7 @@ def test_a_result_that_is_not_kept_yet_is_not_lost_and_bytes_add_up(study, expec
     assert len(server.seen()) == before + 4
     assert traffic(ours)[key]["samples"] == 4
     assert traffic(ours)[key]["bytes_sent"] > first["bytes_sent"] > 0
-    patch_heads(ours, "str")
+    patch_heads(ours.under("str"))
     assert traffic(ours)[key]["samples"] == traffic(ours)[key.replace("sip", "str")]["samples"] == 4
 
 
@@ -382,7 +383,7 @@ def test_the_command_line_says_what_is_wrong_in_one_line(data, tmp_path, server)
         [*command, "--data", data, "--out", str(tmp_path / "out")], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {server.url} refuses the key (403")
+    assert done.stderr.strip().splitlines()[-1].startswith(f"interventions.head_patching: {server.url} refuses the key (403")
     assert UNKNOWN_KEY not in done.stderr + done.stdout
 
 

@@ -20,7 +20,8 @@ from interventions.engine.plan import patches
 from interventions.engine.sweep import sweep
 from interventions.models.architecture import ARCHITECTURES
 from interventions.models.checks import check_sites
-from interventions.models.loading import ModelError, load, wrap
+from interventions.models.loading import load, wrap
+from interventions.models.names import ModelError
 from interventions.results.roles import Cell
 from tests.support import zoo
 from tests.support.hooks import patched

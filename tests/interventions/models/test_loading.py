@@ -17,10 +17,11 @@ from interventions.engine.capture import CORRUPT, Example, capture, example
 from interventions.engine.oracle.patching import run_plain
 from interventions.engine.plan import Patch, patches
 from interventions.engine.sweep import sweep
-from interventions.models import loading
+from interventions.models import names
 from interventions.models.architecture import BLIP, Port, of_model_type
 from interventions.models.checks import SiteError, check_sites
-from interventions.models.loading import CHECKPOINTS, ModelError, check_config, choose_device, describe, fingerprint, load
+from interventions.models.loading import check_config, choose_device, describe, fingerprint, load
+from interventions.models.names import CHECKPOINTS, ModelError
 from interventions.models.vlm import Scored
 from interventions.results.roles import Cell
 
@@ -215,9 +216,9 @@ def test_a_remote_trace_never_runs_locally(blip):
 
 
 def test_the_hub_names_lead_to_the_hub():
-    assert loading.resolve("blip-vqa-base")[1] == "Salesforce/blip-vqa-base"
-    assert loading.resolve("llava-1.5-7b")[1] == "llava-hf/llava-1.5-7b-hf"
-    assert loading.resolve("someone/some-vlm")[1] == "someone/some-vlm"
+    assert names.resolve("blip-vqa-base")[1] == "Salesforce/blip-vqa-base"
+    assert names.resolve("llava-1.5-7b")[1] == "llava-hf/llava-1.5-7b-hf"
+    assert names.resolve("someone/some-vlm")[1] == "someone/some-vlm"
 
 
 @pytest.mark.parametrize("kind", ["blip", "llava"])

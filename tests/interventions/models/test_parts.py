@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from interventions.attention_patterns import capture_attention
 from interventions.backends.journal import name_of
 from interventions.backends.shipping import Request, ship
 from interventions.engine.ablation import run_ablated
@@ -19,6 +18,8 @@ from interventions.engine.oracle.patching import run_plain, verify_patches
 from interventions.engine.plan import patches
 from interventions.engine.sweep import sweep
 from interventions.head_patching import patch_heads
+from interventions.methods.attention_patterns import capture_attention
+from interventions.methods.options import ModulePatching
 from interventions.models.checks import check_sites
 from interventions.models.loading import wrap
 from interventions.models.parts import part_of
@@ -26,7 +27,8 @@ from interventions.models.vlm import Scored
 from interventions.module_patching import patch_modules
 from interventions.results import effects
 from interventions.results.roles import Cell
-from interventions.study.study import Options, prepare
+from interventions.study.options import Options
+from interventions.study.study import prepare
 from tests.support import zoo
 from tests.support.hooks import answer_logits, patched
 
@@ -145,9 +147,9 @@ def test_a_job_of_a_part_is_named_by_its_questions_and_carries_no_others(blip, m
 @pytest.mark.parametrize(("part", "component"), [("decoder", "cross_attention"), ("vision", "self_attention")])
 def test_a_study_of_a_part_has_a_folder_of_its_own(tmp_path, blip, data, part, component):
     study = prepare(Options(model="blip-shapes", data=data, samples=1, out=tmp_path, device="cpu", part=part), blip)
-    path = patch_heads(study, "sip")
+    path = patch_heads(study.under("sip"))
     assert path == tmp_path / f"blip-shapes-{part}" / "shapes" / "sip" / f"{component}-heads.nc"
-    paths = patch_modules(study, "str" if part == "decoder" else "sip", study.vlm.architecture.components)
+    paths = patch_modules(study.under("str" if part == "decoder" else "sip"), ModulePatching(study.vlm.architecture.components))
     assert [path.stem for path in paths] == list(study.vlm.architecture.components)
     assert effects.read(paths[-1]).sizes["sample"] == 4
 

@@ -13,28 +13,30 @@ from interventions.attribution_patching import attribute_heads
 from interventions.direct_effect import direct_effects
 from interventions.head_ablation import ablate_heads
 from interventions.head_patching import patch_heads
+from interventions.methods.options import AttentionKnockout, AttributionPatching, HeadAblation, ModulePatching, PathPatching
 from interventions.module_patching import patch_modules
 from interventions.path_patching import patch_paths
 from interventions.results.store import ResultsError
-from interventions.study.study import Options, prepare
+from interventions.study.options import Options
+from interventions.study.study import prepare
 
 RANKING = "layer,head\n1,0\n2,1\n"
 
 
 def ablate(study):
     (study.options.out / "heads.csv").write_text(RANKING)
-    return ablate_heads(study, ranking=study.options.out / "heads.csv", sizes=(1,), random_sets=0, replacements=("zero",))
+    return ablate_heads(study, HeadAblation(ranking=study.options.out / "heads.csv", sizes=(1,), random_sets=0, replacements=("zero",)))
 
 
 CORRUPT_RUNS = {
     "head_patching": patch_heads,
-    "module_patching": lambda study: patch_modules(study, components=("mlp",), tokens=("last",))[0],
-    "attribution_patching": partial(attribute_heads, exact="none"),
+    "module_patching": lambda study: patch_modules(study, ModulePatching(components=("mlp",), tokens=("last",)))[0],
+    "attribution_patching": partial(attribute_heads, options=AttributionPatching(exact="none")),
     "head_ablation": ablate,
-    "path_patching": partial(patch_paths, senders=("L1.H0",), receivers=("answer",)),
+    "path_patching": partial(patch_paths, options=PathPatching(senders=("L1.H0",), receivers=("answer",))),
 }
 CLEAN_RUNS = {
-    "attention_knockout": partial(attention_knockout, edges=("image:last",), window=1),
+    "attention_knockout": partial(attention_knockout, options=AttentionKnockout(edges=("image:last",), window=1)),
     "direct_effect": direct_effects,
     "attention_patterns": attention_patterns,
 }

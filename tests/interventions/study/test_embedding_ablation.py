@@ -75,7 +75,7 @@ def test_a_study_agrees_with_raw_hooks(tmp_path, data, vlm, kind):
         seen = [logits(pair, torch.zeros(1))[1] for pair in every]
         by = torch.stack(seen).mean(0) if modality == "image" else torch.cat(seen).mean(0)
         torch.testing.assert_close(study.embedding_mean(kind).float().squeeze(0), by, atol=1e-5, rtol=0)
-    dataset = effects.read(patch_heads(study, kind))
+    dataset = effects.read(patch_heads(study.under(kind)))
     assert dataset.attrs["modality"] == modality
     for pair in pairs[:3]:
         oracle, _ = logits(pair, by)

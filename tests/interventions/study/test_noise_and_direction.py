@@ -14,6 +14,7 @@ from interventions.engine.oracle.patching import run_plain, verify_patches
 from interventions.engine.plan import patches
 from interventions.engine.sweep import sweep
 from interventions.head_patching import patch_heads
+from interventions.methods.options import ModulePatching
 from interventions.models.parts import part_of
 from interventions.models.vlm import Scored
 from interventions.module_patching import patch_modules
@@ -21,7 +22,8 @@ from interventions.results import effects
 from interventions.results.roles import Cell
 from interventions.results.store import read_manifest
 from interventions.study import study as study_module
-from interventions.study.study import Options, prepare
+from interventions.study.options import Options
+from interventions.study.study import prepare
 from tests.support.hooks import answer_logits, layers_and_modules, patched
 
 KINDS = ("gaussian_noise", "gaussian_noise_text")
@@ -116,7 +118,7 @@ def test_noise_does_not_reach_tokens_of_the_answer_that_are_given(llava, make_pa
 def test_what_no_state_of_a_part_depends_on_is_refused(tmp_path, data, blip, kind, why):
     study = study_of(blip, data, tmp_path, part="vision")
     with pytest.raises(LeftOut, match=rf"{kind} changes .*{why} blip-shapes-vision"):
-        patch_heads(study, kind)
+        patch_heads(study.under(kind))
     assert why in next(iter(read_manifest(tmp_path)["runs"].values()))["status"]
 
 
@@ -207,7 +209,7 @@ def test_a_deviation_is_measured_once_for_a_model_and_its_data(tmp_path, data, v
 
 def test_draws_are_kept_and_averaged(tmp_path, data, vlm):
     study = study_of(vlm, data, tmp_path, corruption_options=CorruptionOptions(noise_draws=3))
-    dataset = effects.read(patch_heads(study, "gaussian_noise"))
+    dataset = effects.read(patch_heads(study.under("gaussian_noise")))
     assert dataset.logit_correct.dims == ("sample", "draw", "layer", "head", "token")
     assert dataset.corrupt_logit_correct.dims == ("sample", "draw")
     each = [draw.effects.logit_difference() for draw in dataset.effects.each_draw()]
@@ -215,13 +217,13 @@ def test_draws_are_kept_and_averaged(tmp_path, data, vlm):
     assert float(abs(each[0] - each[1]).max()) > 0
     np.testing.assert_allclose(dataset.effects.logit_difference(), sum(each) / 3)
     again = study_of(vlm, data, tmp_path / "one-by-one", corruption_options=CorruptionOptions(noise_draws=3), batch=1)
-    np.testing.assert_allclose(effects.read(patch_heads(again, "gaussian_noise")).logit_correct, dataset.logit_correct, atol=1e-4)
+    np.testing.assert_allclose(effects.read(patch_heads(again.under("gaussian_noise"))).logit_correct, dataset.logit_correct, atol=1e-4)
 
 
 def test_the_noising_direction_exchanges_the_runs(tmp_path, data, vlm):
     """In its own folder; baselines keep their names; patching all of the last layer gives the corrupt run."""
     denoising, noising = (study_of(vlm, data, tmp_path, direction=direction) for direction in ("denoising", "noising"))
-    files = [patch_modules(study, "sip", ("block",), ("all",))[0] for study in (denoising, noising)]
+    files = [patch_modules(study.under("sip"), ModulePatching(("block",), ("all",)))[0] for study in (denoising, noising)]
     assert [path.parent.name for path in files] == ["sip", "sip-noising"]
     there, back = map(effects.read, files)
     assert (there.effects.base, back.effects.base) == ("corrupt", "clean")
@@ -236,21 +238,21 @@ def test_the_noising_direction_exchanges_the_runs(tmp_path, data, vlm):
 def test_windows_of_layers_have_files_of_their_own(tmp_path, data, vlm):
     """A window of one layer is the run without windows."""
     study = study_of(vlm, data, tmp_path)
-    (one,) = patch_modules(study, "sip", ("mlp",), ("all",), window=1)
-    (three,) = patch_modules(study, "sip", ("mlp",), ("all",), window=3)
+    (one,) = patch_modules(study.under("sip"), ModulePatching(("mlp",), ("all",), window=1))
+    (three,) = patch_modules(study.under("sip"), ModulePatching(("mlp",), ("all",), window=3))
     assert (one.name, three.name) == ("mlp.nc", "mlp-window3.nc")
     single, wide = effects.read(one), effects.read(three)
     assert (single.attrs["window"], wide.attrs["window"]) == (1, 3)
     assert float(abs(single.logit_correct - wide.logit_correct).max()) > 1e-4
     with pytest.raises(ValueError, match="a window of 9 layers does not fit"):
-        patch_modules(study, "sip", ("mlp",), ("all",), window=9)
+        patch_modules(study.under("sip"), ModulePatching(("mlp",), ("all",), window=9))
 
 
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
 def test_divergence_from_the_clean_run(tmp_path, data, vlm, direction):
     """Against torch's own, on both runs of a pair; 0 for the clean run, and where a patch restores it wholly."""
     study = study_of(vlm, data, tmp_path, divergence=True, direction=direction)
-    dataset = effects.read(patch_modules(study, "str", ("block",), ("all",))[0])
+    dataset = effects.read(patch_modules(study.under("str"), ModulePatching(("block",), ("all",)))[0])
     np.testing.assert_allclose(dataset.clean_kl_from_clean, 0, atol=1e-5)
     last = dataset.kl_from_clean.isel(layer=-1, token=0)
     np.testing.assert_allclose(last, 0 if direction == "denoising" else dataset.corrupt_kl_from_clean, atol=1e-4)

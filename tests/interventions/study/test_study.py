@@ -15,8 +15,8 @@ import xarray as xr
 
 from corruptions.base import LeftOut
 from data_prep.tables import schema as sample_table
-from interventions.attention_patterns import attention_patterns, capture_attention
-from interventions.backends.options import RayOptions, RemoteOptions
+from data_prep.tables.command import reporting
+from interventions.attention_patterns import attention_patterns
 from interventions.engine import budget as planning
 from interventions.engine import measuring
 from interventions.engine.capture import CLEAN, capture, example
@@ -24,14 +24,16 @@ from interventions.engine.oracle.verify import VerificationError
 from interventions.engine.plan import patches
 from interventions.engine.sweep import sweep
 from interventions.head_patching import patch_heads
+from interventions.methods import patching
+from interventions.methods.attention_patterns import capture_attention
+from interventions.methods.options import HeadPatching, ModulePatching
+from interventions.methods.per_sample import cells_of
 from interventions.models.vlm import Scored
 from interventions.module_patching import patch_modules
 from interventions.results import effects
 from interventions.results.store import ResultsError, Store, update_manifest
-from interventions.study import patching
-from interventions.study.command import reporting_errors
-from interventions.study.per_sample import cells_of
-from interventions.study.study import Options, prepare
+from interventions.study.options import Options, RayOptions, RemoteOptions
+from interventions.study.study import prepare
 from tests.conftest import ROOT
 from tests.support.hooks import layers_and_modules
 
@@ -88,7 +90,7 @@ def test_the_file_holds_what_the_engine_measured(study):
 
 
 def test_module_effects_line_tokens_up_by_role(study):
-    (path,) = patch_modules(study, "str", ("mlp",))
+    (path,) = patch_modules(study.under("str"), ModulePatching(("mlp",)))
     dataset = effects.read(path)
     roles = dataset.effects.by_role()
     assert {"correct", "incorrect", "or", "noun", "?"} <= set(roles.role.values)
@@ -99,9 +101,9 @@ def test_module_effects_line_tokens_up_by_role(study):
 
 def test_the_reference_definition_patches_blips_mlp_at_the_layers_output(tmp_path, data, blip):
     options = Options(model=blip.name, data=data, samples=1, out=tmp_path / "reference", device="cpu", definition="reference")
-    (reference,) = patch_modules(prepare(options, blip), components=("mlp",))
+    (reference,) = patch_modules(prepare(options, blip), ModulePatching(components=("mlp",)))
     options = Options(model=blip.name, data=data, samples=1, out=tmp_path / "ours", device="cpu")
-    mlp, block = patch_modules(prepare(options, blip), components=("mlp", "block"))
+    mlp, block = patch_modules(prepare(options, blip), ModulePatching(components=("mlp", "block")))
     np.testing.assert_array_equal(values(reference).logit_correct, values(block).logit_correct)
     assert not np.allclose(values(reference).logit_correct, values(mlp).logit_correct, equal_nan=True)
     assert values(reference).attrs["definition"] == "reference"
@@ -193,10 +195,10 @@ def test_a_study_keeps_the_plan_it_began_with(study, monkeypatch):
     seen = []
     real = patching._patch_pairs
     monkeypatch.setattr(patching, "_patch_pairs", lambda study, pairs, *rest: seen.append(len(pairs)) or real(study, pairs, *rest))
-    patch_modules(study, components=("mlp",))
+    patch_modules(study, ModulePatching(components=("mlp",)))
     assert set(seen) == {1}
     update_manifest(study.options.out, "plans", key, begun | {"dtype": "bfloat16"})
-    patch_modules(study, components=("block",))
+    patch_modules(study, ModulePatching(components=("block",)))
     assert max(seen) > 1
 
 
@@ -225,10 +227,10 @@ def test_what_never_fits_in_memory_is_said_in_one_line(study, monkeypatch):
         raise torch.OutOfMemoryError("Traceback ...\nCUDA out of memory. Tried to allocate 2 GiB.")
 
     monkeypatch.setattr(measuring, "capture", no_device)
-    with pytest.raises(SystemExit) as ended, reporting_errors():
+    with pytest.raises(SystemExit) as ended, reporting("head_patching"):
         patch_heads(study)
     assert str(ended.value).startswith(
-        "error: even one run does not fit in the device's memory (CUDA out of memory. Tried to allocate 2 GiB.)"
+        "head_patching: even one run does not fit in the device's memory (CUDA out of memory. Tried to allocate 2 GiB.)"
     )
     assert all(what in str(ended.value) for what in ("--batch 1", "--dtype", "--device"))
     assert "\n" not in str(ended.value)
@@ -315,11 +317,11 @@ def test_wrong_options_are_refused(tmp_path, data, blip, options, message):
 
 def test_wrong_components_and_tokens_are_refused(study):
     with pytest.raises(ValueError, match="no component 'nose'"):
-        patch_modules(study, components=("mlp", "nose"))
+        patch_modules(study, ModulePatching(components=("mlp", "nose")))
     with pytest.raises(ValueError, match=r"'mlp' of .* has no heads"):
-        patch_heads(study, component="mlp")
+        patch_heads(study, HeadPatching(component="mlp"))
     with pytest.raises(ValueError, match="no token has the role 'verb'"):
-        patch_heads(study, tokens=("verb",))
+        patch_heads(study, HeadPatching(tokens=("verb",)))
 
 
 def test_a_full_disk_loses_no_finished_sample(study, monkeypatch):
@@ -432,7 +434,7 @@ def test_a_script_reports_an_error_in_one_message(tmp_path):
     command = [sys.executable, f"{ROOT}/interventions/head_patching.py", "--model", "nothing", "--samples", "1"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 1
-    assert "error: unknown model 'nothing'" in done.stderr
+    assert "interventions.head_patching: unknown model 'nothing'" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -455,7 +457,7 @@ def test_ctrl_c_and_kill_lose_no_finished_sample(tmp_path, data):
         process.send_signal(how)
         _, errors = process.communicate()
         assert process.returncode == (130 if how == signal.SIGINT else -how)
-        assert ("run the same command again" in errors) == (how == signal.SIGINT)
+        assert ("run the same command to go on" in errors) == (how == signal.SIGINT)
         assert finished() == kept + 1
         kept = finished()
     command = [sys.executable, f"{ROOT}/interventions/head_patching.py", *options]

@@ -17,10 +17,11 @@ from interventions.engine.capture import CLEAN, CORRUPT, prompts_of
 from interventions.engine.measuring import measure_pairs
 from interventions.engine.memory import peak_memory
 from interventions.engine.plan import Patch, patches
+from interventions.methods.options import AttributionPatching, HeadPatching, ModulePatching
+from interventions.methods.per_sample import cells_of, patching_attributes
 from interventions.results import effects
 from interventions.results.roles import EVERY, Cell
 from interventions.results.store import Arrays, Store, read_manifest, update_manifest
-from interventions.study.per_sample import cells_of, patching_attributes
 from interventions.study.study import Study
 
 
@@ -46,12 +47,25 @@ class Target:
         return f"{self.component}{'-heads' if self.heads else ''}{f'-window{self.window}' if self.window > 1 else ''}"
 
 
-def patch_study(study: Study, targets: Sequence[Target], corruption: str | None = None) -> list[Path]:
-    """Patch some targets in every pair of a study, and write their effects; a pair's states are captured once for all targets.
+def head_target(study: Study, options: HeadPatching | AttributionPatching) -> Target:
+    """All heads of a component; by default the component and the tokens of the paper."""
+    architecture = study.vlm.architecture
+    return Target(
+        options.component or architecture.head_component,
+        heads=True,
+        tokens=options.tokens or (("last", "correct") if architecture.causal else (architecture.main_token,)),
+    )
 
-    Parameters
-    ----------
-    corruption : default: that of the study's options
+
+def module_targets(study: Study, options: ModulePatching) -> list[Target]:
+    """Some components as whole modules, by default all that the architecture has."""
+    names = options.components
+    components = () if "none" in names else study.vlm.architecture.components if "all" in names else names
+    return [Target(component, False, options.tokens, options.window) for component in components]
+
+
+def patch_study(study: Study, targets: Sequence[Target]) -> list[Path]:
+    """Patch some targets in every pair of a study, and write their effects; a pair's states are captured once for all targets.
 
     Returns
     -------
@@ -69,7 +83,7 @@ def patch_study(study: Study, targets: Sequence[Target], corruption: str | None 
     VerificationError
         The first samples, measured again the plain way, differ.
     """
-    corruption = corruption or study.options.corruption
+    corruption = study.options.corruption
     for target in targets:
         _check(study, target)
     stores = {target: _store(study, target, corruption) for target in targets}

@@ -5,7 +5,6 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,11 +14,11 @@ from tqdm import tqdm
 
 from corruptions.base import Pair
 from interventions.engine.capture import Captured, Example, capture
-from interventions.study.per_sample import roles_of
+from interventions.methods.options import Replacement
+from interventions.methods.per_sample import roles_of
 from interventions.study.study import Study
 
 log = logging.getLogger(__name__)
-Replacement = Literal["mean", "zero", "resample", "corrupt"]
 REPLACEMENTS = {
     "mean": "the mean over the other samples' clean runs, at the same place",
     "zero": "0",

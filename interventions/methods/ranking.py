@@ -10,22 +10,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from interventions.engine.plan import Heads, all_heads
 from interventions.models.vlm import Vlm
 from interventions.results import effects
 from interventions.study.study import Study
 
 log = logging.getLogger(__name__)
-Heads = tuple[tuple[int, int], ...]
 
 
 class RankingError(ValueError):
     """A ranking that cannot be used: says what is wrong, where, and what to do."""
-
-
-def all_heads(vlm: Vlm, component: str) -> Heads:
-    """The heads of a component, in the layers that have it."""
-    layers = [number for number in range(vlm.n_layers) if component in vlm.components_of(number)]
-    return tuple((layer, head) for layer in layers for head in range(vlm.n_heads))
 
 
 def made_of(study: Study) -> dict[str, str]:
