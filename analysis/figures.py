@@ -50,7 +50,7 @@ def find(results: Path, options: Figures | None = None) -> "Iterator[tuple[str, 
         When there is no results folder, nothing in it to draw, no such metric, or a damaged file.
 
     >>> dict(find(Path("results")))["blip-small/shapes/sip-modules"].axes[0].get_title()
-    'cross-attention'
+    'self-attention'
     """
     from analysis.plots.every import every_figure
 
