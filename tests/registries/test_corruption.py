@@ -161,7 +161,7 @@ def test_help_offers_it_and_its_options(folder):
     )
     wide = os.environ | {"COLUMNS": "4000"}
     told = subprocess.run([sys.executable, "-c", asks], cwd=ROOT, env=wide, capture_output=True, text=True, check=True).stdout
-    assert f"{SENTENCE}: blur (image)" in re.sub(r"\s+", " ", told)
+    assert f"{SENTENCE}: blur (image)" in re.sub(r"[\s│]+", " ", told)
     assert "--blur-radius" in told
     assert "Standard deviation of the blur, in pixels." in told
 
