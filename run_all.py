@@ -90,9 +90,10 @@ def measure(options: RunAll) -> None:
 def _measure(options: RunAll, stage: Stage) -> None:
     """Run every stage; one for which no sample is left is said to be not run, here and in the manifest, and the others go on."""
     from interventions.attention_patterns import attention_patterns
+    from interventions.backends.opening import check_options, open_model, prepare
     from interventions.methods.patching import head_target, module_targets, patch_study
     from interventions.results.store import check_writable
-    from interventions.study.study import check_options, load_data, open_model, prepare
+    from interventions.study.opening import load_data
 
     check_writable(options.out)
     for corruption in options.corruptions:
@@ -160,32 +161,41 @@ def _analyse(options: RunAll) -> list[str]:
         stability,
         universal_heads,
     )
+    from analysis.claims.page import counts
+    from analysis.store.errors import NothingToAnalyse
 
     notes: list[str] = []
     image, text = judged_corruptions(options.corruptions, options.direction)
-    found = universal_heads.find_and_write(options.out, universal_heads.Rule(options.metric, image_corruption=image, text_corruption=text))
-    rule = robust_heads.RobustRule(options.metric, image_corruption=image, text_corruption=text)
-    _, beyond_chance = robust_heads.find_and_write(options.out, rule)
+    judged_by = {"metric": options.metric, "image_corruption": image, "text_corruption": text}
+    universal = universal_heads.write(options.out, universal_heads.UniversalHeads(**judged_by))
+    rule = robust_heads.RobustHeads(**judged_by, runs=max(options.power_runs, 1))
+    robust = robust_heads.write(options.out, rule)
     if options.power_runs:
-        robust_heads.power_and_write(options.out, rule, options.power_runs)
+        robust_heads.write_power(options.out, rule)
     try:
-        stability.find_and_write(options.out, stability.Subsampling(options.metric, image_corruption=image, text_corruption=text))
-    except stability.NothingToTakeApart as reason:
+        stability.write(options.out, stability.Stability(**judged_by))
+    except NothingToAnalyse as reason:
         notes.append(f"stability was not judged: {reason}")
-    head_functions.write(options.out, head_functions.HeadFunctions(metric=options.metric))
-    modules.find_and_write(options.out, metric=options.metric)
+    try:
+        head_functions.write(options.out, head_functions.HeadFunctions(metric=options.metric))
+    except NothingToAnalyse as reason:
+        notes.append(f"functions of heads were not judged: {reason}")
+    try:
+        modules.write(options.out, modules.Modules(metric=options.metric))
+    except NothingToAnalyse as reason:
+        notes.append(f"modules were not mapped: {reason}")
     if len(options.corruptions) > 1:
         try:
-            compare_corruptions.find_and_write(options.out, compare_corruptions.Comparing(metric=options.metric))
-        except compare_corruptions.NothingToCompare as reason:
+            compare_corruptions.write(options.out, compare_corruptions.CompareCorruptions(metric=options.metric))
+        except NothingToAnalyse as reason:
             notes.append(f"corruptions were not compared: {reason}")
     figures.write(options.out, figures.Figures(metric=options.metric))
-    claims, _ = paper_claims.find_and_write(options.out)
+    claims = paper_claims.write(options.out)
     (page,) = report.write(options.out).paths
     return [
         *notes,
-        f"\nresults: {options.out.resolve()}\nreport:  {page}\n\nNOTICE's universal heads\n{universal_heads.summary(found)}"
-        f"\n\nheads that hold up (signed effects, corrected tests)\n{beyond_chance}\n\n{paper_claims.counts(claims)}",
+        f"\nresults: {options.out.resolve()}\nreport:  {page}\n\nNOTICE's universal heads\n{universal.words}"
+        f"\n\nheads that hold up (signed effects, corrected tests)\n{robust.words}\n\n{counts(claims.data)}",
     ]
 
 

@@ -1,101 +1,25 @@
 """Heads that hold up: effects of heads -> `robust_heads.{nc,csv}`, `robust_universal.csv` and `robust_overlap.csv`.
 
-What makes a head important and universal is in `robust_rule`; what the tables hold in `robust_tables`.
+What makes a head important and universal is in `heads.rules`; what the tables hold in `heads.robust_tables`.
 """
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import pandas as pd
-import xarray as xr
+from analysis.heads.options import RobustRule
+from analysis.store.errors import check_positive
+from analysis.store.written import Written, run_command
 
-from analysis.heads import robust_tables as tables
-from analysis.heads.measured import measured
-from analysis.heads.power import power, power_text
-from analysis.heads.robust_rule import RobustRule, judge
-from analysis.store.command import reporting
-from analysis.store.folder import ResultsError, write_tree, write_whole
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
 
 FILE = "robust_heads"
-
-
-def find(results: Path, rule: RobustRule | None = None) -> dict[str, xr.Dataset]:
-    """Judge every head of every model in a results folder; one dataset a model, see `robust_rule.judge`.
-
-    Raises
-    ------
-    ResultsError
-        As `universal_heads.find`, and when no sample is complete.
-
-    >>> found = find(Path("results"), RobustRule(resamples=0))["blip-small"]
-    >>> [found["kind"].sel(layer=layer, head=head).item() for layer, head in ((1, 2), (0, 5), (3, 0), (2, 2))]
-    ['vision', 'text', 'multimodal', 'none']
-    """
-    rule = rule or RobustRule()
-    return {model: judge(effects, rule) for model, effects in measured(results, rule).items()}
-
-
-def find_and_write(results: Path, rule: RobustRule | None = None, *, metric: str = "logit_difference") -> tuple[dict[str, xr.Dataset], str]:
-    """`find`, then write what the head of this module names into the results folder.
-
-    Parameters
-    ----------
-    metric : the metric to judge by where no rule is given: short for `RobustRule(metric=metric)`.
-
-    Returns
-    -------
-    What `find` does, and a summary in words.
-
-    >>> found, words = find_and_write(Path("results"), RobustRule(resamples=0, permutations=99))
-    >>> words.splitlines()[0]
-    'blip-small: vision: L1.H2; text: L0.H5; multimodal: L3.H0'
-    >>> sorted(path.name for path in Path("results").glob("robust_*"))
-    ['robust_heads.csv', 'robust_heads.nc', 'robust_overlap.csv', 'robust_universal.csv']
-    """
-    results = Path(results)
-    found = find(results, rule or RobustRule(metric=metric))
-    overlap = tables.overlap_table(found)
-    write_tree(found, results / f"{FILE}.nc")
-    write_table(tables.head_table(found), results / f"{FILE}.csv")
-    write_table(tables.universal_table(found), results / "robust_universal.csv")
-    write_table(overlap, results / "robust_overlap.csv")
-    return found, tables.summary(found, overlap)
-
-
-def power_and_write(results: Path, rule: RobustRule | None = None, runs: int = 100) -> pd.DataFrame:
-    """`power.power` of every model in a results folder, written into it as `robust_power.csv`.
-
-    Parameters
-    ----------
-    runs : simulated studies behind each number; 10 take some seconds for a model of 36 heads and three tasks, and time grows with them
-
-    Raises
-    ------
-    ResultsError
-        As `find`.
-
-    >>> rows = power_and_write(Path("results"), runs=1)
-    >>> rows["model"].unique().tolist(), Path("results/robust_power.csv").is_file()
-    (['blip-small'], True)
-    """
-    rule = rule or RobustRule()
-    rows = pd.concat([power(effects, rule, runs=runs) for effects in measured(Path(results), rule).values()])
-    write_table(rows, Path(results) / "robust_power.csv")
-    return rows
-
-
-def write_table(rows: pd.DataFrame, path: Path) -> None:
-    """Write a table with six digits, whole or not at all.
-
-    >>> write_table(pd.DataFrame({"head": [0], "effect": [1 / 3]}), Path("rows.csv"))
-    >>> Path("rows.csv").read_text().split()
-    ['head,effect', '0,0.333333']
-    """
-    write_whole(path, lambda temporary: rows.to_csv(temporary, index=False, float_format="%.6g"))
 
 
 @dataclass(frozen=True)
@@ -114,21 +38,89 @@ class RobustHeads(RobustRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.runs < 1:
-            raise ResultsError(f"runs is {self.runs}; at least one study is needed")
+        check_positive(self, "runs")
+
+
+def find(results: Path, options: RobustRule | None = None) -> dict[str, "xr.Dataset"]:
+    """Judge every head of every model in a results folder; one dataset a model, see `heads.robust.judge`.
+
+    Raises
+    ------
+    ResultsError
+        As `universal_heads.find`, and when no sample is complete.
+
+    >>> kind = find(Path("results"), RobustHeads(resamples=0))["blip-small"]["kind"]
+    >>> [kind.sel(layer=layer, head=head).item() for layer, head in ((1, 2), (0, 5), (3, 0), (2, 2))]
+    ['vision', 'text', 'multimodal', 'none']
+    """
+    from analysis.heads.head_effects import read_head_effects
+    from analysis.heads.robust import judge
+
+    options = options or RobustRule()
+    return {model: judge(effects, options) for model, effects in read_head_effects(results, options).items()}
+
+
+def write(results: Path, options: RobustRule | None = None) -> Written[dict[str, "xr.Dataset"]]:
+    """`find`, then write what the head of this module names into the results folder.
+
+    >>> written = write(Path("results"), RobustHeads(resamples=0, permutations=99))
+    >>> written.words.splitlines()[0]
+    'blip-small: vision: L1.H2; text: L0.H5; multimodal: L3.H0'
+    >>> [path.name for path in written.paths]
+    ['robust_heads.nc', 'robust_heads.csv', 'robust_universal.csv', 'robust_overlap.csv']
+    """
+    from analysis.heads import robust_tables as tables
+    from analysis.store.folder import write_tree
+    from analysis.store.tables import write_table
+
+    heads = find(results, options)
+    overlap, file = tables.overlap_table(heads), Path(results) / f"{FILE}.nc"
+    write_tree(heads, file)
+    rows = {FILE: tables.head_table(heads), "robust_universal": tables.universal_table(heads), "robust_overlap": overlap}
+    paths = {Path(results) / f"{name}.csv": table for name, table in rows.items()}
+    for path, table in paths.items():
+        write_table(table, path)
+    return Written(heads, (file, *paths), tables.summary(heads, overlap))
+
+
+def write_power(results: Path, options: RobustHeads | None = None) -> Written["pd.DataFrame"]:
+    """How large an effect each rule finds, by simulation (`heads.power.power`) of every model, as `robust_power.csv`.
+
+    10 `runs` take some seconds for a model of 36 heads and three tasks, and time grows with them.
+
+    Raises
+    ------
+    ResultsError
+        As `find`.
+
+    >>> written = write_power(Path("results"), RobustHeads(runs=1))
+    >>> written.data["model"].unique().tolist(), written.paths
+    (['blip-small'], (PosixPath('results/robust_power.csv'),))
+    """
+    import pandas as pd
+
+    from analysis.heads.head_effects import read_head_effects
+    from analysis.heads.power import power, power_text
+    from analysis.store.tables import write_table
+
+    options = options or RobustHeads()
+    rows = pd.concat([power(effects, options, runs=options.runs) for effects in read_head_effects(results, options).values()])
+    path = Path(results) / "robust_power.csv"
+    write_table(rows, path)
+    return Written(rows, (path,), power_text(rows))
+
+
+def _write_all(results: Path, options: RobustHeads) -> Written[dict[str, "xr.Dataset"]]:
+    written = write(results, options)
+    if not options.power:
+        return written
+    power = write_power(results, options)
+    return Written(written.data, written.paths + power.paths, f"{written.words}\n\n{power.words}")
 
 
 def main() -> None:
     """Command line."""
-    import tyro
-
-    with reporting("robust_heads"):
-        options = tyro.cli(RobustHeads)
-        _, words = find_and_write(options.results, options)
-        print(words)
-        print(f"wrote {options.results / FILE}.nc and .csv, robust_universal.csv and robust_overlap.csv")
-        if options.power:
-            print(power_text(power_and_write(options.results, options, options.runs)))
+    run_command(FILE, RobustHeads, _write_all)
 
 
 if __name__ == "__main__":

@@ -26,14 +26,14 @@ from analysis import compare_corruptions, figures, head_functions, modules, pape
 from interventions.results import effects
 
 ANALYSES: dict[str, Callable[[Path], object]] = {
-    "universal_heads": universal_heads.find_and_write,
-    "robust_heads": robust_heads.find_and_write,
+    "universal_heads": universal_heads.write,
+    "robust_heads": robust_heads.write,
     "head_functions": head_functions.write,
-    "modules": modules.find_and_write,
-    "compare_corruptions": compare_corruptions.find_and_write,
-    "stability": stability.find_and_write,
+    "modules": modules.write,
+    "compare_corruptions": compare_corruptions.write,
+    "stability": stability.write,
     "figures": figures.write,
-    "paper_claims": paper_claims.find_and_write,
+    "paper_claims": paper_claims.write,
     "report": report.write,
 }
 MODALITY = {"sip": "image", "str": "text"}

@@ -21,14 +21,14 @@ import tyro
 import xarray as xr
 from scipy.stats import spearmanr
 
+from analysis.heads.rules import stand_out
 from analysis.store.folder import head_name
-from analysis.universal_heads import important_heads
 from benchmarks.engine import CASES, work_of
-from interventions.engine.capture import CORRUPT
+from interventions.backends.opening import prepare
+from interventions.engine.capture import BASE
 from interventions.head_patching import patch_heads
 from interventions.results import effects
 from interventions.study.options import Options
-from interventions.study.study import prepare
 
 
 @dataclass
@@ -79,7 +79,7 @@ def full_size(name: str, repeats: int) -> None:
         vlm.module.to(torch.bfloat16 if kind == "bfloat16" else torch.float32)
         work = work_of(vlm, case)
         captured = work.capture(range(1))
-        effects_of[kind] = logit_difference(work.sweep(captured)[0] - captured.measured[0, CORRUPT]).numpy()
+        effects_of[kind] = logit_difference(work.sweep(captured)[0] - captured.measured[0, BASE]).numpy()
         times[kind] = median(sum(work.time()) for _ in range(repeats))
     torch.set_float32_matmul_precision("highest")
     exact = effects_of["float32"]
@@ -113,9 +113,9 @@ def run(options: Dtypes) -> None:
                 both, same = xr.align(exact, rough, join="inner")
                 strong = abs(both) >= abs(both).quantile(0.5)  # relative to effects that are not nearly 0
                 relative = float((abs(same - both) / abs(both)).where(strong).median())
-                means = [abs(e).groupby("category").mean("sample") for e in (both, same)]
+                means = [abs(e).groupby("category").mean("sample").transpose("category", "layer", "head") for e in (both, same)]
                 rank = float(np.mean([spearmanr(a.values.ravel(), b.values.ravel()).statistic for a, b in zip(*means, strict=True)]))
-                sets = [important_heads(m)[0] for m in means]
+                sets = [m.copy(data=stand_out(m.values)[0]) for m in means]
                 changed = f"{int((sets[0] != sets[1]).sum())} of {int(sets[0].sum())} differ"
                 universal = " -> ".join(universal_names(important) for important in sets)
                 figures = f"{relative:>19.4f}{rank:>8.4f}{changed:>17}{seconds / base:>8.2f}  {universal}"

@@ -3,72 +3,25 @@ correlations, all with intervals; and whether NOTICE's claim about noise (its Fi
 """
 
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from scipy import stats
 
-from analysis.stats.resampling import bootstrap_weights, stream
-from analysis.store.folder import ResultsError
-from interventions.results.metrics import METRICS
+from analysis.corruptions.options import Comparing
+from analysis.stats.resampling import bootstrap_weights, stream, weighted_means
+from analysis.stats.thirds import THIRDS, shares_of_layers, thirds
 
-THIRDS = ("early", "middle", "late")
 ONE = 1 - 1e-12  # the largest rank correlation whose arctanh is finite
 SCORES = ("mean_absolute_effect", "mean_effect")
-NOISE = "gaussian_noise"  # how the names of corruptions by noise begin
-SEMANTIC = ("sip", "str")  # those that the claim sets noise beside
+NOISE = "gaussian_noise"
+SEMANTIC = ("sip", "str")  # the corruptions that the claim sets noise beside
 TEST = (
     "holds: the last third's share has an interval wholly above {0:g} under noise, and not so under sip or str, and the interval of "
     "noise's share less theirs lies wholly above 0; does not hold: noise's lies wholly below {0:g}, sip's or str's wholly above it, or "
     "that of the difference wholly below 0; else undecided"
 )
-
-
-@dataclass(frozen=True)
-class Comparing:
-    """What is compared, and how."""
-
-    model: str | None = None
-    """Compare the corruptions of this model only."""
-    dataset: str | None = None
-    """Compare the corruptions of this data set only."""
-    component: str | None = None
-    """Compare this component only: cross_attention, self_attention, mlp or block."""
-    metric: str = "logit_difference"
-    """Effect to compare: logit_difference, restoration_probability, log_odds or normalized_effect."""
-    token: str | None = None
-    """Token role at which heads are compared; without it the main one, or the first that all corruptions have where that is missing."""
-    confined: float = 0.5
-    """Share of the effect in the last third of the layers from which on it counts as confined to them."""
-    resamples: int = 1000
-    """Bootstrap resamples of the samples."""
-    confidence: float = 0.95
-    """Of the intervals."""
-    seed: int = 0
-    """Seed of the resamples."""
-
-    def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise ResultsError(f"there is no metric {self.metric!r}; choose one of {', '.join(METRICS)}")
-        if self.resamples < 1:
-            raise ResultsError(f"resamples is {self.resamples}; at least one is needed")
-        for name in ("confined", "confidence"):
-            if not 0 < getattr(self, name) < 1:
-                raise ResultsError(f"{name} is {getattr(self, name)}; it is a share between 0 and 1")
-
-
-def thirds(layers: int) -> np.ndarray:
-    """The third (0, 1, 2) in which the middle of each layer lies: floor(3 (layer + 1/2) / layers).
-
-    The early and the late third always have as many layers as each other; where 3 does not divide their number, the middle one has one
-    more or one fewer (4 is 1, 2, 1; 32 is 11, 10, 11).
-
-    >>> thirds(4), thirds(6)
-    (array([0, 1, 1, 2]), array([0, 0, 1, 1, 2, 2]))
-    """
-    return (3 * (2 * np.arange(layers) + 1)) // (2 * layers)
 
 
 def compare(effects: xr.DataArray, options: Comparing) -> xr.Dataset:
@@ -129,33 +82,6 @@ def compare(effects: xr.DataArray, options: Comparing) -> xr.Dataset:
     coords = {str(dim): effects[dim].values for dim in of_cells.dims} | {"other": effects["corruption"].values, "score": list(SCORES)}
     coords |= {"third": list(THIRDS), "third_of_layer": ("layer", np.array(THIRDS)[thirds(layers)])}
     return xr.Dataset(variables, coords)
-
-
-def shares_of_layers(sizes: np.ndarray, there: np.ndarray, layers: int) -> np.ndarray:
-    """The share of the sum over cells that each layer has: [..., cell] -> [..., layer]; NaN where the sum is 0.
-
-    Parameters
-    ----------
-    sizes : [..., cell], of layer after layer
-    there : bool [cell], those that count
-
-    >>> sizes = np.array([[[3.0, 0.0, 0.5, 0.5]]])  # two layers of two cells
-    >>> shares_of_layers(sizes, there=np.array([True, True, True, True]), layers=2)
-    array([[[0.75, 0.25]]])
-    """
-    of_layer = sizes[..., there] @ np.eye(layers)[np.repeat(np.arange(layers), sizes.shape[-1] // layers)[there]]
-    total = of_layer.sum(axis=-1, keepdims=True)
-    return np.where(total > 0, of_layer / np.where(total > 0, total, 1), np.nan)
-
-
-def weighted_means(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted means over the samples that have a value: [corruption, sample, cell] -> [corruption, resample, cell].
-
-    >>> weighted_means(np.array([[[1.0], [3.0], [np.nan]]]), np.full((1, 3), 1 / 3))
-    array([[[2.]]])
-    """
-    weight = weights @ np.isfinite(x)
-    return np.where(weight > 0, (weights @ np.nan_to_num(x)) / np.where(weight > 0, weight, 1), np.nan)
 
 
 def _rank_correlations(scores: np.ndarray) -> np.ndarray:

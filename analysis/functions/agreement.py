@@ -16,8 +16,8 @@ from scipy import stats
 from analysis import products
 from analysis.functions.registry import FUNCTIONS, OVERALL, Thresholds, labels
 from analysis.functions.statistics import stratified_weights
-from analysis.heads.measured import Measure, Measured, measured
-from analysis.heads.robust_rule import complete
+from analysis.heads.head_effects import HeadEffects, read_head_effects
+from analysis.heads.options import HeadEffectsOptions
 from analysis.stats.resampling import percentile_interval, stream
 from analysis.store.folder import DAMAGED, EffectsFile, ResultsError, damaged, effects_files
 
@@ -73,7 +73,7 @@ def agreement(
     return frame
 
 
-def _effects(results: Path, files: list[EffectsFile], metric: str) -> Measured:
+def _effects(results: Path, files: list[EffectsFile], metric: str) -> HeadEffects:
     """The effects of all heads under one corruption, whatever its modality."""
     model, corruption = files[0].model, files[0].corruption
     try:
@@ -82,10 +82,10 @@ def _effects(results: Path, files: list[EffectsFile], metric: str) -> Measured:
     except DAMAGED as error:
         raise damaged(files[0].path) from error
     names = {"image_corruption": "", "text_corruption": ""} | {f"{modality}_corruption": corruption}
-    return complete(measured(results, Measure(metric=metric, component=files[0].component, **names))[model])
+    return read_head_effects(results, HeadEffectsOptions(metric=metric, component=files[0].component, **names))[model].complete()
 
 
-def _under(effects: Measured, functions: xr.Dataset, corruption: str, noising: bool, t: Thresholds) -> Iterator[dict[str, object]]:
+def _under(effects: HeadEffects, functions: xr.Dataset, corruption: str, noising: bool, t: Thresholds) -> Iterator[dict[str, object]]:
     """The rows of one model and corruption."""
     tasks = effects.of(corruption)
     there = next(iter(tasks.values()))["layer"].values

@@ -14,19 +14,22 @@ import pandas as pd
 import xarray as xr
 from tqdm import tqdm
 
-from analysis.heads.measured import Measured
-from analysis.heads.robust_rule import RobustRule, complete, judge
+from analysis.heads.head_effects import HeadEffects, flat
+from analysis.heads.options import RobustRule
+from analysis.heads.rules import RULES, Means, universal
 from analysis.stats.resampling import stream
 
 SIZES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.5)
 SAMPLES = (25, 50, 100, 200, 500)
-COLUMNS = ("model", "samples", "size", "noise", "runs", "power", "notice_power", "false_runs", "notice_false_runs")
+ORDERED_RULES = tuple(reversed(RULES))  # the robust rule, which the simulations are for, first
+SHARES = tuple(column for rule in ORDERED_RULES for column in (rule.power, rule.false_runs))
+COLUMNS = ("model", "samples", "size", "noise", "runs", *SHARES)
 SYMMETRIC, SKEWED = "symmetric", "as measured"
 
 
 def simulate(
-    effects: Measured, samples: int, planted: np.ndarray, size: float, generator: np.random.Generator, *, symmetric: bool = True
-) -> Measured:
+    effects: HeadEffects, samples: int, planted: np.ndarray, size: float, generator: np.random.Generator, *, symmetric: bool = True
+) -> HeadEffects:
     """A study of the same tasks and corruptions with this many samples in each task, in which only the planted heads have an effect.
 
     Parameters
@@ -36,13 +39,13 @@ def simulate(
     symmetric : give each sample a random sign; without, noise keeps the skewness it has in the study
 
     >>> from pathlib import Path
-    >>> from analysis.heads.measured import Measure, measured
-    >>> effects = measured(Path("results"), Measure())["blip-small"]
+    >>> from analysis.heads.head_effects import read_head_effects
+    >>> effects = read_head_effects(Path("results"), RobustRule())["blip-small"]
     >>> planted = np.zeros((4, 6), dtype=bool)
     >>> planted[2, 3] = True
-    >>> made = simulate(effects, 500, planted, 1.0, np.random.default_rng(0)).effects["sip", "shapes/colour"]
-    >>> means = abs(made.mean("sample"))
-    >>> dict(made.sizes), {dim: int(at) for dim, at in means.argmax(("layer", "head")).items()}
+    >>> simulated = simulate(effects, 500, planted, 1.0, np.random.default_rng(0)).effects["sip", "shapes/colour"]
+    >>> means = abs(simulated.mean("sample"))
+    >>> dict(simulated.sizes), {dim: int(at) for dim, at in means.argmax(("layer", "head")).items()}
     ({'sample': 500, 'layer': 4, 'head': 6}, {'layer': 2, 'head': 3})
     """
 
@@ -59,7 +62,7 @@ def simulate(
 
 
 def power(
-    effects: Measured,
+    effects: HeadEffects,
     rule: RobustRule,
     sizes: Sequence[float] = SIZES,
     samples: Sequence[int] = SAMPLES,
@@ -79,8 +82,8 @@ def power(
     is. At size 0 there are two: noise is symmetric, as the test wants it, or as measured, as skewed as it is in the study.
 
     >>> from pathlib import Path
-    >>> from analysis.heads.measured import Measure, measured
-    >>> effects = measured(Path("results"), Measure())["blip-small"]
+    >>> from analysis.heads.head_effects import read_head_effects
+    >>> effects = read_head_effects(Path("results"), RobustRule())["blip-small"]
     >>> rows = power(effects, RobustRule(), sizes=(0.0, 1.5), samples=(50,), runs=4)
     >>> rows[["samples", "size", "noise", "power", "false_runs"]]
        samples  size        noise  power  false_runs
@@ -88,31 +91,35 @@ def power(
     1       50   1.5    symmetric    1.0         0.0
     2       50   0.0  as measured    NaN         0.0
     """
-    effects = complete(effects)
-    rule = replace(rule, test="t", resamples=0)
+    effects = effects.complete()
+    effects.check_tasks(rule.at_least)
     cells = [(size, n, SYMMETRIC) for size in sizes for n in samples] + [(0.0, n, SKEWED) for n in samples if 0 in sizes]
     rows = []
     for size, n, noise in tqdm(cells, desc=f"{effects.model}: simulated studies", unit=f"x{runs} studies", leave=False):
         streams = [stream(rule.seed, "power", str(size), str(n), noise, str(run)) for run in range(runs)]
-        found = [_run(effects, rule, n, size, noise, planted, generator) for generator in streams]
-        means = dict(zip(("power", "false_runs", "notice_power", "notice_false_runs"), np.mean(found, axis=0), strict=True))
-        rows.append({"model": effects.model, "samples": n, "size": size, "noise": noise, "runs": runs} | means)
+        named = [_run(effects, rule, n, size, noise, planted, generator) for generator in streams]
+        shares = dict(zip((column for one in ORDERED_RULES for column in (one.power, one.false_runs)), np.mean(named, axis=0), strict=True))
+        rows.append({"model": effects.model, "samples": n, "size": size, "noise": noise, "runs": runs} | shares)
     return pd.DataFrame(rows)
 
 
 def _run(
-    effects: Measured, rule: RobustRule, samples: int, size: float, noise: str, planted: int, generator: np.random.Generator
+    effects: HeadEffects, rule: RobustRule, samples: int, size: float, noise: str, planted: int, generator: np.random.Generator
 ) -> list[float]:
-    """Of the robust rule and of NOTICE's: the share of planted heads that are universal (NaN without any), and whether others are."""
-    first = next(iter(effects.effects.values()))
-    where = np.zeros((first.sizes["layer"], first.sizes["head"]), dtype=bool)
+    """Of each rule: the share of planted heads that are universal (NaN without any), and whether others are."""
+    where = np.zeros(effects.shape, dtype=bool)
     if size:
         where.ravel()[generator.choice(where.size, planted, replace=False)] = True
-    found = judge(simulate(effects, samples, where, size, generator, symmetric=noise == SYMMETRIC), rule)
+    study = simulate(effects, samples, where, size, generator, symmetric=noise == SYMMETRIC)
+    means = Means(*(np.zeros((*study.ran.shape, *study.shape)) for _ in range(3)), samples)
+    for key, values in study.effects.items():
+        at, x = study.index(key), flat(values)
+        for array, of_samples in ((means.effect, x), (means.absolute, np.abs(x)), (means.square, x**2)):
+            array[at] = of_samples.mean(axis=0).reshape(study.shape)
     numbers = []
-    for name in ("universal", "notice_universal"):
-        named = found[name].values
-        numbers += [float(named[:, where].mean()) if size else np.nan, float(named[:, ~where].any())]
+    for one in ORDERED_RULES:
+        heads = universal(one.evidence(means, rule.deviations, rule.alpha), study.ran, rule.at_least, rule.alpha)
+        numbers += [float(heads[:, where].mean()) if size else np.nan, float(heads[:, ~where].any())]
     return numbers
 
 
@@ -128,10 +135,12 @@ def power_text(rows: pd.DataFrame) -> str:
     """
     lines = []
     for model, of_model in rows.groupby("model"):
-        for name, prefix in (("robust rule", ""), ("NOTICE's rule", "notice_")):
-            table = of_model[of_model["size"] > 0].pivot(index="size", columns="samples", values=f"{prefix}power")
+        for rule in ORDERED_RULES:
+            table = of_model[of_model["size"] > 0].pivot(index="size", columns="samples", values=rule.power)
             for noise, none in of_model[of_model["size"] == 0].groupby("noise", sort=False):
-                table.loc[f"no effect, noise {noise}"] = none.set_index("samples")[f"{prefix}false_runs"]
-            lines.append(f"{model}, {name}: share of studies that name a head, by its effect (SD of an average head) and a task's samples")
+                table.loc[f"no effect, noise {noise}"] = none.set_index("samples")[rule.false_runs]
+            lines.append(
+                f"{model}, {rule.title}: share of studies that name a head, by its effect (SD of an average head) and a task's samples"
+            )
             lines += [table.to_string(float_format="%.2f"), ""]
     return "\n".join(lines)

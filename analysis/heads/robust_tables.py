@@ -1,4 +1,4 @@
-"""What `robust_rule.judge` finds, in words and as tables.
+"""The judgement of heads by every rule (`robust.judge`), as tables and in words.
 
 A row is a head in a task, a head that is named, or a comparison of tasks or corruptions.
 """
@@ -11,28 +11,30 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analysis import universal_heads
+from analysis.heads import notice
 from analysis.heads.overlap import Overlap, jaccard, overlap_of_tasks, pair_overlap
+from analysis.heads.rules import NO_KIND, NOTICE, ROBUST, RULES, HeadRule, kind_rank
 from analysis.stats.resampling import stream
 from analysis.store.folder import head_name
-from analysis.universal_heads import KINDS
 
-RULES = {"notice": ("selected", "notice_universal"), "robust": ("important", "universal")}  # rule: which heads it names in a task, in all
-SIGNS = {"important": "sign", "universal": "universal_sign"}  # of the heads that are named; NOTICE's rule has none
-SELECTED = ("selection_frequency", "notice_selection_frequency")
-OF_TASK = ("mean_effect", "low", "high", "p", "q", *SELECTED, "significant", "sign", "stands_out", "important", "selected")
-UNIVERSAL = ("universal_frequency", "notice_universal_frequency")
-OF_HEAD = ("overall_effect", "overall_low", "overall_high", "universal_p", "universal_q", *UNIVERSAL)
+IN_TASK = (
+    *("mean_effect", "low", "high", "p", "q", ROBUST.in_task_frequency, NOTICE.in_task_frequency),
+    *("significant", "sign", "stands_out", "important", "selected"),
+)
+OF_HEAD = (
+    *("overall_effect", "overall_low", "overall_high", "universal_p", "universal_q"),
+    *(ROBUST.universal_frequency, NOTICE.universal_frequency),
+)
 OVERLAP = (  # columns of `overlap_table`
     *("model", "rule", "compared", "a", "b", "at_least", "heads_a", "heads_b", "jaccard"),
     *(field.name for field in fields(Overlap)),
 )
 
 
-def head_table(found: dict[str, xr.Dataset]) -> pd.DataFrame:
+def head_table(heads: dict[str, xr.Dataset]) -> pd.DataFrame:
     """One row for each head in each task that ran.
 
-    Columns: model, dataset, corruption, task (category), layer, head, name; then `OF_TASK` (see `robust_rule.judge`; effects in the
+    Columns: model, dataset, corruption, task (category), layer, head, name; then `IN_TASK` (see `robust.judge`; effects in the
     metric's unit), without the bootstrap's where there was none.
 
     >>> from pathlib import Path
@@ -45,25 +47,25 @@ def head_table(found: dict[str, xr.Dataset]) -> pd.DataFrame:
     32        sip   shape  L1.H2     1
     """
     tables = []
-    for model, dataset in found.items():
-        names = [name for name in OF_TASK if name in dataset]
+    for model, dataset in heads.items():
+        names = [name for name in IN_TASK if name in dataset]
         rows = dataset[names].drop_vars("modality").to_dataframe(["corruption", "task", "layer", "head"]).reset_index()
         rows = rows[rows["mean_effect"].notna()]
-        place = rows["task"].str.split("/", n=1)
-        rows = rows.assign(task=place.str[1])
+        data_and_category = rows["task"].str.split("/", n=1)
+        rows = rows.assign(task=data_and_category.str[1])
         rows.insert(0, "model", model)
-        rows.insert(1, "dataset", place.str[0])
+        rows.insert(1, "dataset", data_and_category.str[0])
         rows.insert(6, "name", [head_name(*at) for at in zip(rows["layer"], rows["head"], strict=True)])
         tables.append(rows)
     return pd.concat(tables, ignore_index=True)
 
 
-def universal_table(found: dict[str, xr.Dataset]) -> pd.DataFrame:
+def universal_table(heads: dict[str, xr.Dataset]) -> pd.DataFrame:
     """The heads that are important in any task by either rule, universal ones first: one row a head.
 
     Columns: model, component, layer, head, name, kind, notice_kind, kind_frequency (share of resamples in which the head has its kind; not
     without the bootstrap), then for each corruption <corruption>_tasks (that ran),
-    _tasks_important, _tasks_selected (by NOTICE's rule), _sign, and `OF_HEAD` (see `robust_rule.judge`; effects in the metric's unit).
+    _tasks_important, _tasks_selected (by NOTICE's rule), _sign, and `OF_HEAD` (see `robust.judge`; effects in the metric's unit).
 
     >>> from pathlib import Path
     >>> from analysis.robust_heads import RobustRule, find
@@ -75,7 +77,7 @@ def universal_table(found: dict[str, xr.Dataset]) -> pd.DataFrame:
     2  L3.H0  multimodal                    2         1
     """
     columns = ["model", "component", "layer", "head", "name", "kind", "notice_kind"]
-    rows = [row for dataset in found.values() for row in _universal_rows(dataset)]
+    rows = [row for dataset in heads.values() for row in _universal_rows(dataset)]
     frame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=columns)
     counts = [column for column in frame.columns if column.endswith(("_tasks", "_tasks_important", "_tasks_selected", "_sign"))]
     return frame.astype(dict.fromkeys(counts, "Int64"))
@@ -98,22 +100,22 @@ def _universal_rows(dataset: xr.Dataset) -> list[dict[str, object]]:
             row[f"{corruption}_sign"] = int(under["universal_sign"])
             row |= {f"{corruption}_{name}": float(under[name]) for name in OF_HEAD if name in under}
         rows.append(row)
-    return sorted(rows, key=lambda row: KINDS.index(str(row["kind"])))
+    return sorted(rows, key=lambda row: kind_rank(str(row["kind"])))
 
 
 def kind_frequency(one: xr.Dataset) -> float:
-    """The share of resamples in which a head, one of `robust_rule.judge`, has the kind that it has: also where that is none.
+    """The share of resamples in which a head, one of `robust.judge`, has the kind that it has: also where that is none.
 
-    >>> of = {"kind": ((), "none"), "kind_frequency": ("named", [0.25, 0.0, 0.5])}
-    >>> kind_frequency(xr.Dataset(of, coords={"named": ["vision", "text", "multimodal"]}))
+    >>> variables = {"kind": ((), "none"), "kind_frequency": ("named", [0.25, 0.0, 0.5])}
+    >>> kind_frequency(xr.Dataset(variables, coords={"named": ["vision", "text", "multimodal"]}))
     0.25
     """
     of_kinds, kind = one["kind_frequency"], str(one["kind"].item())
-    return float(1 - of_kinds.sum() if kind == "none" else of_kinds.sel(named=kind))
+    return float(1 - of_kinds.sum() if kind == NO_KIND else of_kinds.sel(named=kind))
 
 
-def overlap_table(found: dict[str, xr.Dataset]) -> pd.DataFrame:
-    """How many heads tasks and corruptions share, beside chance, for either rule: one row a comparison.
+def overlap_table(heads: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """How many heads tasks and corruptions share, beside chance, for each rule: one row a comparison.
 
     The robust rule's heads are shared only with the same sign; one that is universal with both signs is in no set.
 
@@ -127,17 +129,17 @@ def overlap_table(found: dict[str, xr.Dataset]) -> pd.DataFrame:
           a    b  heads_a  heads_b  shared
     13  sip  str        2        2       1
     """
-    rows = [row for dataset in found.values() for rule in RULES for row in (*_tasks_together(dataset, rule), *_pairs(dataset, rule))]
+    rows = [row for dataset in heads.values() for rule in RULES for row in (*_tasks_together(dataset, rule), *_pairs(dataset, rule))]
     frame = pd.DataFrame(rows, columns=OVERLAP)
     return frame.astype(dict.fromkeys(("heads_a", "heads_b"), "Int64"))
 
 
-def _sets(dataset: xr.Dataset, rule: str) -> dict[str, dict[str, np.ndarray]]:
-    """By corruption, the heads that are important in each task that ran, as `_named` gives them."""
+def _sets(dataset: xr.Dataset, rule: HeadRule) -> dict[str, dict[str, np.ndarray]]:
+    """By corruption, the heads that are important in each task that ran, as `_signed` gives them."""
     ran = dataset["samples"] > 0
     return {
         str(c): {
-            str(t): _named(dataset.sel(corruption=c, task=t), RULES[rule][0])
+            str(t): _signed(dataset.sel(corruption=c, task=t), rule.in_task, rule.in_task_sign)
             for t in dataset["task"].values
             if ran.sel(corruption=c, task=t)
         }
@@ -145,32 +147,31 @@ def _sets(dataset: xr.Dataset, rule: str) -> dict[str, dict[str, np.ndarray]]:
     }
 
 
-def _named(under: xr.Dataset, name: str) -> np.ndarray:
+def _signed(under: xr.Dataset, name: str, sign: str | None) -> np.ndarray:
     """The heads that are `name` [layer, head]: their signs, else 0; or true and false, where the rule has no signs."""
-    named = under[name].values
-    return named * under[SIGNS[name]].values if name in SIGNS else named
+    return under[name].values * under[sign].values if sign else under[name].values
 
 
-def _tasks_together(dataset: xr.Dataset, rule: str) -> Iterator[dict[str, object]]:
+def _tasks_together(dataset: xr.Dataset, rule: HeadRule) -> Iterator[dict[str, object]]:
     for corruption, sets in _sets(dataset, rule).items():
-        generator = stream(dataset.attrs["seed"], "overlap", rule, corruption)
+        generator = stream(dataset.attrs["seed"], "overlap", rule.name, corruption)
         overlaps = overlap_of_tasks(np.stack(list(sets.values())), dataset.attrs["permutations"], generator)
         for at_least, overlap in overlaps.items():
-            row = {"model": dataset.attrs["model"], "rule": rule, "compared": "tasks together", "a": corruption, "at_least": at_least}
+            row = {"model": dataset.attrs["model"], "rule": rule.name, "compared": "tasks together", "a": corruption, "at_least": at_least}
             yield row | asdict(overlap)
 
 
-def _pairs(dataset: xr.Dataset, rule: str) -> Iterator[dict[str, object]]:
+def _pairs(dataset: xr.Dataset, rule: HeadRule) -> Iterator[dict[str, object]]:
     sets = _sets(dataset, rule)
     pairs = [("two tasks", f"{c} {a}", of[a], f"{c} {b}", of[b]) for c, of in sets.items() for a, b in combinations(of, 2)]
     for one, other in combinations(sets, 2):
         both = [task for task in sets[one] if task in sets[other]]
         pairs += [("two corruptions", f"{one} {task}", sets[one][task], f"{other} {task}", sets[other][task]) for task in both]
-        universal = [_named(dataset.sel(corruption=corruption), RULES[rule][1]) for corruption in (one, other)]
+        universal = [_signed(dataset.sel(corruption=c), rule.universal, rule.universal_sign) for c in (one, other)]
         pairs.append(("universal heads", one, universal[0], other, universal[1]))
     for compared, a, heads_a, b, heads_b in pairs:
-        generator = stream(dataset.attrs["seed"], "overlap", rule, a, b)
-        row = {"model": dataset.attrs["model"], "rule": rule, "compared": compared, "a": a, "b": b, "at_least": 2}
+        generator = stream(dataset.attrs["seed"], "overlap", rule.name, a, b)
+        row = {"model": dataset.attrs["model"], "rule": rule.name, "compared": compared, "a": a, "b": b, "at_least": 2}
         row |= {
             "heads_a": (heads_a != 0).sum(),
             "heads_b": (heads_b != 0).sum(),
@@ -179,7 +180,7 @@ def _pairs(dataset: xr.Dataset, rule: str) -> Iterator[dict[str, object]]:
         yield row | asdict(pair_overlap(heads_a, heads_b, dataset.attrs["permutations"], generator))
 
 
-def summary(found: dict[str, xr.Dataset], overlap: pd.DataFrame) -> str:
+def summary(heads: dict[str, xr.Dataset], overlap: pd.DataFrame) -> str:
     """The universal heads of each model in words, in what share of resamples each is of its kind, how many heads all tasks share beside
     chance, and what to be careful with: one task alone, too few samples.
 
@@ -189,17 +190,16 @@ def summary(found: dict[str, xr.Dataset], overlap: pd.DataFrame) -> str:
 
     >>> from pathlib import Path
     >>> from analysis.robust_heads import RobustRule, find
-    >>> found = find(Path("results"), RobustRule(resamples=0, permutations=99))
-    >>> summary(found, overlap_table(found)).splitlines()[1]
+    >>> heads = find(Path("results"), RobustRule(resamples=0, permutations=99))
+    >>> summary(heads, overlap_table(heads)).splitlines()[1]
     "  NOTICE's rule: vision: L1.H2; text: L0.H5; multimodal: L3.H0"
     """
     lines = []
-    for model, dataset in found.items():
-        lines.append(universal_heads.summary({model: dataset}))
-        notice = universal_heads.summary({model: dataset.assign(kind=dataset["notice_kind"], important=dataset["selected"])}).split("\n")
-        lines.append("  NOTICE's rule: " + notice[0].removeprefix(f"{model}: "))
+    for model, dataset in heads.items():
+        lines.append(notice.summary({model: dataset}))
+        lines.append(f"  {NOTICE.title}: {notice.kinds_in_words(dataset[NOTICE.kind])}")
         lines += [f"  {line}" for line in _how_often(dataset)]
-        together = overlap[(overlap["model"] == model) & (overlap["rule"] == "robust") & (overlap["compared"] == "tasks together")]
+        together = overlap[(overlap["model"] == model) & (overlap["rule"] == ROBUST.name) & (overlap["compared"] == "tasks together")]
         for row in together.itertuples():
             ran = int((dataset["samples"].sel(corruption=row.a) > 0).sum())
             if row.at_least in (2, dataset.attrs["at_least"] or ran):
@@ -213,7 +213,7 @@ def summary(found: dict[str, xr.Dataset], overlap: pd.DataFrame) -> str:
 
 def _how_often(dataset: xr.Dataset) -> Iterator[str]:
     """The share of resamples in which each named head is of its kind, in words."""
-    named = [dataset.isel(layer=layer, head=head) for layer, head in np.argwhere((dataset["kind"] != "none").values)]
+    named = [dataset.isel(layer=layer, head=head) for layer, head in np.argwhere((dataset["kind"] != NO_KIND).values)]
     if named and "kind_frequency" in dataset:
         shares = ", ".join(f"{head_name(int(one['layer']), int(one['head']))} {kind_frequency(one):.2f}" for one in named)
         yield f"share of resamples that give a head its kind: {shares}"

@@ -1,4 +1,4 @@
-"""What `modules.find` gives -> tables (peaks, thirds and their tests; text beside image corruption) and words."""
+"""Maps of modules -> tables (peaks, thirds and their tests; text beside image corruption) and words."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ PEAK = ("layer", "role", "effect", "low", "high", "frequency", "layer_frequency"
 SCORES = {"mean_absolute_effect": "absolute_rank_correlation", "mean_effect": "rank_correlation"}
 
 
-def table(found: dict[str, xr.Dataset]) -> pd.DataFrame:
+def table(maps: dict[str, xr.Dataset]) -> pd.DataFrame:
     """A row a file of whole modules and order of the options.
 
     Columns: `LIKE`, corruption, modality, order, samples; peak_layer, peak_role, peak_effect with its interval, peak_frequency (share of
@@ -23,19 +23,18 @@ def table(found: dict[str, xr.Dataset]) -> pd.DataFrame:
     the model).
 
     >>> from pathlib import Path
-    >>> from analysis.modules import MapRule, find
-    >>> found, beside = find(Path("results"), MapRule(resamples=20))
-    >>> rows = table(found)
+    >>> from analysis.modules import Modules, find
+    >>> rows = table(find(Path("results"), Modules(resamples=20)))
     >>> rows[(rows["component"] == "mlp") & (rows["order"] == "all")][["corruption", "samples", "peak_layer", "cut"]].values.tolist()
     [['sip', 24, 3, '0 | 1-2 | 3'], ['str', 24, 3, '0 | 1-2 | 3']]
     """
     rows = []
-    for maps in found.values():
-        for corruption in maps["corruption"].values:
-            for order in maps["order"].values:
-                one = maps.sel(corruption=corruption, order=order)
+    for of_place in maps.values():
+        for corruption in of_place["corruption"].values:
+            for order in of_place["order"].values:
+                one = of_place.sel(corruption=corruption, order=order)
                 if one["samples"] > 0:
-                    rows.append(_row(maps, one, str(corruption), str(order)))
+                    rows.append(_row(of_place, one, str(corruption), str(order)))
     return pd.DataFrame(rows)
 
 
@@ -51,7 +50,7 @@ def _row(maps: xr.Dataset, one: xr.Dataset, corruption: str, order: str) -> dict
     return row
 
 
-def text_beside_image(maps: xr.Dataset, compared: xr.Dataset, image: str, text: str) -> dict[str, Any]:
+def text_image_row(maps: xr.Dataset, compared: xr.Dataset, image: str, text: str) -> dict[str, Any]:
     """A row of `text_image_table`: one module's maps under an image and a text corruption.
 
     Parameters
@@ -60,12 +59,11 @@ def text_beside_image(maps: xr.Dataset, compared: xr.Dataset, image: str, text: 
     compared : as `corruption_statistics.compare` gives, of these two corruptions
 
     >>> from pathlib import Path
-    >>> from analysis import compare_corruptions
-    >>> from analysis.modules import MapRule, find
-    >>> maps = find(Path("results"), MapRule(resamples=20))[0]["blip-small/shapes/mlp"]
-    >>> options = compare_corruptions.Comparing(component="mlp", resamples=20)
-    >>> compared = compare_corruptions.find(Path("results"), options)[0]["blip-small/shapes/mlp"]
-    >>> row = text_beside_image(maps, compared, "sip", "str")
+    >>> from analysis.module_effects import folder_maps
+    >>> from analysis.module_effects.options import MapRule
+    >>> files, rule = folder_maps.files_of_modules(Path("results")), MapRule(resamples=20)
+    >>> pairs = folder_maps.text_beside_image(files, folder_maps.maps_of_folder(files, rule), rule)
+    >>> row = next(text_image_row(*pair) for pair in pairs if pair[0].attrs["component"] == "mlp")
     >>> row["image"], row["text"], round(row["rank_correlation"], 2)
     ('sip', 'str', 0.66)
     """
@@ -94,17 +92,16 @@ def text_image_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*LIKE, "image", "text"])
 
 
-def summary(found: dict[str, xr.Dataset], beside: pd.DataFrame) -> str:
+def summary(maps: dict[str, xr.Dataset], beside: pd.DataFrame) -> str:
     """Peaks and shares in words, a line a file; then text beside image, a line a module.
 
     >>> from pathlib import Path
-    >>> from analysis.modules import MapRule, find
-    >>> found, beside = find(Path("results"), MapRule(resamples=20))
-    >>> summary(found, beside).splitlines()[0]
+    >>> from analysis.modules import Modules, find
+    >>> summary(find(Path("results"), Modules(resamples=20)), text_image_table([])).splitlines()[0]
     'peak of the mean effect (how often it is there under resampling); shares of mean |effect| in early | middle | late layers:'
     """
     lines = ["peak of the mean effect (how often it is there under resampling); shares of mean |effect| in early | middle | late layers:"]
-    for row in table(found).query("order == 'all'").itertuples():
+    for row in table(maps).query("order == 'all'").itertuples():
         name = f"{row.model}/{row.dataset}/{row.corruption} {row.component}" + (f", window {row.window}" if row.window > 1 else "")
         name += ", noising" if row.direction == "noising" else ""
         at = f"L{row.peak_layer} {row.peak_role!r} {row.peak_effect:.3g} [{row.peak_low:.3g}, {row.peak_high:.3g}]"

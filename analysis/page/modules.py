@@ -10,11 +10,6 @@ from analysis.plots.module_maps import mean_by_role
 from analysis.store.folder import EffectsFile
 
 
-def modality(file: EffectsFile, effects: xr.Dataset) -> str:
-    """ "image" or "text"."""
-    return str(effects.attrs["modality"])
-
-
 def content(file: EffectsFile, effects: xr.Dataset, metric: str) -> dict[str, Any]:
     """One file's maps [layer, role], as lists row by row.
 
@@ -32,7 +27,7 @@ def content(file: EffectsFile, effects: xr.Dataset, metric: str) -> dict[str, An
         "model": file.model,
         "dataset": file.dataset,
         "corruption": file.corruption,
-        "modality": modality(file, effects),
+        "modality": str(effects.attrs.get("modality", "")),
         "component": file.component,
         "layers": whole["layer"].values.tolist(),
         "roles": roles,

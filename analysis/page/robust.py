@@ -8,10 +8,10 @@ import pandas as pd
 import xarray as xr
 
 from analysis.heads.robust_tables import OVERLAP
+from analysis.heads.rules import kind_rank
 from analysis.page.tables import MISSING, number
 from analysis.store.folder import head_name, read_tree
 from analysis.store.tables import read_table
-from analysis.universal_heads import KINDS
 
 
 def content(results: Path, robust: dict[str, xr.Dataset] | None = None) -> list[dict[str, Any]]:
@@ -46,7 +46,7 @@ def _heads(dataset: xr.Dataset) -> list[dict[str, Any]]:
         kind, notice = str(one["kind"].item()), str(one["notice_kind"].item())
         under = [_under(one.sel(corruption=corruption)) for corruption in dataset["corruption"].values]
         rows.append({"name": head_name(int(one["layer"]), int(one["head"])), "kind": kind, "notice_kind": notice, "under": under})
-    return sorted(rows, key=lambda row: KINDS.index(row["kind"]))
+    return sorted(rows, key=lambda row: kind_rank(row["kind"]))
 
 
 def _under(one: xr.Dataset) -> dict[str, str]:

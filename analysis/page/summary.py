@@ -8,10 +8,10 @@ import xarray as xr
 
 from analysis import products
 from analysis.functions.registry import NONE, OVERALL, UNDECIDABLE, labels, words
+from analysis.heads.rules import KINDS
 from analysis.page.data import Gathering
 from analysis.page.tables import number
 from analysis.store.folder import head_name
-from analysis.universal_heads import KINDS
 
 
 def not_made(results: Path) -> list[products.Missing]:
@@ -59,7 +59,7 @@ def _kinds(dataset: xr.Dataset | None) -> dict[str, Any] | None:
         return None
     layers, heads = dataset["layer"].values, dataset["head"].values
     kind = dataset["kind"].values
-    named = {of: [head_name(int(layers[at]), int(heads[to])) for at, to in np.argwhere(kind == of)] for of in KINDS[:-1]}
+    named = {of.name: [head_name(int(layers[at]), int(heads[to])) for at, to in np.argwhere(kind == of.name)] for of in KINDS}
     found = {"component": str(dataset.attrs["component"]), "named": named, "count": int((kind != "none").sum()), "heads": int(kind.size)}
     return found | {"nearest": [] if found["count"] else _nearest(dataset)}
 

@@ -16,8 +16,8 @@ import xarray as xr
 from analysis import products
 from analysis.functions.registry import NONE, OVERALL, UNDECIDABLE, labels, words
 from analysis.functions.tables import which_undecidable
+from analysis.heads.rules import kind_rank
 from analysis.store.folder import EffectsFile, head_name
-from analysis.universal_heads import KINDS
 
 MISSING = "–"
 EXAMPLES = 5
@@ -151,7 +151,7 @@ def universal_rows(universal: xr.Dataset, functions: xr.Dataset | None) -> list[
         row["strength"] = float(one["mean_absolute_effect"].mean("task").max())
         row["under"] = [_under(one.sel(corruption=corruption)) for corruption in universal["corruption"].values]
         rows.append(row)
-    return sorted(rows, key=lambda row: (KINDS.index(row["kind"]), -row["strength"]))
+    return sorted(rows, key=lambda row: (kind_rank(row["kind"]), -row["strength"]))
 
 
 def _under(one: xr.Dataset) -> dict[str, str]:

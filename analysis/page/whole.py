@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from analysis import products
 from analysis.functions.registry import FUNCTIONS, Thresholds, labels, words
+from analysis.heads.options import NoticeRule
 from analysis.page import robust as report_robust
 from analysis.page import summary as report_summary
 from analysis.page import tables
@@ -23,7 +24,6 @@ from analysis.page.csv import noise_claims, paper_claims, shown
 from analysis.page.data import Gathering
 from analysis.report import Limits
 from analysis.store.folder import ResultsError, unfinished_runs
-from analysis.universal_heads import Rule
 from corruptions.base import CORRUPTIONS
 from interventions.results.metrics import METRICS, unit_of
 
@@ -48,7 +48,7 @@ def content(results: Path, limits: Limits) -> dict[str, Any]:
     results = Path(results)
     gathering = Gathering(results, limits)
     if not gathering.files and not gathering.attention:
-        run = products.whole_study(results, [], [])
+        run = products.whole_study(results)
         raise ResultsError(
             f"nothing to report below {results.absolute()}: it has no <model>/<dataset>/<corruption>/*.nc; run `{run}` first"
         )
@@ -69,9 +69,6 @@ def _content(gathering: Gathering) -> dict[str, Any]:
     return {
         "models": sorted({model for model, _ in places}),
         "datasets": sorted({dataset for _, dataset in places}),
-        "corruptions": _corruptions({file.corruption.removesuffix("-noising") for file in gathering.files}),
-        "metric": _metric(gathering.judged_by),
-        "metrics": [(words(name), entry.sentence) for name, entry in METRICS.items()],
         "noising": any(file.corruption.endswith("-noising") for file in gathering.files),
         "program": manifest.get("program", ""),
         "summary": report_summary.content(gathering),
@@ -82,6 +79,8 @@ def _content(gathering: Gathering) -> dict[str, Any]:
         "stale": report_summary.stale(results),
         "not_measured": report_summary.not_measured(results),
         "capped": gathering.capped,
+        "metrics": list(METRICS.values()),
+        "corruptions": _corruptions(gathering),
         "answers": tables.answers(manifest),
         "left_out": tables.left_out(manifest),
         "universal": [_universal(model, universal[model], functions.get(model)) for model in universal],
@@ -93,19 +92,17 @@ def _content(gathering: Gathering) -> dict[str, Any]:
         "noise_claims": noise_claims(results / "compare_corruptions.csv"),
         "has_heads": any(file.heads for file in gathering.files),
         "has_modules": any(not file.heads for file in gathering.files),
-        "rule": next(iter(universal.values())).attrs if universal else vars(Rule()),
+        "rule": next(iter(universal.values())).attrs if universal else vars(NoticeRule()),
         "thresholds": thresholds,
     }
 
 
-def _corruptions(names: set[str]) -> list[tuple[str, str, str]]:
-    """Name, modality and sentence of each corruption of the results, known ones in the registry's order."""
-    known = [(name, entry.modality, f"the corrupt run {entry.sentence}") for name, entry in CORRUPTIONS.items() if name in names]
-    return known + [(name, "modality unknown", "a corruption that this program does not know") for name in sorted(names - set(CORRUPTIONS))]
-
-
-def _metric(name: str) -> tuple[str, str]:
-    return words(name), METRICS[name].sentence if name in METRICS else "a metric that this program does not know"
+def _corruptions(gathering: Gathering) -> list[tuple[str, str]]:
+    """The corruptions that were run, and what each does."""
+    kinds = (products.HEADS, products.MODULES)
+    paths = [(kind, path) for kind in kinds for path in products.files(gathering.results, kind)]
+    run = sorted({(products.names_in(kind, path, gathering.results) or {})["corruption"] for kind, path in paths})
+    return [(name, CORRUPTIONS[name].sentence if name in CORRUPTIONS else "is of a kind that is not known") for name in run]
 
 
 def _universal(model: str, universal: xr.Dataset, functions: xr.Dataset | None) -> dict[str, Any]:

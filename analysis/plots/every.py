@@ -14,7 +14,6 @@ from analysis.heads.power import COLUMNS as POWER_COLUMNS
 from analysis.heads.robust_tables import OVERLAP
 from analysis.plots import ablation, attention, curves, functions, gradients, head_maps, module_maps, overlap, overlays, tasks
 from analysis.store.folder import (
-    COMPONENTS,
     DAMAGED,
     ResultsError,
     attention_files,
@@ -26,6 +25,7 @@ from analysis.store.folder import (
     read_tree,
 )
 from analysis.store.tables import read_table
+from interventions.models.sites import SITES
 from interventions.results.metrics import METRICS
 
 Drawn = Iterator[tuple[str, Figure | None]]  # the name below figures/, without suffix; None where the figure that is there is kept
@@ -50,7 +50,7 @@ def every_figure(results: Path, metric: str = "logit_difference", samples: int =
 
     Parameters
     ----------
-    metric : the effect drawn of files of effects: one of `interventions.results.metrics.METRICS`
+    metric : the effect drawn of files of effects: one of `METRICS`
     samples, heads : rows and most head columns of an overlay
 
     Raises
@@ -66,7 +66,7 @@ def every_figure(results: Path, metric: str = "logit_difference", samples: int =
     if metric not in METRICS:
         raise ResultsError(f"there is no metric {metric!r}; choose one of {', '.join(METRICS)}")
     if not effects_files(results) and not attention_files(results):
-        run = products.whole_study(results, [], [])
+        run = products.whole_study(results)
         raise ResultsError(f"nothing to draw below {results.absolute()}: it has no <model>/<dataset>/<corruption>/*.nc; run `{run}` first")
     universal = _tree(results, "universal heads")
     yield from _module_maps(results, metric)
@@ -81,8 +81,18 @@ def _module_maps(results: Path, metric: str) -> Drawn:
     modules = [file for file in effects_files(results) if not file.heads]
     for model, dataset, corruption in sorted({(f.model, f.dataset, f.corruption) for f in modules}):
         together = [f for f in modules if (f.model, f.dataset, f.corruption) == (model, dataset, corruption)]
-        together.sort(key=lambda f: (COMPONENTS.index(f.component) if f.component in COMPONENTS else len(COMPONENTS), f.component))
+        together.sort(key=lambda file: rank_of(file.component))
         yield f"{model}/{dataset}/{corruption}-modules", module_maps.draw({f.component: read_effects(f) for f in together}, metric)
+
+
+def rank_of(component: str) -> tuple[int, str]:
+    """The place of a component among others: the sites in their order, then those of other names and windows.
+
+    >>> sorted(["neurons", "mlp-window3", "block", "mlp"], key=rank_of)
+    ['mlp', 'block', 'mlp-window3', 'neurons']
+    """
+    names = list(SITES)
+    return names.index(component) if component in SITES else len(names), component
 
 
 def _head_maps(results: Path, universal: dict[str, xr.Dataset], metric: str) -> Drawn:
@@ -169,7 +179,7 @@ def telling_heads(universal: xr.Dataset, most: int) -> list[tuple[int, int]]:
     """The universal heads, strongest first, then the strongest others: (layer, head), at least two of them others.
 
     >>> from analysis import universal_heads
-    >>> found = universal_heads.find(Path("results"), universal_heads.Rule(permutations=0))["blip-small"]
+    >>> found = universal_heads.find(Path("results"), universal_heads.UniversalHeads(permutations=0))["blip-small"]
     >>> telling_heads(found, most=4)
     [(0, 5), (3, 0), (1, 0), (0, 3)]
     """

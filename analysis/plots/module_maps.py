@@ -7,10 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
-from analysis.corruptions.views import mark_negative
-from analysis.plots.style import diverging_map, heading
-from interventions.models.sites import label_of as site_label
-from interventions.results.metrics import label_of
+from analysis.plots.style import diverging_map, heading, mark_negative
+from interventions.models import sites
+from interventions.results import metrics
 
 ORDER_NAMES = {"correct_first": "correct option first", "correct_second": "correct option second"}
 
@@ -41,14 +40,14 @@ def draw(components: dict[str, xr.Dataset], metric: str = "logit_difference") ->
         image = diverging_map(axes, values.values)
         negative |= mark_negative(axes, values.values)
         _label_roles(axes, values["role"].values)
-        axes.set_title(site_label(name))
+        axes.set_title(sites.label_of(name))
         figure.colorbar(image, ax=axes, shrink=0.9, pad=0.02)
     for axes in list(panels.flat)[len(maps) :]:
         axes.axis("off")
     attrs = any_effects.attrs
-    title = heading(attrs["model"], attrs["dataset"], attrs["corruption"], attrs.get("modality"))
+    title = heading(attrs["model"], attrs["dataset"], attrs["corruption"], attrs.get("modality", ""))
     note = "; −: below zero" if negative else ""
-    figure.suptitle(f"{title}: restoring whole modules\nmean of {any_effects.sizes['sample']} samples, {label_of(metric)}{note}")
+    figure.suptitle(f"{title}: restoring whole modules\nmean of {any_effects.sizes['sample']} samples, {metrics.label_of(metric)}{note}")
     return figure
 
 
@@ -63,8 +62,8 @@ def draw_side_by_side(maps: xr.Dataset) -> Figure:
     maps : (corruption, order, layer, role), as in `modules.nc`.
 
     >>> from pathlib import Path
-    >>> from analysis.modules import MapRule, find
-    >>> maps = find(Path("results"), MapRule(resamples=20))[0]["blip-small/shapes/mlp"]
+    >>> from analysis.modules import Modules, find
+    >>> maps = find(Path("results"), Modules(resamples=20))["blip-small/shapes/mlp"]
     >>> titles = [axes.get_title().split("\\n")[:2] for axes in draw_side_by_side(maps).axes[:2]]
     >>> titles
     [['sip (image)', 'correct option first'], ['str (text)', 'correct option first']]
@@ -86,9 +85,9 @@ def draw_side_by_side(maps: xr.Dataset) -> Figure:
     for axes in panels[:, 1:].flat:
         axes.set_ylabel("")
     of = maps.attrs
-    unit = label_of(of["metric"], of["direction"])
+    unit = metrics.label_of(of["metric"], of["direction"])
     more = [of["direction"] if of["direction"] != "denoising" else "", f"window of {of['window']} layers" if of["window"] > 1 else ""]
-    title = ", ".join([of["model"], of["dataset"], f"whole {site_label(of['component'])}", *filter(None, more)])
+    title = ", ".join([of["model"], of["dataset"], f"whole {sites.label_of(of['component'])}", *filter(None, more)])
     figure.suptitle(f"{title}\n{unit}\nbox: peak, and the resamples that have it there; −: below zero")
     return figure
 

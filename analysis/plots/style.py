@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from analysis.store.folder import write_whole
-from corruptions.base import CORRUPTIONS
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 ONE_COLUMN, TWO_COLUMNS = 3.25, 6.75  # inches: a column and a page of the usual conference templates
@@ -45,14 +44,12 @@ def styled() -> Iterator[None]:
         yield
 
 
-def heading(model: str, dataset: str, corruption: str, modality: str | None = None) -> str:
+def heading(model: str, dataset: str, corruption: str, modality: str = "") -> str:
     """The title of a figure.
 
-    >>> heading("blip", "SVO-Probes", "sip")
+    >>> heading("blip", "SVO-Probes", "sip", "image")
     'blip, SVO-Probes, sip corruption (image)'
     """
-    if modality is None and corruption in CORRUPTIONS:
-        modality = CORRUPTIONS[corruption].modality
     return f"{model}, {dataset}, {corruption} corruption" + (f" ({modality})" if modality else "")
 
 

@@ -86,7 +86,7 @@ def draw_intervals(robust: xr.Dataset, most: int = MOST_HEADS) -> Figure:
 
     Parameters
     ----------
-    robust : of one model, as `robust_rule.judge` gives it.
+    robust : of one model, as `robust.judge` gives it.
     most : heads shown.
     """
     heads = strongest(robust, most)

@@ -1,4 +1,4 @@
-"""Resampling over samples, for all heads at once: effects [sample, head] -> p-values of means, bootstrap means, replication over tasks.
+"""Resampling over samples, for all heads at once: effects [sample, head] -> p-values of means, bootstrap means and their intervals.
 
 Heads that share samples keep their correlation: every flip of signs and every resample is of whole samples. Samples are taken to be
 independent; where several share an image, p-values and intervals are too narrow.
@@ -11,7 +11,7 @@ import numpy as np
 from scipy import special
 
 BLOCK = 4096  # sign flips at a time: 16 MB for 1,024 heads
-SIDES = (1, -1)
+FLIPS = 20_000  # of paired differences
 ROUNDING = 1e-5  # of a sum of |effects|: what counts as equal in float32
 
 
@@ -89,14 +89,15 @@ def _random_signs(samples: int, flips: int, generator: np.random.Generator) -> I
         yield bits.reshape(rows, samples) * np.float32(2) - 1
 
 
-def student_p(mean: np.ndarray, mean_square: np.ndarray, samples: int, needed: float = 1) -> np.ndarray:
+def student_p(mean: np.ndarray, mean_square: np.ndarray, samples: int | np.ndarray, needed: float = 1) -> np.ndarray:
     """Two-sided p-value of Student's t that a mean is 0; what `sign_flip_p` tends to as samples grow, at a fraction of the cost.
 
-    t = mean / sqrt((mean_square - mean^2) / (samples - 1)); 1 where every effect is 0 or there is one sample.
+    t = mean / sqrt((mean_square - mean^2) / (samples - 1)); 1 where every effect is 0 or there are fewer than two samples.
 
     Parameters
     ----------
     mean, mean_square : [...], of the effects and of their squares over samples
+    samples : their number, of all means or of each
     needed : p above this are not worked out but given as 1, which saves most of the time where they are many
 
     >>> from scipy import stats
@@ -105,28 +106,14 @@ def student_p(mean: np.ndarray, mean_square: np.ndarray, samples: int, needed: f
     >>> bool(np.isclose(p, scipys))
     True
     """
-    if samples < 2:
-        return np.ones_like(mean)
-    error = np.sqrt(np.maximum(mean_square - mean**2, 0) / (samples - 1))
+    freedom = np.maximum(np.asarray(samples) - 1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where(mean == 0, 0, np.abs(mean) / error)
+        error = np.sqrt(np.maximum(mean_square - mean**2, 0) / freedom)
+        t = np.where((mean == 0) | (freedom == 0), 0, np.abs(mean) / error)
+    small = (t >= special.stdtrit(freedom, 1 - needed / 2)) & (freedom > 0)
     p = np.ones_like(t)
-    small = t >= special.stdtrit(samples - 1, 1 - needed / 2)
-    p[small] = 2 * special.stdtr(samples - 1, -t[small])
+    p[small] = 2 * special.stdtr(np.broadcast_to(freedom, t.shape)[small], -t[small])
     return p
-
-
-def discoveries(p: np.ndarray, alpha: float) -> np.ndarray:
-    """Whether each p-value is among the discoveries at rate alpha of Benjamini and Hochberg (1995), along the last axis.
-
-    As `scipy.stats.false_discovery_control(p) <= alpha`, in less time: they are the p up to the largest p_(k) <= alpha k / n.
-
-    >>> discoveries(np.array([0.04, 0.9, 0.01, 0.02]), alpha=0.06)  # of 0.015, 0.03, 0.045, 0.06
-    array([ True, False,  True,  True])
-    """
-    ordered = np.sort(p, axis=-1)
-    passing = ordered <= alpha * np.arange(1, p.shape[-1] + 1) / p.shape[-1]
-    return p <= np.where(passing, ordered, -1).max(axis=-1, keepdims=True)
 
 
 def bootstrap_weights(samples: int, resamples: int, generator: np.random.Generator) -> np.ndarray:
@@ -159,57 +146,37 @@ def percentile_interval(resampled: np.ndarray, confidence: float) -> tuple[np.nd
     return low, high
 
 
-def replicated_p(p: np.ndarray, sign: np.ndarray, at_least: int) -> np.ndarray:
-    """P-values that fewer than `at_least` tasks have a positive effect, and a negative one.
+def weighted_means(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted means over the samples that have a value: [corruption, sample, cell] -> [corruption, resample, cell].
 
-    This is the partial conjunction of Benjamini and Heller (2008). Of the one-sided p of n tasks (p / 2, or 1 - p / 2 where the mean has
-    the other sign), sorted, with p_(k) the k-th smallest: (n - k + 1) p_(k), which is valid however tasks depend on each other. For k = n
-    it is the largest p.
+    >>> weighted_means(np.array([[[1.0], [3.0], [np.nan]]]), np.full((1, 3), 1 / 3))
+    array([[[2.]]])
+    """
+    weight = weights @ np.isfinite(x)
+    return np.where(weight > 0, (weights @ np.nan_to_num(x)) / np.where(weight > 0, weight, 1), np.nan)
+
+
+def paired(
+    differences: np.ndarray, resamples: int, confidence: float, generator: np.random.Generator, flips: int = FLIPS
+) -> dict[str, np.ndarray]:
+    """Mean, percentile bootstrap interval and two-sided sign-flip p-value of paired differences.
 
     Parameters
     ----------
-    p : [task, ...], two-sided
-    sign : [task, ...], of the mean effects: -1, 0 or 1
-    at_least : k, from 1 to the number of tasks
+    differences : [sample, comparison]; samples that lack one are left out
 
     Returns
     -------
-    [2, ...] in (0, 1]: positive, negative
+    mean, low, high, p, each [comparison]; NaN with fewer than two samples
 
-    >>> p, sign = np.array([0.01, 0.02, 0.4]), np.array([1, 1, 1])
-    >>> replicated_p(p, sign, at_least=3)  # positive in all three tasks, negative in all three
-    array([0.2  , 0.995])
-    >>> replicated_p(p, sign, at_least=2)
-    array([0.02, 1.  ])
+    Examples
+    --------
+    >>> differences = np.arange(1.0, 9.0)[:, None]
+    >>> float(paired(differences, 100, 0.95, np.random.default_rng(0))["p"][0]) == 2 / 2**8
+    True
     """
-    one_sided = [np.sort(np.where(sign == side, p / 2, 1 - p / 2), axis=0)[at_least - 1] for side in SIDES]
-    return np.minimum((len(p) - at_least + 1) * np.stack(one_sided), 1)
-
-
-def replicated_by_sign(
-    p: np.ndarray, sign: np.ndarray, stands_out: np.ndarray, ran: np.ndarray, at_least: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """`replicated_p` of each corruption, and whether a head stands out with that sign in enough of the tasks that ran.
-
-    Parameters
-    ----------
-    p, sign, stands_out : [corruption, task, ..., head]
-    ran : bool [corruption, task]
-    at_least : number of tasks; 0 for all that ran
-
-    Returns
-    -------
-    Both [2, corruption, ..., head]: positive, negative
-
-    >>> p, sign = np.array([[[0.01], [0.04], [1.0]]]), np.array([[[1], [1], [0]]])
-    >>> replicated, large = replicated_by_sign(p, sign, p < 1, np.array([[True, True, False]]), at_least=0)
-    >>> replicated[:, 0, 0], large[:, 0, 0]
-    (array([0.02 , 0.995]), array([ True, False]))
-    """
-    shape = (len(SIDES), len(p), *p.shape[2:])
-    by_side, large = np.ones(shape), np.zeros(shape, dtype=bool)
-    for c, tasks in enumerate(ran):
-        wanted = at_least or int(tasks.sum())
-        by_side[:, c] = replicated_p(p[c, tasks], sign[c, tasks], wanted)
-        large[:, c] = [(stands_out[c, tasks] & (sign[c, tasks] == side)).sum(axis=0) >= wanted for side in SIDES]
-    return by_side, large
+    x = differences[np.isfinite(differences).all(axis=1)]
+    if len(x) < 2:
+        return dict.fromkeys(("mean", "low", "high", "p"), np.full(differences.shape[1], np.nan))
+    low, high = percentile_interval(bootstrap_weights(len(x), resamples, generator) @ x, confidence)
+    return {"mean": x.mean(axis=0), "low": low, "high": high, "p": sign_flip_p(x, flips, generator)}

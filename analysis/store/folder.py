@@ -12,18 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis import products
-from interventions.models.sites import SITES
+from analysis.store.errors import ResultsError
 
 if TYPE_CHECKING:
     import xarray as xr  # loaded when a file is read: a command line is shown without it
 
 MODALITIES = ("image", "text")
-COMPONENTS = tuple(SITES)  # the order in which they are shown; others follow
 DAMAGED = (OSError, RuntimeError, ValueError)  # what reading a damaged file raises, as its damage has it
-
-
-class ResultsError(ValueError):
-    """A results folder that cannot be analysed: says what is wrong, where, and what to do."""
 
 
 @dataclass(frozen=True, order=True)
@@ -54,7 +49,7 @@ def effects_files(results: Path) -> list[EffectsFile]:
     """
     results = Path(results)
     if not results.is_dir():
-        made_by = products.whole_study(results, [], [])
+        made_by = products.whole_study(results)
         raise ResultsError(f"no results folder at {results.absolute()}: make it with `{made_by}`, or name another with --results")
     return sorted(
         _effects_file(path, product == products.HEADS)

@@ -5,7 +5,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.store.folder import ResultsError, again
+from analysis.store.errors import ResultsError
+from analysis.store.folder import again, write_whole
+
+
+def write_table(rows: pd.DataFrame, path: Path) -> None:
+    """Write a table with six digits, whole or not at all.
+
+    >>> write_table(pd.DataFrame({"head": [0], "effect": [1 / 3]}), Path("rows.csv"))
+    >>> Path("rows.csv").read_text().split()
+    ['head,effect', '0,0.333333']
+    """
+    write_whole(path, lambda temporary: rows.to_csv(temporary, index=False, float_format="%.6g"))
 
 
 def read_table(path: Path, columns: Collection[str] = ()) -> pd.DataFrame:

@@ -1,21 +1,42 @@
-"""What a command of the analysis hands back: data, the files that it wrote, and the words that it prints."""
+"""What a command of the analysis wrote into a results folder; and the command: its options, `write`, words on the terminal."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+from analysis.store.command import reporting
+
+Data = TypeVar("Data")
 
 
 @dataclass(frozen=True)
-class Written:
-    """The result of a verb that writes into a results folder.
+class Written(Generic[Data]):
+    """What `write` of an analysis gives.
 
     Attributes
     ----------
-    data : what the verb's `find` gives
-    paths : the files written
-    words : what the command prints
+    data : what its `find` gives
+    paths : the tables and NetCDF files that were written, and not the figures
+    words : the findings, as the command prints them
     """
 
-    data: Any
+    data: Data
     paths: tuple[Path, ...]
     words: str
+
+
+def run_command(name: str, options_class: type, write: Callable[[Path, Any], Written[Any]]) -> None:
+    """Read the options from the command line, write, and print what was found and which files hold it.
+
+    Parameters
+    ----------
+    options_class : a dataclass with the field `results`; its docstring is the command's help
+    """
+    import tyro
+
+    with reporting(name):
+        options = tyro.cli(options_class)
+        written = write(options.results, options)
+        print(written.words)
+        print(f"wrote {', '.join(map(str, written.paths))}")

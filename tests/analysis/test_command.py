@@ -7,23 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from analysis import figures, report, universal_heads
-from analysis.robust_heads import RobustRule
-from analysis.robust_heads import find_and_write as find_robust
+from analysis import figures, report, robust_heads, universal_heads
+from analysis.heads.options import RobustRule
 from analysis.store import command
 from analysis.store.folder import ResultsError
 from tests.support.synthetic_results import write_results
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {path.stem for path in (ROOT / "analysis").glob("*.py") if "def main()" in path.read_text(encoding="utf-8")}
-VERB = dict.fromkeys(("figures", "report", "head_functions"), "write")
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Path:
     folder = write_results(tmp_path_factory.mktemp("command") / "results", models=["blip-small"])
-    universal_heads.find_and_write(folder, universal_heads.Rule(permutations=0))
-    find_robust(folder, RobustRule(permutations=9, resamples=0))
+    universal_heads.write(folder, universal_heads.UniversalHeads(permutations=0))
+    robust_heads.write(folder, RobustRule(permutations=9, resamples=0))
     return folder
 
 
@@ -38,7 +36,7 @@ def test_an_interrupted_or_failing_command_says_so_in_a_line(name, monkeypatch, 
     monkeypatch.setattr(sys, "argv", [name, "--results", str(tmp_path / "nothing")])
     with pytest.raises(SystemExit, match=f"^{name}: no results folder at"):
         module.main()
-    monkeypatch.setattr(module, VERB.get(name, "find_and_write"), lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(module, "write", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(SystemExit) as ended:
         module.main()
     assert ended.value.code == command.INTERRUPTED

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 
 from analysis import compare_corruptions, figures, head_functions, modules, robust_heads, stability, universal_heads
 from analysis.figures import NOT_DRAWN
-from analysis.heads.measured import Measure, measured
+from analysis.heads.head_effects import read_head_effects
+from analysis.heads.options import HeadEffectsOptions
 from analysis.heads.power import power
 from analysis.plots import ablation as figure_ablation
 from analysis.plots import attention as figure_attention
@@ -31,6 +32,7 @@ from analysis.plots.module_maps import mean_by_role
 from analysis.plots.style import LINES, ONE_COLUMN, PAGE, SEQUENTIAL, TWO_COLUMNS, fit, mark_negative, ticks
 from analysis.products import missing
 from analysis.store.folder import ResultsError, read_tree, write_tree
+from analysis.store.tables import write_table
 from tests.support import synthetic_interventions as made
 from tests.support.synthetic_results import (
     MULTIMODAL,
@@ -54,14 +56,14 @@ def results(tmp_path_factory) -> Path:
         if not path.name.endswith("-heads.nc") and (path.parent.name, path.name) != ("sip", "mlp.nc"):
             path.unlink()
     made.write_interventions(folder / MODEL / "shapes")
-    universal_heads.find_and_write(folder, universal_heads.Rule(permutations=50))
-    rule = robust_heads.RobustRule(permutations=50, resamples=100)
-    robust_heads.find_and_write(folder, rule)
-    stability.find_and_write(folder, stability.Subsampling(repeats=5))
+    universal_heads.write(folder, universal_heads.UniversalHeads(permutations=50))
+    rule = robust_heads.RobustHeads(permutations=50, resamples=100)
+    robust_heads.write(folder, rule)
+    stability.write(folder, stability.Stability(repeats=5))
     head_functions.write(folder)
-    simulated = power(measured(folder, Measure())[MODEL], rule, sizes=(0.0, 0.5, 1.0), samples=(8, 16), runs=3)
-    robust_heads.write_table(simulated, folder / "robust_power.csv")
-    write_tree(compare_corruptions.find(folder, compare_corruptions.Comparing(resamples=50))[0], folder / "compare_corruptions.nc")
+    simulated = power(read_head_effects(folder, HeadEffectsOptions())[MODEL], rule, sizes=(0.0, 0.5, 1.0), samples=(8, 16), runs=3)
+    write_table(simulated, folder / "robust_power.csv")
+    write_tree(compare_corruptions.find(folder, compare_corruptions.CompareCorruptions(resamples=50)), folder / "compare_corruptions.nc")
     write_tree(modules.find(folder)[0], folder / "modules.nc")
     return folder
 

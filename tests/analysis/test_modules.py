@@ -8,12 +8,16 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from analysis.compare_corruptions import compare
-from analysis.module_effects import statistics as module_statistics
-from analysis.module_effects.of_file import MapRule, describe
-from analysis.module_effects.statistics import PAIRS, holm, paired, pairwise, peak, size_by_third
-from analysis.modules import find, find_and_write
-from analysis.store.folder import ResultsError
+from analysis.corruptions.options import Comparing
+from analysis.corruptions.statistics import compare
+from analysis.module_effects.maps import describe, peak
+from analysis.module_effects.options import MapRule
+from analysis.modules import find, write
+from analysis.stats import resampling, thirds
+from analysis.stats.multiple_tests import holm
+from analysis.stats.resampling import paired
+from analysis.stats.thirds import PAIRS, pairwise, size_by_third
+from analysis.store.errors import NothingToAnalyse, ResultsError
 from tests.support.synthetic_results import effects, save, write_results
 
 QUICK = MapRule(resamples=200)
@@ -40,7 +44,8 @@ def planted(layer: int, role: str, size: float, seed=0) -> np.ndarray:
 
 
 def test_examples_in_the_docstrings():
-    assert doctest.testmod(module_statistics, extraglobs={"np": np}).failed == 0
+    for module in (resampling, thirds):
+        assert doctest.testmod(module, extraglobs={"np": np}).failed == 0
 
 
 def test_the_peak_is_the_planted_cell_with_a_t_like_interval():
@@ -78,7 +83,7 @@ def test_shares_of_thirds_are_those_planted_and_thirds_of_other_sizes_compare_by
 def test_shares_and_maps_are_those_of_the_corruptions_side_by_side():
     values = xr.DataArray(noise(7), dims=("sample", "layer", "role"), coords={"role": ROLES})
     found = describe(effects(values.values, range(5), ROLES), QUICK).sel(order="all")
-    compared = compare(values.expand_dims(corruption=["sip"]), QUICK.comparing).isel(corruption=0)
+    compared = compare(values.expand_dims(corruption=["sip"]), Comparing(resamples=QUICK.resamples)).isel(corruption=0)
     np.testing.assert_allclose(found["share"], compared["share"], atol=1e-5)
     np.testing.assert_allclose(found["mean_effect"], compared["mean_effect"], atol=1e-5)
     np.testing.assert_allclose(found["share_high"] - found["share_low"], compared["share_high"] - compared["share_low"], rtol=0.3)
@@ -153,7 +158,7 @@ def test_text_beside_image(tmp_path):
     module_file(tmp_path, planted(0, "noun", 3), "str")
     module_file(tmp_path, planted(5, "correct", 3), "sip")
     module_file(tmp_path, planted(5, "correct", 3), "sip", component="block")
-    _, words = find_and_write(tmp_path, rule=QUICK)
+    words = write(tmp_path, QUICK).words
     beside = pd.read_csv(tmp_path / "modules_text_image.csv")
     (row,) = beside.itertuples()
     assert (row.image, row.image_peak_layer, row.image_peak_role) == ("sip", 5, "correct")
@@ -181,7 +186,7 @@ def test_windows_directions_and_heads_are_kept_apart(tmp_path):
     module_file(tmp_path, noise(), "sip-noising", direction="noising")
     windowed = effects(noise(1), range(5), ROLES, model="m", dataset="d", component="mlp", window=3)
     save(windowed, tmp_path / "m" / "d" / "sip" / "mlp-window3.nc")
-    found, _ = find(tmp_path, QUICK)
+    found = find(tmp_path, QUICK)
     assert sorted(found) == [
         "llava-small/shapes/block",
         "llava-small/shapes/mlp",
@@ -196,17 +201,19 @@ def test_what_cannot_be_mapped_is_said(tmp_path):
     with pytest.raises(ResultsError, match="no effects of whole modules"):
         find(tmp_path, QUICK)
     (tmp_path / "modules.csv").write_text("of an earlier run")
-    assert find_and_write(tmp_path) == ({}, "")
+    with pytest.raises(NothingToAnalyse, match="no effects of whole modules"):
+        write(tmp_path)
     assert not any(tmp_path.iterdir())
     with pytest.raises(ResultsError, match="no results folder"):
-        find_and_write(tmp_path / "none")
+        write(tmp_path / "none")
     module_file(tmp_path, np.full((4, 3, 5), np.nan))
     with pytest.raises(ResultsError, match=r"mlp\.nc: no sample has an effect"):
         find(tmp_path, QUICK)
-    for wrong, message in (({"metric": "kl"}, "no metric 'kl'"), ({"confidence": 2.0}, "confidence is 2.0; it is a share between 0 and 1")):
+    for wrong, message in (({"metric": "kl"}, "no metric 'kl'"), ({"confidence": 2.0}, "confidence is 2.0; it must lie between 0 and 1")):
         with pytest.raises(ResultsError, match=f"^(there is )?{message}"):
             MapRule(**wrong)
     module_file(tmp_path, noise()[:, :2])
-    found, beside = find(tmp_path, QUICK)
+    found = write(tmp_path, QUICK).data
+    beside = pd.read_csv(tmp_path / "modules_text_image.csv")
     assert np.isnan(found["m/d/mlp"]["share"]).all()
     assert beside.empty

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from analysis.heads.measured import Measured
+from analysis.heads.head_effects import HeadEffects
 
 MODALITY = {"sip": "image", "str": "text"}
 
@@ -26,21 +26,21 @@ def spreads(generator: np.random.Generator, layers: int, heads: int) -> np.ndarr
     return generator.lognormal(sigma=1.0, size=(layers, heads))
 
 
-def study(effects: dict[tuple[str, str], np.ndarray]) -> Measured:
+def study(effects: dict[tuple[str, str], np.ndarray]) -> HeadEffects:
     """A study of one model from effects [sample, layer, head] of each (corruption, task)."""
     arrays = {
         key: xr.DataArray(x, dims=("sample", "layer", "head"), coords={"layer": np.arange(x.shape[1]), "head": np.arange(x.shape[2])})
         for key, x in effects.items()
     }
     corruptions = {corruption for corruption, _ in effects}
-    return Measured(
+    return HeadEffects(
         "m", "cross_attention", "correct", {c: m for c, m in MODALITY.items() if c in corruptions}, arrays, dict.fromkeys(effects, 0)
     )
 
 
 def noise_study(
     generator: np.random.Generator, samples: int, layers: int, heads: int, tasks: int, corruptions: Sequence[str] = ("sip", "str")
-) -> Measured:
+) -> HeadEffects:
     """A study in which no head has an effect; a noisy head is noisy in every task."""
     spread = spreads(generator, layers, heads)
     return study({(c, f"d/{t}"): noise(generator, samples, spread) for c in corruptions for t in range(tasks)})
@@ -48,7 +48,7 @@ def noise_study(
 
 def skewed_study(
     generator: np.random.Generator, samples: int, layers: int, heads: int, tasks: int, corruptions: Sequence[str] = ("sip", "str")
-) -> Measured:
+) -> HeadEffects:
     """As `noise_study`, of noise with mean 0 that is skewed: lognormal factors that heads share, and lognormal noise of each head."""
     spread = spreads(generator, layers, heads)
     loading = generator.normal(size=(4, spread.size)) * 0.35

@@ -11,12 +11,13 @@ import pytest
 import xarray as xr
 from scipy import stats
 
+from analysis.heads.options import RobustRule
 from analysis.heads.power import power, power_text, simulate
-from analysis.heads.robust_rule import RobustRule, judge
+from analysis.heads.robust import judge
 from analysis.heads.robust_tables import overlap_table, summary, universal_table
 from analysis.page import robust as report_robust
-from analysis.robust_heads import RobustHeads, find, find_and_write
-from analysis.stats.chance import family_wise_p
+from analysis.robust_heads import RobustHeads, find, write
+from analysis.stats.family_wise import family_wise_p
 from analysis.store.folder import ResultsError, read_tree
 from tests.support.synthetic_noise import noise, noise_study, skewed_study, spreads, study
 from tests.support.synthetic_results import HEADS, LAYERS, MULTIMODAL, SAMPLES, TEXT, VISION, effects, save, write_results
@@ -130,7 +131,7 @@ def test_frequencies_do_not_depend_on_how_many_resamples_are_judged_at_a_time(ge
     names = ["selection_frequency", "universal_frequency", "kind_frequency"]
     rule = replace(FAST, resamples=50, deviations=0)
     whole = judge(tasks, rule)[names]
-    monkeypatch.setattr("analysis.heads.robust_frequencies.BLOCK", 7)
+    monkeypatch.setattr("analysis.heads.resampled.BLOCK", 7)
     xr.testing.assert_identical(judge(tasks, rule)[names], whole)
     assert 0 < whole["kind_frequency"].sum() < 10
 
@@ -306,7 +307,8 @@ def test_simulated_noise_keeps_what_the_study_has(generator):
 
 def test_the_files_hold_what_was_found(results):
     rule = RobustRule(permutations=50, resamples=100)
-    found, words = find_and_write(results, rule)
+    written = write(results, rule)
+    found, words = written.data, written.words
     for model, dataset in read_tree(results / "robust_heads.nc").items():
         xr.testing.assert_equal(dataset, found[model])
     rows = pd.read_csv(results / "robust_heads.csv")
@@ -331,7 +333,7 @@ def test_the_files_hold_what_was_found(results):
     assert "sip: heads that are important with one sign in at least 2 of 2 tasks: 2; chance gives 0.1" in words
     names = ["robust_heads.nc", "robust_heads.csv", "robust_universal.csv", "robust_overlap.csv"]
     before = [(results / name).read_bytes() for name in names]
-    find_and_write(results, rule)
+    write(results, rule)
     assert [(results / name).read_bytes() for name in names] == before
 
 
@@ -349,7 +351,7 @@ def test_another_data_set_leaves_the_numbers_of_the_first(tmp_path, generator):
 
 def test_too_few_samples_are_told(tmp_path):
     save(effects(np.ones((10, 4, 6, 1)), ["correct"], ["correct"]), tmp_path / "m" / "d" / "sip" / "cross_attention-heads.nc")
-    _, words = find_and_write(tmp_path, FAST)
+    words = write(tmp_path, FAST).words
     assert "sip, d/colour: too few samples (5) or flips for one head alone to be significant among 24" in words
 
 
@@ -396,7 +398,7 @@ def test_tasks_that_did_not_run_under_a_corruption(tmp_path, generator):
         logits[:, 1, 1] += 1
         data = effects(logits, ["correct"], ["correct"], categories, corruption=corruption)
         save(data, tmp_path / "m" / "d" / corruption / "cross_attention-heads.nc")
-    found, _ = find_and_write(tmp_path, RobustRule(permutations=20, resamples=20))
+    found = write(tmp_path, RobustRule(permutations=20, resamples=20)).data
     assert found["m"]["kind"].values[1, 1] == "multimodal"
     assert np.isnan(found["m"]["p"].sel(corruption="str", task="d/colour").values).all()
     assert not found["m"]["important"].sel(corruption="str", task="d/colour").any()
@@ -421,7 +423,7 @@ def test_bad_options_are_named(results, rule, message):
 
 
 def test_no_simulated_study_is_named():
-    with pytest.raises(ResultsError, match="runs is 0; at least one study is needed"):
+    with pytest.raises(ResultsError, match="runs is 0; at least one is needed"):
         RobustHeads(runs=0)
 
 
@@ -441,7 +443,7 @@ def test_the_script_runs_from_any_folder_and_says_what_is_wrong(results, tmp_pat
 
 def test_what_the_report_says(results):
     assert report_robust.content(results.parent) == []
-    find_and_write(results, RobustRule(permutations=50, resamples=100))
+    write(results, RobustRule(permutations=50, resamples=100))
     (blip, llava) = report_robust.content(results)
     assert (blip["model"], blip["units"], blip["corruptions"]) == ("blip-small", "logits", ["sip (image)", "str (text)"])
     assert [(row["name"], row["kind"], row["notice_kind"]) for row in llava["rows"]] == [

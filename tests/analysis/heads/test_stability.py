@@ -3,12 +3,18 @@
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 from scipy import stats
 
-from analysis.stability import Subsampling, find_and_write, sizes, stability, summary
-from analysis.store.folder import ResultsError, read_tree
+from analysis.heads.options import Subsampling
+from analysis.heads.subsampling import sizes, stability
+from analysis.stability import find, write
+from analysis.store.errors import NothingToAnalyse, ResultsError
+from analysis.store.folder import read_tree
 from tests.support.synthetic_noise import study
 from tests.support.synthetic_results import effects, save, write_results
+
+KEY = ["model", "rule", "corruption", "task", "samples"]
 
 
 @pytest.fixture
@@ -74,25 +80,30 @@ def test_where_all_heads_are_alike_there_is_no_order_and_no_name():
 
 def test_the_files_hold_what_was_found(tmp_path):
     write_results(tmp_path)
-    rows = find_and_write(tmp_path, Subsampling(repeats=10))
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "stability.csv"), rows, rtol=1e-5, check_dtype=False)
+    written = write(tmp_path, Subsampling(repeats=10))
+    rows = pd.read_csv(tmp_path / "stability.csv")
     tree = read_tree(tmp_path / "stability.nc")
+    xr.testing.assert_equal(tree["blip-small"], written.data["blip-small"])
+    xr.testing.assert_identical(find(tmp_path, Subsampling(repeats=10))["llava-small"], written.data["llava-small"])
+    frame = pd.concat(of_model.to_dataframe().assign(model=model).reset_index() for model, of_model in tree.items())
+    frame = frame[rows.columns].sort_values(KEY, ignore_index=True)
+    pd.testing.assert_frame_equal(rows.sort_values(KEY, ignore_index=True), frame, rtol=1e-5, check_dtype=False)
     cell = tree["blip-small"].sel(rule="robust", corruption="str", task="shapes/shape", samples=6)
     row = rows.set_index(["model", "rule", "corruption", "task", "samples"]).loc["blip-small", "robust", "str", "shapes/shape", 6]
-    assert float(cell["rank_correlation"]) == row["rank_correlation"]
-    assert "llava-small, means over tasks" in summary(rows)
+    assert float(cell["rank_correlation"]) == pytest.approx(row["rank_correlation"], rel=1e-5)
+    assert "llava-small, means over tasks" in written.words
     before = (tmp_path / "stability.csv").read_bytes()
-    find_and_write(tmp_path, Subsampling(repeats=10))
+    write(tmp_path, Subsampling(repeats=10))
     assert (tmp_path / "stability.csv").read_bytes() == before
 
 
 def test_bad_input_is_named(tmp_path):
-    with pytest.raises(ResultsError, match="repeats is 0; at least one subsample"):
+    with pytest.raises(ResultsError, match="repeats is 0; at least one is needed"):
         Subsampling(repeats=0)
     with pytest.raises(ResultsError, match=r"alpha is 3.0; it must lie between 0 and 1"):
         Subsampling(alpha=3.0)
     with pytest.raises(ResultsError, match=r"deviations is inf; it must be a finite number"):
         Subsampling(deviations=float("inf"))
     save(effects(np.ones((2, 2, 2, 1)), ["correct"], ["correct"]), tmp_path / "m" / "d" / "sip" / "cross_attention-heads.nc")
-    with pytest.raises(ResultsError, match="has one sample, which cannot be taken apart"):
-        find_and_write(tmp_path)
+    with pytest.raises(NothingToAnalyse, match="has one sample, which cannot be taken apart"):
+        write(tmp_path)

@@ -9,13 +9,15 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from analysis.stats.chance import family_wise_p
+from analysis.heads.notice import summary
+from analysis.heads.rules import Evidence, kind_names, stand_out, universal
+from analysis.stats.family_wise import family_wise_p
 from analysis.store.folder import ResultsError, read_tree, write_whole
-from analysis.universal_heads import Rule, find, find_and_write, important_heads, kinds, summary, universal_heads
+from analysis.universal_heads import UniversalHeads, find, write
 from tests.support.synthetic_results import HEADS, LAYERS, MULTIMODAL, TEXT, VISION, effects, save, write_results
 
 ROOT = Path(__file__).resolve().parents[3]
-FAST = Rule(permutations=0)
+FAST = UniversalHeads(permutations=0)
 
 
 @pytest.fixture(scope="module")
@@ -28,35 +30,33 @@ def heads(values: np.ndarray, *leading: str) -> xr.DataArray:
 
 
 def test_the_boundary_counts_and_the_deviation_is_the_population_one():
-    values = heads(np.array([[0.0, 2.0, 0.0, 2.0], [0.0, 2.0, 0.0, 2.0]]))  # mean 1, population SD 1, sample SD 1.069
-    important, threshold = important_heads(values, deviations=1.0)
+    values = np.array([[0.0, 2.0, 0.0, 2.0], [0.0, 2.0, 0.0, 2.0]])  # mean 1, population SD 1, sample SD 1.069
+    important, threshold = stand_out(values, deviations=1.0)
     assert float(threshold) == 2.0
-    np.testing.assert_array_equal(important.values, values.values == 2.0)
-    just_above, _ = important_heads(values, deviations=1.0 + 1e-9)
+    np.testing.assert_array_equal(important, values == 2.0)
+    just_above, _ = stand_out(values, deviations=1.0 + 1e-9)
     assert not just_above.any()
 
 
 def test_no_head_stands_out_where_all_are_equal():
-    important, _ = important_heads(heads(np.full((2, 3), 0.3)))
+    important, _ = stand_out(np.full((2, 3), 0.3))
     assert not important.any()
-    assert not important_heads(heads(np.zeros((2, 3))))[0].any()
+    assert not stand_out(np.zeros((2, 3)))[0].any()
 
 
 def test_universal_is_every_task_that_ran():
-    important = heads(np.array([[[[1, 1]], [[1, 0]]], [[[0, 1]], [[0, 0]]]], dtype=bool), "corruption", "task")
-    ran = xr.DataArray([[True, True], [True, False]], dims=("corruption", "task"))
-    np.testing.assert_array_equal(universal_heads(important, ran).values, [[[True, False]], [[False, True]]])
-    np.testing.assert_array_equal(universal_heads(important, ran, at_least=1).values, [[[True, True]], [[False, True]]])
-    np.testing.assert_array_equal(universal_heads(important, ran, at_least=2).values, [[[True, False]], [[False, False]]])
-    nothing = xr.zeros_like(ran)
-    assert not universal_heads(important, nothing).any()
+    important = Evidence(np.array([[[[1, 1]], [[1, 0]]], [[[0, 1]], [[0, 0]]]], dtype=bool))
+    ran = np.array([[True, True], [True, False]])
+    np.testing.assert_array_equal(universal(important, ran), [[[True, False]], [[False, True]]])
+    np.testing.assert_array_equal(universal(important, ran, at_least=1), [[[True, True]], [[False, True]]])
+    np.testing.assert_array_equal(universal(important, ran, at_least=2), [[[True, False]], [[False, False]]])
+    assert not universal(important, np.zeros_like(ran)).any()
 
 
 def test_kinds_are_told_by_modality():
-    universal = heads(np.array([[[1, 0, 1, 0]], [[0, 1, 1, 0]]], dtype=bool), "corruption")
-    universal = universal.assign_coords(modality=("corruption", ["image", "text"]))
-    assert list(kinds(universal).values[0]) == ["vision", "text", "multimodal", "none"]
-    assert list(kinds(universal.isel(corruption=[1])).values[0]) == ["none", "text", "text", "none"]
+    heads = np.array([[[1, 0, 1, 0]], [[0, 1, 1, 0]]], dtype=bool)
+    assert list(kind_names(heads, ["image", "text"])[0]) == ["vision", "text", "multimodal", "none"]
+    assert list(kind_names(heads[1:], ["text"])[0]) == ["none", "text", "text", "none"]
 
 
 def test_planted_heads_are_found(results):
@@ -68,7 +68,7 @@ def test_planted_heads_are_found(results):
 
 @pytest.mark.parametrize("metric", ["logit_difference", "restoration_probability", "normalized_effect"])
 def test_the_rule_agrees_with_a_plain_loop(results, metric):
-    found = find(results, Rule(metric=metric, deviations=1.5, permutations=0))["blip-small"]
+    found = find(results, UniversalHeads(metric=metric, deviations=1.5, permutations=0))["blip-small"]
     for corruption in ("sip", "str"):
         file = xr.open_dataset(results / "blip-small" / "shapes" / corruption / "cross_attention-heads.nc")
         correct, wrong, total = (file[name].values[..., 0].astype(float) for name in ("logit_correct", "logit_incorrect", "log_normalizer"))
@@ -118,7 +118,7 @@ def test_only_the_named_corruptions_and_one_component_are_judged(tmp_path):
             save(data, tmp_path / "m" / "d" / corruption / f"{component}-heads.nc")
     assert list(find(tmp_path, FAST)["m"]["corruption"].values) == ["sip"]
     assert find(tmp_path, FAST)["m"].attrs["component"] == "cross_attention"
-    noise = find(tmp_path, Rule(image_corruption="gaussian_noise", component="self_attention", permutations=0))["m"]
+    noise = find(tmp_path, UniversalHeads(image_corruption="gaussian_noise", component="self_attention", permutations=0))["m"]
     assert (list(noise["corruption"].values), noise.attrs["component"]) == (["gaussian_noise"], "self_attention")
 
 
@@ -148,12 +148,12 @@ def test_a_head_may_be_asked_to_be_important_in_some_tasks_only(tmp_path):
     logits = np.zeros((9, 3, 4, 1))
     logits[[0, 3, 6, 1, 4, 7], 1, 1] = 1
     save(effects(logits, ["correct"], ["correct"], ("a", "b", "c")), tmp_path / "m" / "d" / "sip" / "cross_attention-heads.nc")
-    kinds_ = {k: find(tmp_path, Rule(permutations=0, at_least=k))["m"]["kind"].values[1, 1] for k in (0, 1, 2, 3)}
+    kinds_ = {k: find(tmp_path, UniversalHeads(permutations=0, at_least=k))["m"]["kind"].values[1, 1] for k in (0, 1, 2, 3)}
     assert kinds_ == {0: "none", 1: "vision", 2: "vision", 3: "none"}
 
 
 def test_the_files_hold_what_was_found(results):
-    found = find_and_write(results, Rule(permutations=50))
+    found = write(results, UniversalHeads(permutations=50)).data
     back = read_tree(results / "universal_heads.nc")
     for model, dataset in found.items():
         xr.testing.assert_equal(back[model], dataset)
@@ -164,13 +164,13 @@ def test_the_files_hold_what_was_found(results):
     assert (vision.sip_tasks_important, vision.sip_tasks, vision.str_tasks_important) == (2, 2, 0)
     assert vision.sip_mean_effect == pytest.approx(1, abs=0.1)
     before = [(results / f"universal_heads.{suffix}").read_bytes() for suffix in ("nc", "csv")]
-    find_and_write(results, Rule(permutations=50))
+    write(results, UniversalHeads(permutations=50))
     assert [(results / f"universal_heads.{suffix}").read_bytes() for suffix in ("nc", "csv")] == before
 
 
 def test_no_important_head_gives_a_table_of_headings(tmp_path):
     save(effects(np.zeros((4, 2, 2, 1)), ["correct"], ["correct"]), tmp_path / "m" / "d" / "sip" / "cross_attention-heads.nc")
-    find_and_write(tmp_path, FAST)
+    write(tmp_path, FAST)
     assert (tmp_path / "universal_heads.csv").read_text().strip() == "model,component,layer,head,name,kind"
 
 
@@ -202,7 +202,7 @@ def test_chance_names_a_head_in_at_most_about_5_percent_of_nulls():
 )
 def test_bad_options_are_named(results, rule, message):
     with pytest.raises(ResultsError, match=message):
-        find(results, Rule(**rule))
+        find(results, UniversalHeads(**rule))
 
 
 def test_bad_folders_are_named(tmp_path):

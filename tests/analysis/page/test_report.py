@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from analysis import head_functions, report, robust_heads, stability, universal_heads
-from analysis.heads.robust_rule import RobustRule
+from analysis.heads.options import RobustRule
 from analysis.page import csv as report_csv
 from analysis.page.tables import left_out, number, runs
 from analysis.store.folder import ResultsError
@@ -26,11 +26,11 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Path:
     folder = write_results(tmp_path_factory.mktemp("report"))
-    universal_heads.find_and_write(folder, universal_heads.Rule(permutations=50))
+    universal_heads.write(folder, universal_heads.UniversalHeads(permutations=50))
     head_functions.write(folder)
-    robust_heads.find_and_write(folder, RobustRule(permutations=50))
-    robust_heads.power_and_write(folder, runs=1)
-    stability.find_and_write(folder, stability.Subsampling(repeats=5))
+    robust_heads.write(folder, RobustRule(permutations=50))
+    robust_heads.write_power(folder, robust_heads.RobustHeads(runs=1))
+    stability.write(folder, stability.Stability(repeats=5))
     return folder
 
 
@@ -98,8 +98,8 @@ def test_the_rules_are_said_as_they_were_chosen(results, page, tmp_path):
     for rule in rules:
         assert rule.format("every task") in prose(page)
     shutil.copytree(results, tmp_path / "results")
-    universal_heads.find_and_write(tmp_path / "results", universal_heads.Rule(at_least=2, permutations=0))
-    robust_heads.find_and_write(tmp_path / "results", RobustRule(at_least=1, permutations=0, resamples=0))
+    universal_heads.write(tmp_path / "results", universal_heads.UniversalHeads(at_least=2, permutations=0))
+    robust_heads.write(tmp_path / "results", RobustRule(at_least=1, permutations=0, resamples=0))
     text = prose(report.write(tmp_path / "results").paths[0].read_text(encoding="utf-8"))
     for rule, tasks in zip(rules, ("at least 2 tasks", "at least 1 task", "at least 2 tasks"), strict=True):
         assert rule.format(tasks) in text
@@ -147,7 +147,7 @@ def test_the_report_says_what_was_not_run_and_what_makes_it(tmp_path):
     assert "universal heads were not looked for" in unjudged
     for module in ("universal_heads", "robust_heads", "head_functions", "compare_corruptions", "stability", "paper_claims", "modules"):
         assert f"python -m analysis.{module}" in unjudged
-    universal_heads.find_and_write(tmp_path, universal_heads.Rule(permutations=0))
+    universal_heads.write(tmp_path, universal_heads.UniversalHeads(permutations=0))
     text = prose(report.write(tmp_path).paths[0].read_text(encoding="utf-8"))
     assert "no image corruption was run, so a head named text may be multimodal" in text
     assert "whole modules were not patched under the str corruption" in text
@@ -159,12 +159,12 @@ def test_the_report_says_what_was_not_run_and_what_makes_it(tmp_path):
 
 def test_analyses_that_are_older_than_the_effects_are_said_at_the_head_of_the_page(tmp_path):
     write_results(tmp_path, models=["llava-small"], corruptions=["str"])
-    universal_heads.find_and_write(tmp_path, universal_heads.Rule(permutations=0))
+    universal_heads.write(tmp_path, universal_heads.UniversalHeads(permutations=0))
     head_functions.write(tmp_path)
     assert "Older than the effects" not in report.write(tmp_path).paths[0].read_text(encoding="utf-8")
     (tmp_path / "llava-small" / "shapes" / "attention.nc").touch()
     head = prose(report.write(tmp_path).paths[0].read_text(encoding="utf-8")).split("</header>")[0]
-    assert f"Head functions: <code>python -m analysis.head_functions --results {tmp_path.name}</code>" in head
+    assert f"Head functions: <code>python -m analysis.head_functions --results {tmp_path}</code>" in head
     assert "analysis.universal_heads" not in head
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from analysis import head_functions, report, robust_heads, stability, universal_heads
-from analysis.heads.robust_rule import RobustRule
+from analysis.heads.options import RobustRule
 from analysis.page.csv import THIRDS
 from tests.support.synthetic_results import write_results
 
@@ -41,11 +41,11 @@ LOCAL = ("file:", "data:", "about:", "blob:", "chrome:")
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> str:
     folder = write_results(tmp_path_factory.mktemp("browser") / "a folder")
-    universal_heads.find_and_write(folder, universal_heads.Rule(permutations=10))
+    universal_heads.write(folder, universal_heads.UniversalHeads(permutations=10))
     head_functions.write(folder)
-    robust_heads.find_and_write(folder, RobustRule(permutations=10))
-    robust_heads.power_and_write(folder, runs=1)
-    stability.find_and_write(folder, stability.Subsampling(repeats=5))
+    robust_heads.write(folder, RobustRule(permutations=10))
+    robust_heads.write_power(folder, robust_heads.RobustHeads(runs=1))
+    stability.write(folder, stability.Stability(repeats=5))
     shares = {f"{third}{end}": [0.2, 0.5] for third in THIRDS for end in ("", "_low", "_high")}
     place = {"model": "blip-small", "dataset": "shapes", "component": "mlp", "heads": 0, "direction": "denoising", "window": 1}
     rows = shares | place | {"definition": "ours", "row": "share", "corruption": ["sip", "str"], "samples": 24}

@@ -13,7 +13,7 @@ from PIL import Image
 
 from analysis import head_functions, robust_heads, universal_heads
 from analysis.functions.scores import mean_map, normalized
-from analysis.heads.robust_rule import RobustRule
+from analysis.heads.options import RobustRule
 from analysis.page import heads as report_heads
 from analysis.page import overlays as report_overlays
 from analysis.page.data import Gathering, Limits
@@ -28,9 +28,9 @@ from tests.support.synthetic_results import effects as synthetic_effects
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Path:
     folder = write_results(tmp_path_factory.mktemp("report"))
-    universal_heads.find_and_write(folder, universal_heads.Rule(permutations=50))
+    universal_heads.write(folder, universal_heads.UniversalHeads(permutations=50))
     head_functions.write(folder)
-    robust_heads.find_and_write(folder, RobustRule(permutations=50))
+    robust_heads.write(folder, RobustRule(permutations=50))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Sign flips, bootstrap and replication against scipy, enumeration and closed forms."""
+"""Sign flips and bootstrap against scipy, enumeration and closed forms."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,7 @@ from scipy import stats
 
 from analysis.stats.resampling import (
     bootstrap_weights,
-    discoveries,
     percentile_interval,
-    replicated_p,
     sign_flip_p,
     smallest_p,
     stream,
@@ -75,13 +73,6 @@ def test_student_p_that_are_not_needed_are_1(generator):
     assert 20 < (needed < 1).sum() < 180
 
 
-def test_discoveries_are_scipys(generator):
-    p = generator.uniform(size=(300, 40)) ** generator.choice([1, 3, 8], size=(300, 1))
-    p[:, :5] = p[:, 5:6]  # ties
-    np.testing.assert_array_equal(discoveries(p, 0.1), stats.false_discovery_control(p, axis=-1) <= 0.1)
-    np.testing.assert_array_equal(discoveries(np.ones(4), 0.05), np.zeros(4, dtype=bool))
-
-
 def test_sign_flips_tend_to_student(generator):
     effects = generator.normal(np.linspace(0, 0.15, 8), 1, size=(400, 8))
     p = student_p(effects.mean(axis=0), (effects**2).mean(axis=0), 400)
@@ -101,32 +92,6 @@ def test_intervals_cover_the_mean_as_often_as_they_say(generator):
     effects = generator.normal(1, 2, size=(80, 3000))  # a head is a study of its own
     low, high = percentile_interval(bootstrap_weights(80, 1000, generator) @ effects, 0.95)
     assert np.mean((low <= 1) & (high >= 1)) == pytest.approx(0.945, abs=0.015)
-
-
-def test_replication_in_all_tasks_is_the_largest_p():
-    p = replicated_p(np.array([[0.01, 0.01], [0.04, 0.04]]), np.array([[1, 1], [1, -1]]), 2)
-    np.testing.assert_allclose(p, [[0.02, 0.98], [0.995, 0.995]])
-
-
-def test_replication_in_any_task_is_bonferroni():
-    p = replicated_p(np.array([[0.01], [0.5], [0.9]]), np.array([[-1], [1], [1]]), 1)
-    np.testing.assert_allclose(p, [[0.75], [0.015]])
-
-
-def test_replication_in_some_tasks_by_hand():
-    # signs +, +, -, + with p 0.02, 0.06, 0.001, 0.4: one-sided for + 0.01, 0.03, 0.9995, 0.2; third smallest 0.2, times 2
-    p = replicated_p(np.array([[0.02], [0.06], [0.001], [0.4]]), np.array([[1], [1], [-1], [1]]), 3)
-    np.testing.assert_allclose(p, [[0.4], [1]])
-
-
-@pytest.mark.parametrize("at_least", [1, 2, 3])
-def test_replication_is_valid_where_one_task_too_few_has_an_effect(generator, at_least):
-    p, sign = generator.uniform(size=(3, 100_000)), generator.choice([-1, 1], size=(3, 100_000))
-    p[: at_least - 1], sign[: at_least - 1] = 0, 1
-    found = replicated_p(p, sign, at_least)[0]
-    for level in (0.01, 0.05, 0.2):
-        assert (found <= level).mean() <= level + 3 * np.sqrt(level / 100_000)
-    assert (found <= 0.2).mean() > 0.05
 
 
 def test_a_stream_depends_on_its_seed_and_names_alone():

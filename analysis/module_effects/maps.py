@@ -7,36 +7,61 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analysis.corruptions.statistics import THIRDS, Comparing, shares_of_layers, thirds, weighted_means
-from analysis.module_effects.statistics import PAIRS, paired, pairwise, peak, size_by_third
+from analysis.module_effects.options import MapRule
 from analysis.plots.module_maps import place_of_roles
-from analysis.stats.resampling import bootstrap_weights, stream
-from analysis.store.folder import ResultsError
+from analysis.stats.resampling import bootstrap_weights, paired, percentile_interval, stream, weighted_means
+from analysis.stats.thirds import PAIRS, THIRDS, pairwise, shares_of_layers, size_by_third, thirds
+from analysis.store.errors import ResultsError
 
 ORDERS = ("all", "correct_first", "correct_second")
 PEAK = ("peak_effect", "peak_low", "peak_high", "peak_frequency", "peak_layer_frequency")
 
 
 @dataclass(frozen=True)
-class MapRule:
-    """How maps are made, and how sure their statistics are."""
+class Peak:
+    """The cell whose mean effect is largest in size.
 
-    metric: str = "logit_difference"
-    """Effect to map: logit_difference, restoration_probability, log_odds or normalized_effect."""
-    resamples: int = 1000
-    """Bootstrap resamples of the samples."""
-    confidence: float = 0.95
-    """Of the intervals."""
-    seed: int = 0
-    """Seed of the resamples and of the sign flips."""
+    Attributes
+    ----------
+    layer, role : its place in the map, counted from 0
+    effect, low, high : the mean effect at this cell with the percentile interval over resamples. The cell was chosen for being largest, so
+        where its frequency is low the effect is overestimated
+    frequency, layer_frequency : share of the resamples whose peak is this cell, or in this layer
+    """
 
-    def __post_init__(self) -> None:
-        self.comparing  # noqa: B018 (raises where a setting is wrong)
+    layer: int
+    role: int
+    effect: float
+    low: float
+    high: float
+    frequency: float
+    layer_frequency: float
 
-    @property
-    def comparing(self) -> Comparing:
-        """The same settings, for `corruption_statistics.compare`; raises `ResultsError` where one is wrong."""
-        return Comparing(metric=self.metric, resamples=self.resamples, confidence=self.confidence, seed=self.seed)
+
+def peak(means: np.ndarray, confidence: float = 0.95) -> Peak | None:
+    """The peak of a map; None where no cell has a value or all are 0.
+
+    Parameters
+    ----------
+    means : [resample, layer, role], the first of the samples as they are; NaN where there is none
+
+    Examples
+    --------
+    >>> maps = np.array([[[0.0, 0.1], [-2.0, 0.3]], [[0.0, 0.1], [-1.0, 0.2]], [[0.0, 0.9], [-0.5, 0.4]]])
+    >>> found = peak(maps)
+    >>> found.layer, found.role, found.effect, found.frequency
+    (1, 0, -2.0, 0.5)
+    """
+    roles = means.shape[2]
+    size = np.nan_to_num(np.abs(means)).reshape(len(means), -1)
+    if not size[0].any():
+        return None
+    at = size.argmax(axis=1)
+    layer, role = divmod(int(at[0]), roles)
+    resampled = means[1:, layer, role]
+    low, high = percentile_interval(resampled[np.isfinite(resampled)], confidence)
+    of_cell, of_layer = (at[1:] == at[0]).mean(), (at[1:] // roles == layer).mean()
+    return Peak(layer, role, float(means[0, layer, role]), float(low), float(high), float(of_cell), float(of_layer))
 
 
 def by_order(effects: xr.Dataset, metric: str) -> dict[str, xr.DataArray]:

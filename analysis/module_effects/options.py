@@ -1,0 +1,26 @@
+"""Options of the maps of whole modules; loads no library but numpy."""
+
+from dataclasses import dataclass
+
+from analysis.store.errors import ResultsError, check_positive, check_shares
+from interventions.results.metrics import METRICS
+
+
+@dataclass(frozen=True)
+class MapRule:
+    """How maps are made, and how sure their statistics are."""
+
+    metric: str = "logit_difference"
+    """Effect to map, one of `interventions.results.metrics.METRICS`."""
+    resamples: int = 1000
+    """Bootstrap resamples of the samples."""
+    confidence: float = 0.95
+    """Of the intervals."""
+    seed: int = 0
+    """Seed of the resamples and of the sign flips."""
+
+    def __post_init__(self) -> None:
+        if self.metric not in METRICS:
+            raise ResultsError(f"there is no metric {self.metric!r}; choose one of {', '.join(METRICS)}")
+        check_positive(self, "resamples")
+        check_shares(self, "confidence")
