@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from analysis import products
 from analysis.corruptions.options import Comparing
 from analysis.corruptions.statistics import NOISE, SCORES, SEMANTIC, TEST, claim, compare
 from analysis.plots.module_maps import mean_by_role
-from analysis.plots.style import MODALITY
 from analysis.stats.thirds import THIRDS
 from analysis.store.errors import NothingToAnalyse, ResultsError
 from analysis.store.folder import EffectsFile, effects_files, read_effects
@@ -31,7 +31,7 @@ class Like:
     >>> like.group
     'blip/shapes/mlp-window3'
     >>> like.command("str", Path("results"))
-    'python -m interventions.module_patching --model blip --data shapes --corruption str --components mlp --out results --window 3'
+    'python -m interventions.module_patching --model blip --data shapes --out results --corruption str --components mlp --window 3'
     """
 
     model: str
@@ -56,12 +56,10 @@ class Like:
 
     def command(self, corruption: str, results: Path) -> str:
         """What makes the file of another corruption."""
-        data = self.dataset if self.dataset == "shapes" else f"data/{self.dataset}"
-        words = f"python -m interventions.{'head' if self.heads else 'module'}_patching --model {self.model} --data {data}"
-        words += f" --corruption {corruption} {'--component' if self.heads else '--components'} {self.component} --out {results}"
-        words += " --direction noising" if self.direction == "noising" else ""
-        words += f" --window {self.window}" if self.window > 1 else ""
-        return words + (f" --definition {self.definition}" if self.definition != "ours" else "")
+        product = products.HEADS if self.heads else products.MODULES
+        options = {"corruption": corruption, "component": self.component, "components": (self.component,), "direction": self.direction}
+        options |= {"window": self.window, "definition": self.definition}
+        return products.command(results, product, self.model, self.dataset, **options)
 
 
 def like_of(file: EffectsFile, attributes: Mapping[str, Any]) -> Like:
@@ -129,7 +127,8 @@ def _chosen(results: Path, options: Comparing) -> list[EffectsFile]:
     """The files of the model, data set and component that options name."""
     files = effects_files(results)
     if not files:
-        raise NothingToAnalyse(f"no effects below {results.absolute()}: run `python run_all.py --corruptions sip str gaussian_noise` first")
+        run = products.whole_study(results, corruptions=("sip", "str", "gaussian_noise"))
+        raise NothingToAnalyse(f"no effects below {results.absolute()}: run `{run}` first")
     names = {file: {"model": file.model, "dataset": file.dataset, "component": file.component.split("-window")[0]} for file in files}
     for option in ("model", "dataset", "component"):
         wanted = getattr(options, option)
@@ -209,7 +208,7 @@ def side_by_side(of_like: dict[str, xr.Dataset], like: Like, results: Path, opti
             reasons.append(f"{without} of the {of.sizes['sample']} samples under {corruption}: not all of the other corruptions have them")
         values[corruption] = of.isel(sample=np.isin(of["sample"].values.astype(str), sorted(map(str, shared))))
     joined = xr.concat(values.values(), pd.Index(values, name="corruption"), join="outer", coords="minimal", compat="override")
-    modality = [str(of_like[c].attrs.get("modality") or MODALITY.get(c, "")) for c in values]
+    modality = [str(of_like[c].attrs.get("modality", "")) for c in values]
     joined = joined.assign_coords(modality=("corruption", modality))
     if not like.heads:
         joined = joined.sel(

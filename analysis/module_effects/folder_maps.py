@@ -13,7 +13,6 @@ from analysis.corruptions.options import Comparing
 from analysis.corruptions.statistics import compare
 from analysis.module_effects.maps import by_order, describe
 from analysis.module_effects.options import MapRule
-from analysis.plots.style import MODALITY
 from analysis.stats.multiple_tests import holm
 from analysis.store.errors import NothingToAnalyse, ResultsError
 from analysis.store.folder import MODALITIES, EffectsFile, effects_files, read_effects
@@ -82,7 +81,7 @@ def _described(file: EffectsFile, rule: MapRule) -> xr.Dataset:
         described = describe(effects, rule)
     except ResultsError as error:
         raise ResultsError(f"{file.path}: {error}") from error
-    modality = effects.attrs.get("modality") or MODALITY.get(corruption_of(file), "")
+    modality = str(effects.attrs.get("modality", ""))
     return described.assign_coords(modality=str(modality))
 
 

@@ -223,7 +223,7 @@ def test_only_like_is_compared_with_like(tmp_path):
     assert list(found["m/d/cross_attention-heads-noising"]["corruption"].values) == ["sip", "str"]
     (reason,) = left_out
     assert reason.startswith("m/d/mlp-window3: only sip to compare")
-    assert f"module_patching --model m --data data/d --corruption str --components mlp --out {tmp_path} --window 3" in reason
+    assert f"module_patching --model m --data data/d --out {tmp_path} --corruption str --components mlp --window 3" in reason
 
 
 def test_tokens_that_all_corruptions_have(tmp_path):
@@ -249,7 +249,9 @@ def test_too_few_corruptions_or_samples_are_said_with_what_makes_more(tmp_path):
     with pytest.raises(ResultsError, match="no effects below"):
         find(tmp_path, QUICK)
     write_heads(tmp_path, "sip", by_layer(EVEN))
-    with pytest.raises(ResultsError, match=r"only sip to compare; make another .*head_patching --model m --data data/d --corruption str"):
+    with pytest.raises(
+        ResultsError, match=r"only sip to compare; make another .*head_patching --model m --data data/d --out .* --corruption str"
+    ):
         find(tmp_path, QUICK)
     write_heads(tmp_path, "str", by_layer(EVEN)[:1])
     with pytest.raises(ResultsError, match=r"str is left out: 1 sample\(s\) with an effect"):
