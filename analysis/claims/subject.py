@@ -125,7 +125,7 @@ class Subject:
 
     def whole_study(self) -> str:
         """The command of the study of this model: on its data sets in the folder, or on NOTICE's where it has none."""
-        samples = {} if self.folder.datasets(self.model) else {"samples": PAPERS_SAMPLES}
+        samples: dict[str, Any] = {} if self.folder.datasets(self.model) else {"samples": PAPERS_SAMPLES}
         return self._anywhere(whole_study(self.folder.path, [self.model], self.datasets or NOTICE_DATA, **samples))
 
     def _anywhere(self, text: str) -> str:
