@@ -159,6 +159,7 @@ def _analyse(options: RunAll) -> list[str]:
         stability,
         universal_heads,
     )
+    from analysis.claims.page import counts
     from analysis.store.errors import NothingToAnalyse
 
     notes: list[str] = []
@@ -187,12 +188,12 @@ def _analyse(options: RunAll) -> list[str]:
         except compare_corruptions.NothingToCompare as reason:
             notes.append(f"corruptions were not compared: {reason}")
     figures.write(options.out, figures.Figures(metric=options.metric))
-    claims, _ = paper_claims.find_and_write(options.out)
+    claims, _ = paper_claims.write(options.out)
     (page,) = report.write(options.out).paths
     return [
         *notes,
         f"\nresults: {options.out.resolve()}\nreport:  {page}\n\nNOTICE's universal heads\n{universal.words}"
-        f"\n\nheads that hold up (signed effects, corrected tests)\n{robust.words}\n\n{paper_claims.counts(claims)}",
+        f"\n\nheads that hold up (signed effects, corrected tests)\n{robust.words}\n\n{counts(claims)}",
     ]
 
 

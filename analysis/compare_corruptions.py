@@ -16,12 +16,13 @@ import xarray as xr
 
 from analysis.corruptions import views
 from analysis.corruptions.comparable import Like, alike_effects, places, side_by_side
-from analysis.corruptions.statistics import NOISE, SCORES, SEMANTIC, TEST, Comparing, claim, compare, thirds
+from analysis.corruptions.statistics import NOISE, SCORES, SEMANTIC, TEST, Comparing, claim, compare
 from analysis.figures import FOLDER
-from analysis.heads.options import METRICS
 from analysis.plots.style import save, styled
+from analysis.stats.thirds import thirds
 from analysis.store.command import reporting
 from analysis.store.folder import ResultsError, write_tree, write_whole
+from interventions.results.metrics import unit_of
 
 __all__ = ["Comparing", "NothingToCompare", "claim", "compare", "find", "find_and_write", "thirds"]
 FILE = "compare_corruptions"
@@ -71,7 +72,7 @@ def _described(compared: xr.Dataset, effects: xr.DataArray, like: Like, options:
     judged = [claim(compared, name, others, options.confined) if name in noises and others else "" for name in names]
     compared["claim"] = ("corruption", judged)
     for name in SCORES:
-        compared[name].attrs["units"] = METRICS[options.metric]
+        compared[name].attrs["units"] = unit_of(options.metric)
     missing = "" if noises and others else f"no {' or '.join(SEMANTIC) if noises else NOISE}"
     compared.attrs = vars(like) | {name: getattr(options, name) for name in ("metric", "confined", "resamples", "confidence", "seed")}
     compared.attrs |= {"heads": int(like.heads), "token": str(effects["token"].item()) if like.heads else ""}

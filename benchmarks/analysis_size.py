@@ -33,7 +33,7 @@ ANALYSES: dict[str, Callable[[Path], object]] = {
     "compare_corruptions": compare_corruptions.find_and_write,
     "stability": stability.write,
     "figures": figures.write,
-    "paper_claims": paper_claims.find_and_write,
+    "paper_claims": paper_claims.write,
     "report": report.write,
 }
 MODALITY = {"sip": "image", "str": "text"}

@@ -1,4 +1,5 @@
-"""The papers' claims, each a function over a results folder alone that can come out either way.
+"""The papers' claims, each judged from a results folder alone.
 
-`claim` says what a claim and its outcome are, `place` where it is tested; the other modules hold a paper's, or a subject's, claims each.
+`table` holds an entry for each claim and `claim` says what an entry is. `subject` reads what a claim is tested on, `outcome` says what
+results show. The judges are in `layers`, `largest`, `universal`, `functions` and `effects`.
 """

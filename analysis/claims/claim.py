@@ -1,74 +1,39 @@
-"""A claim of a paper, and what results show of it: holds, does not hold, undecided, or not run."""
+"""A claim of a paper: an entry of the table; and the subjects in a results folder that it can be tested on."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
+from analysis.claims.folder import DECODER, ENCODER, Folder
+from analysis.claims.outcome import NOT_RUN, UNDECIDED, Finding, NotRun, Undecidable
+from analysis.claims.subject import BLIP, LLAVA, NOTICE_DATA, Subject
 
-from analysis.stats.resampling import percentile_interval
-
-if TYPE_CHECKING:
-    from analysis.claims.place import Place
-
-HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "undecided", "not run"
-RESULTS = (HOLDS, FAILS, UNDECIDED, NOT_RUN)
-ENCODER, DECODER, ANY = "encoder", "decoder", "any"  # BLIP-like: the answer is read elsewhere than at the prompt's end; LLaVA-like
-BLIP = ("blip-vqa-base",)
-LLAVA = ("llava-1.5-7b", "llava-1.5-7b-hf")
 PREPARED = ("svo_probes", "mit_states", "fer2013", "coco_qa", "vqa_v2", "clevr", "shapeworld", "iconqa")
 FALLBACK_DATA = "vqa_v2"
-NOTICE_DATA = ("svo_probes", "mit_states", "fer2013")
-
-
-class NotRun(Exception):
-    """What a claim needs is not in the folder.
-
-    Attributes
-    ----------
-    missing : what, in words
-    command : what makes it
-    """
-
-    def __init__(self, missing: str, command: str) -> None:
-        super().__init__(missing)
-        self.missing, self.command = missing, command
-
-
-class Undecidable(Exception):
-    """What is in the folder cannot decide the claim; the message says why."""
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A figure with its interval over samples."""
+class Models:
+    """The kinds of model that a claim can be tested on, and the paper's models, by their names in a results folder."""
+
+    kinds: tuple[str, ...]
+    papers: tuple[str, ...]
+
+
+ENCODERS, DECODERS = Models((ENCODER,), BLIP), Models((DECODER,), LLAVA)
+ALL_MODELS = Models((ENCODER, DECODER), (*BLIP, *LLAVA))
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper, and its data sets by their names in a results folder."""
 
     name: str
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+    data: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What results show of a claim.
-
-    Attributes
-    ----------
-    result : one of `RESULTS`
-    estimates : the figures that it rests on, the most telling first
-    note : what else is to be said
-    files : what it was read from
-    """
-
-    result: str
-    estimates: tuple[Estimate, ...] = ()
-    note: str = ""
-    files: tuple[Path, ...] = ()
+NOTICE, PALIT = Paper("NOTICE", NOTICE_DATA), Paper("Palit et al.", ("coco_qa", "clevr"))
+BASU, ZHANG = Paper("Basu et al.", ("vqa_constraints",)), Paper("Zhang et al.", ("gqa",))
+BEST_PRACTICES = Paper("Zhang and Nanda", ())
 
 
 @dataclass(frozen=True)
@@ -77,68 +42,56 @@ class Claim:
 
     Attributes
     ----------
-    id : its name here
+    id : its name in tables
     paper, source : the paper, and where in it
     says : what it says
     test : the statistic that is computed, and the rule by which it decides
-    kind : ENCODER, DECODER or ANY: the models that it can be tested on
-    models, data : those of the paper, by their names in a results folder
-    judge : finds the outcome for one model, and one data set where `each_dataset`; raises `NotRun` or `Undecidable`
+    models : those that it is about
+    judge : finds the outcome for a subject; raises `NotRun` or `Undecidable`
     each_dataset : tested on each data set apart, else on all of the model's together
     papers_model_only : it names heads or figures of the paper's model, so no other is tested
+    papers_data : the data sets that it is about, where these are not all of the paper's
     """
 
     id: str
-    paper: str
+    paper: Paper
     source: str
     says: str
     test: str
-    kind: str
-    models: tuple[str, ...]
-    judge: "Callable[[Place], Finding]"
-    data: tuple[str, ...] = NOTICE_DATA
-    each_dataset: bool = False
+    models: Models
+    judge: Callable[[Subject], Finding]
+    each_dataset: bool = True
     papers_model_only: bool = False
+    papers_data: tuple[str, ...] = ()
 
     @property
-    def data_to_run(self) -> str:
-        """The first of the paper's data sets that data_prep prepares, else `FALLBACK_DATA`."""
-        return next((name for name in self.data if name in PREPARED), FALLBACK_DATA)
+    def data(self) -> tuple[str, ...]:
+        """The names of the data sets that it is about."""
+        return self.papers_data or self.paper.data
 
+    def subjects(self, folder: Folder) -> list[Subject]:
+        """The folder's models of its kinds, with each of their data sets where it is tested on each apart.
 
-def beyond(estimate: Estimate, value: float = 0.0) -> str:
-    """Whether a figure is larger than a value: holds when its interval lies wholly above, does not hold when wholly below.
+        A claim of the paper's model alone is tested on the paper's data sets alone.
+        """
+        models = [model for model, kind in folder.models.items() if kind in self.models.kinds]
+        if self.papers_model_only:
+            models = [model for model in models if model in self.models.papers]
+        if not self.each_dataset:
+            return [Subject(folder, model) for model in models]
+        subjects = [Subject(folder, model, dataset) for model in models for dataset in folder.datasets(model)]
+        return [subject for subject in subjects if subject.dataset in self.data or not self.papers_model_only]
 
-    Examples
-    --------
-    >>> [beyond(Estimate("share", value, value - 0.1, value + 0.1), 0.5) for value in (0.7, 0.55, 0.3)]
-    ['holds', 'undecided', 'does not hold']
-    """
-    return HOLDS if estimate.low > value else FAILS if estimate.high < value else UNDECIDED
+    def papers_subject(self, folder: Folder) -> Subject:
+        """The paper's model, with the first of the paper's data sets that data_prep prepares."""
+        dataset = next((name for name in self.data if name in PREPARED), FALLBACK_DATA)
+        return Subject(folder, self.models.papers[0], dataset if self.each_dataset else "")
 
-
-def every(results: Iterable[str]) -> str:
-    """Holds when all do, does not hold when any does not, else undecided.
-
-    Examples
-    --------
-    >>> every(["holds", "undecided"]), every(["holds", "does not hold"]), every([])
-    ('undecided', 'does not hold', 'undecided')
-    """
-    found = list(results)
-    return FAILS if FAILS in found else HOLDS if found and set(found) == {HOLDS} else UNDECIDED
-
-
-def estimate(name: str, resampled: np.ndarray, confidence: float) -> Estimate:
-    """The first of the values, which is of the samples as they are, with the percentile interval of the others.
-
-    Raises
-    ------
-    Undecidable
-        When the first, or more than a twentieth of the others, is not a number.
-    """
-    finite = np.isfinite(resampled[1:])
-    if not np.isfinite(resampled[0]) or finite.mean() < 0.95:
-        raise Undecidable(f"{name} cannot be computed on these samples")
-    low, high = percentile_interval(resampled[1:][finite], confidence)
-    return Estimate(name, float(resampled[0]), float(low), float(high))
+    def test_on(self, subject: Subject) -> tuple[Finding, str]:
+        """The finding, and the command to run where the claim was not run."""
+        try:
+            return self.judge(subject), ""
+        except NotRun as reason:
+            return Finding(NOT_RUN, note=reason.missing), reason.command
+        except Undecidable as reason:
+            return Finding(UNDECIDED, note=str(reason)), ""

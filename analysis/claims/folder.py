@@ -1,5 +1,6 @@
-"""A results folder as claims read it: its models and their kinds, what other analyses wrote, how sure intervals are."""
+"""A results folder as claims read it: its models and their kinds, what other analyses wrote, and how sure intervals are."""
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -7,40 +8,36 @@ from typing import Any
 
 import xarray as xr
 
-from analysis.claims.claim import DECODER, ENCODER
 from analysis.corruptions.statistics import Comparing
-from analysis.heads.head_effects import HeadEffects, read_head_effects
-from analysis.heads.options import HeadEffectsOptions
-from analysis.store.folder import DAMAGED, ResultsError, damaged, effects_files, read_manifest, read_tree
+from analysis.store.folder import DAMAGED, ResultsError, damaged, read_tree
 
+ENCODER, DECODER = "encoder", "decoder"  # BLIP-like: the answer is read elsewhere than at the prompt's end; LLaVA-like
 PARTS = ("start", "patch", "query")  # main tokens of parts of models
 
 
 @dataclass(frozen=True)
-class Resampling:
-    """How sure intervals are."""
-
-    resamples: int = 1000
-    """Bootstrap resamples of the samples."""
-    confidence: float = 0.95
-    """Of the intervals."""
-    seed: int = 0
-    """Seed of the resamples."""
-
-    @property
-    def comparing(self) -> Comparing:
-        """The same settings, for `corruption_statistics.compare`; raises `ResultsError` where one is wrong."""
-        return Comparing(resamples=self.resamples, confidence=self.confidence, seed=self.seed)
-
-
-@dataclass(frozen=True)
 class Folder:
-    """A results folder."""
+    """A results folder.
+
+    Attributes
+    ----------
+    options : resamples, confidence and seed of the intervals
+    kept : what several claims need, by what it is
+    """
 
     path: Path
-    resampling: Resampling = field(default_factory=Resampling)
-    computed: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
-    """What several claims need, by what it is."""
+    options: Comparing = field(default_factory=Comparing)
+    kept: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def once(self, name: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` returns, which is called once for each name."""
+        if name not in self.kept:
+            self.kept[name] = make()
+        return self.kept[name]
+
+    def groups(self, name: str) -> dict[str, xr.Dataset]:
+        """The file `<name>.nc` of another analysis, by model; empty where there is none."""
+        return self.once(name, lambda: read_tree(self.path / f"{name}.nc"))
 
     @cached_property
     def models(self) -> dict[str, str]:
@@ -50,40 +47,13 @@ class Folder:
             model = path.relative_to(self.path).parts[0]
             if model not in main and not path.name.startswith("."):
                 attrs = attributes(path)
-                for name in ("query", "main_token"):
-                    if name in attrs:
-                        main[model] = str(attrs[name])
+                token = attrs.get("main_token", attrs.get("query"))
+                main |= {} if token is None else {model: str(token)}
         return {model: DECODER if token == "last" else ENCODER for model, token in main.items() if token not in PARTS}
 
     def datasets(self, model: str) -> list[str]:
-        """The data sets of a model."""
-        return sorted(path.name for path in (self.path / model).iterdir() if path.is_dir() and any(path.rglob("*.nc")))
-
-    @cached_property
-    def measured(self) -> dict[str, HeadEffects]:
-        """The effects of heads of every model that has any, as NOTICE judges them."""
-        there = [file for file in effects_files(self.path) if file.heads and file.corruption in HeadEffectsOptions().corruptions()]
-        return read_head_effects(self.path, HeadEffectsOptions()) if there else {}
-
-    @cached_property
-    def universal(self) -> dict[str, xr.Dataset]:
-        """`universal_heads.nc`, by model."""
-        return read_tree(self.path / "universal_heads.nc")
-
-    @cached_property
-    def functions(self) -> dict[str, xr.Dataset]:
-        """`head_functions.nc`, by model."""
-        return read_tree(self.path / "head_functions.nc")
-
-    @cached_property
-    def robust(self) -> dict[str, xr.Dataset]:
-        """`robust_heads.nc`, by model."""
-        return read_tree(self.path / "robust_heads.nc")
-
-    @cached_property
-    def answers(self) -> dict[str, Any]:
-        """How many of its questions each model answered correctly: by "<model>/<dataset>", by category, asked and correct."""
-        return read_manifest(self.path).get("answers", {})
+        """The data sets of a model; empty where the folder has no such model."""
+        return sorted(path.name for path in (self.path / model).glob("*") if path.is_dir() and any(path.rglob("*.nc")))
 
 
 def read(path: Path, variables: tuple[str, ...]) -> xr.Dataset:

@@ -1,117 +1,129 @@
-"""Largest means compared: the cell is chosen on one half of the samples and measured on the other, and the other way round.
+"""Judges of where the largest effect is: the largest of some cells against the largest of others, chosen and measured in halves."""
 
-The largest of many noisy means is too large, the more so the noisier they are. A cell that was chosen on the very samples on which it is
-measured keeps that excess in every resample, so that an interval over samples does not cover it.
-"""
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import xarray as xr
 
-from analysis.claims.claim import Estimate, Undecidable
-from analysis.claims.place import Place
-from analysis.stats.resampling import percentile_interval, stream
+from analysis.claims.halves import at_largest, both_signs, halves, largest_less
+from analysis.claims.layers import CONSTRAINT, MOST, drops, restored
+from analysis.claims.outcome import Finding, Undecidable, beyond, every
+from analysis.claims.subject import SIP, Subject, by_role, enough_layers
+from analysis.stats.thirds import thirds
 
-MEASURED = 0.95  # of resamples, in which a cell must have a value
-HOW = "the cell is chosen on one half of the samples and measured on the other, then the other way round, and the mean interval decides"
-HOW_LESS = (
-    "the cell that one half chooses is held against each of the others in the other half, and the mean interval of both halves decides"
-)
-
-
-def halves(place: Place, samples: int, *names: str) -> tuple[np.ndarray, np.ndarray]:
-    """The places of the samples in two halves at random, the same for the same names: files may alternate what comes first.
-
-    Raises
-    ------
-    Undecidable
-        With fewer than four samples.
-    """
-    if samples < 4:
-        raise Undecidable(f"{samples} sample(s), and halves with an interval need four")
-    order = stream(place.folder.resampling.seed, "halves", *names).permutation(samples)
-    return np.sort(order[: samples // 2]), np.sort(order[samples // 2 :])
+FEW = 0.1  # of the patches
 
 
-def largest_less(place: Place, name: str, cells: np.ndarray, others: np.ndarray | None, *names: str) -> Estimate:
-    """The largest mean of some cells, less the largest mean of others (less 0 without others), paired over samples.
+@dataclass(frozen=True)
+class Cells:
+    """Groups of cells whose largest means are compared.
 
-    In each half, the cell that the other half chose is compared with every one of the others: the interval's lower end is the smallest of
-    those differences' lower ends, so that the noise of the others is no evidence for the cell, and it lies below the difference of the
-    true largest means wherever the interval with the truly largest of the others does (an intersection-union test, Berger 1982). The upper
-    end is found alike, by the cell of the others that the other half chose. The estimate and both ends are means of the two halves': the
-    interval is as wide as one half's, since halves that choose for each other are not independent.
-
-    Parameters
+    Attributes
     ----------
-    cells, others : [sample, cell], of the same samples; cells without a value in nearly every resample of either half are left out
+    pairs : by the title of the estimate, two groups [sample, cell] of the same samples: the largest of the first less that of the second
+    alone : by the title of the estimate, groups whose largest mean is shown beside
     names : of the random numbers
-
-    Raises
-    ------
-    Undecidable
-        With fewer than four samples, or without a cell that both halves have.
     """
-    both = np.concatenate([cells, np.zeros((len(cells), 1)) if others is None else others], axis=1)
-    means = [place.means(both[half], *names, side) for half, side in zip(halves(place, len(both), *names), "ab", strict=True)]
-    there = np.all([np.isfinite(of_half).mean(axis=0) >= MEASURED for of_half in means], axis=0)
-    mine, theirs = there & (np.arange(both.shape[1]) < cells.shape[1]), there & (np.arange(both.shape[1]) >= cells.shape[1])
-    if not mine.any() or not theirs.any():
-        raise Undecidable(f"{name} cannot be computed on these samples")
-    confidence = place.folder.resampling.confidence
-    found = []
-    for chosen_on, measured in (means, means[::-1]):
-        best, best_other = (np.where(which, chosen_on[0], -np.inf).argmax() for which in (mine, theirs))
-        low = _ends(measured[:, [best]] - measured[:, theirs], confidence)[0].min()
-        high = _ends(measured[:, mine] - measured[:, [best_other]], confidence)[1].max()
-        found.append((measured[0, best] - measured[0, best_other], low, high))
-    return Estimate(name, *np.mean(found, axis=0).tolist())
+
+    pairs: dict[str, tuple[np.ndarray, np.ndarray]]
+    alone: dict[str, np.ndarray]
+    names: tuple[str, ...]
+    files: tuple[Path, ...]
+    note: str = ""
 
 
-def both_signs(cells: np.ndarray) -> np.ndarray:
-    """Cells as they are and with the other sign, so that the largest is the largest in size: [sample, cell] -> [sample, 2 x cell].
-
-    Examples
-    --------
-    >>> both_signs(np.array([[1.0, -3.0]])).tolist()
-    [[1.0, -3.0, -1.0, 3.0]]
-    """
-    return np.concatenate([cells, -cells], axis=1)
+def largest(subject: Subject, cells: Callable[[Subject], Cells]) -> Finding:
+    """Whether in each pair the largest mean of the first group is larger than that of the second (see `largest_less`)."""
+    of = cells(subject)
+    more = [largest_less(subject, title, one, other, *of.names) for title, (one, other) in of.pairs.items()]
+    alone = [largest_less(subject, title, group, None, *of.names) for title, group in of.alone.items()]
+    return Finding(every(map(beyond, more)), (*more, *alone), of.note, of.files)
 
 
-def at_largest(place: Place, titles: tuple[str, str], cells: np.ndarray, values: np.ndarray, *names: str) -> tuple[Estimate, Estimate]:
-    """Means of `values` and of `cells` at the cell whose mean is largest in size, with the sign that makes the latter positive.
-
-    The cell and the sign are chosen on one half of the samples and both are measured on the other, then the other way round; estimates and
-    ends of intervals are means of the two.
-
-    Parameters
-    ----------
-    titles : of the two estimates
-    cells, values : [sample, cell]
-
-    Raises
-    ------
-    Undecidable
-        With fewer than four samples, or where the halves do not have the cell.
-    """
-    both = np.stack([values, cells], axis=1)
-    means = [place.means(both[half], *names, side) for half, side in zip(halves(place, len(both), *names), "ab", strict=True)]
-    found = []
-    for chosen_on, measured in (means, means[::-1]):
-        best = np.nan_to_num(np.abs(chosen_on[0, 1])).argmax()
-        of_best = np.sign(chosen_on[0, 1, best]) * measured[:, :, best]
-        found.append([place.estimate(name, of_best[:, at]) for at, name in enumerate(titles)])
-    first, second = (_mean(*of_name) for of_name in zip(*found, strict=True))
-    return first, second
+def heads_at_tokens(subject: Subject, token: str, other: str) -> Cells:
+    """The LD effects of heads at two tokens."""
+    values, path = subject.heads(SIP, token, other)
+    one, two = (at_token.values.reshape(at_token.sizes["sample"], -1) for at_token in values)
+    title = f"largest mean LD, {token} less {other}"
+    return Cells({title: (one, two)}, {f"at {token!r}": one, f"at {other!r}": two}, (f"{token} token", subject.dataset), (path,))
 
 
-def _mean(one: Estimate, other: Estimate) -> Estimate:
-    return Estimate(one.name, (one.value + other.value) / 2, (one.low + other.low) / 2, (one.high + other.high) / 2)
+def main_token_and_others(subject: Subject, component: str) -> Cells:
+    """The LD effects of a module, with either sign, at the token where NOTICE patches heads, and at all others."""
+    effects, path = subject.effects(SIP, component)
+    main = str(effects.attrs["main_token"])
+    values = by_role(effects, "logit_difference")
+    roles = values["role"].values
+    if main not in roles or len(roles) < 2:
+        raise Undecidable(f"no token has the role {main!r}, or none has another")
+    size = np.nan_to_num(abs(values.mean("sample")).transpose("layer", "role").values).max(axis=0)
+    at_main, at_others = (
+        both_signs(values.isel(role=which).transpose("sample", ...).values.reshape(values.sizes["sample"], -1))
+        for which in (roles == main, roles != main)
+    )
+    title, note = f"largest |mean LD|, {main!r} less other tokens", f"the peak is at {str(roles[size.argmax()])!r}"
+    return Cells({title: (at_main, at_others)}, {f"at {main!r}": at_main}, ("peak", component, subject.dataset), (path,), note)
 
 
-def _ends(resampled: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """The percentile interval of each cell [resample, cell], of the resamples (all but the first) in which it has a value."""
-    drawn = resampled[1:]
-    if np.isfinite(drawn).all():
-        return percentile_interval(drawn, confidence)
-    low, high = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    return low, high
+def window_and_layers(subject: Subject, window: int) -> Cells:
+    """The probability that MLPs restore at the constraint's tokens, in a window of layers and each layer alone."""
+    one, file = restored(subject, "mlp", 1)
+    several, other_file = restored(subject, "mlp", window)
+    both = xr.concat([one, several], xr.Variable("window", [1, window]), join="inner").transpose("sample", "window", "layer")
+    alone, together = both.values[:, 0], both.values[:, 1]
+    return Cells(
+        {f"largest mean probability restored, window of {window} less single layer": (together, alone)},
+        {"single layer": alone, f"window of {window}": together},
+        ("basu", "window", subject.dataset),
+        (file, other_file),
+        f"{both.sizes['sample']} samples",
+    )
+
+
+def edges_and_one(subject: Subject, edge: str, others: tuple[str, ...]) -> Cells:
+    """The relative drops of P(answer), in any layer, at other edges and at one."""
+    values, path = drops(subject, edge, *others)
+    pairs = {f"largest drop, {other} less {edge}": (values[:, at], values[:, 0]) for at, other in enumerate(others, start=1)}
+    names = ("largest drop", subject.dataset)
+    return Cells(pairs, {f"largest drop, {edge}": values[:, 0]}, names, (path,), "relative drop of P(answer)")
+
+
+def window_more_than_sum(subject: Subject, window: int) -> Finding:
+    """Whether MLPs of a window of layers restored together do more, at their best, than the sum of what each does alone (see
+    `at_largest`)."""
+    (single, file), (together, other_file) = (subject.effects(SIP, "mlp", window=size) for size in (1, window))
+    values = [by_role(effects, "logit_difference") for effects in (single, together)]
+    layers = values[0].sizes["layer"]
+    enough_layers(layers)
+    both = xr.concat(values, xr.Variable("window", [1, window]), join="inner").transpose("window", "sample", "layer", "role").values
+    first, reach = layers - window + 1, window // 2
+    summed = sum(both[0][:, start : start + first] for start in range(window)).reshape(both.shape[1], -1)
+    windowed = both[1][:, reach : reach + first].reshape(both.shape[1], -1)  # windows that are not cut off at the ends
+    titles = ("best window less the sum of its layers", "best window")
+    more, best = at_largest(subject, titles, windowed, windowed - summed, "windows", subject.dataset)
+    return Finding(beyond(more), (more, best), "logits", (file, other_file))
+
+
+def few_patches(subject: Subject) -> Finding:
+    """Whether a tenth of the image's patches, chosen on half of the samples, gets most of the attention in the others."""
+    attention, path = subject.first_file("attention.nc", "attention_patterns", ("attention",), query=CONSTRAINT)
+    enough_layers(attention.sizes["layer"])
+    early = np.flatnonzero(thirds(attention.sizes["layer"]) == 0)
+    maps = attention["attention"].isel(layer=early).mean(("layer", "head")).transpose("sample", "patch").values.astype("float64")
+    total = maps.sum(axis=1, keepdims=True)
+    maps = maps[total[:, 0] > 0] / total[total[:, 0] > 0]
+    samples, patches = maps.shape
+    few = max(1, round(FEW * patches))
+    if samples < 4 or patches < 10:
+        raise Undecidable(f"{samples} samples with attention to {patches} patches do not tell")
+    shares = np.empty(samples)
+    split = halves(subject, samples, "patches", subject.dataset)
+    for choosing, held_out in (split, split[::-1]):
+        chosen = np.argsort(-maps[choosing].mean(axis=0), kind="stable")[:few]
+        shares[held_out] = maps[held_out][:, chosen].sum(axis=1)
+    means = subject.means(shares, "patches", subject.dataset)
+    share = subject.estimate(f"share of the attention on {few} of {patches} patches", means)
+    note = f"early third of the layers, from {attention.attrs.get('query', 'the query token')!r}"
+    return Finding(beyond(share, MOST), (share,), note, (path,))

@@ -10,10 +10,10 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from analysis.heads.options import METRICS
 from analysis.stats.resampling import bootstrap_weights, stream, weighted_means
 from analysis.stats.thirds import THIRDS, shares_of_layers, thirds
 from analysis.store.folder import ResultsError
+from interventions.results.metrics import METRICS
 
 ONE = 1 - 1e-12  # the largest rank correlation whose arctanh is finite
 SCORES = ("mean_absolute_effect", "mean_effect")

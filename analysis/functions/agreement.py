@@ -36,7 +36,7 @@ def agreement(
     Parameters
     ----------
     found : as `head_functions.find` gives it; a model whose attention is of another component than its patched heads is left out.
-    metric : the effect; see `options.METRICS`.
+    metric : the effect; see `interventions.results.metrics`.
 
     Returns
     -------

@@ -7,10 +7,11 @@ import pandas as pd
 import xarray as xr
 
 from analysis.heads.head_effects import HeadEffects
-from analysis.heads.options import METRICS, NoticeRule
+from analysis.heads.options import NoticeRule
 from analysis.heads.rules import KINDS, NO_KIND, Evidence, kind_names, kind_rank, stand_out, universal
 from analysis.stats.family_wise import family_wise_p
 from analysis.store.folder import head_name
+from interventions.results.metrics import unit_of
 
 
 def judge(effects: HeadEffects, rule: NoticeRule) -> xr.Dataset:
@@ -48,7 +49,7 @@ def judge(effects: HeadEffects, rule: NoticeRule) -> xr.Dataset:
     if rule.permutations:
         heads["p"] = _by_chance(effects, rule)
     for name in ("mean_effect", "mean_absolute_effect", "threshold"):
-        heads[name].attrs["units"] = METRICS[rule.metric]
+        heads[name].attrs["units"] = unit_of(rule.metric)
     heads.attrs = rule.attributes(NoticeRule) | {"model": effects.model, "component": effects.component, "token": effects.tokens}
     return heads
 

@@ -1,10 +1,11 @@
-"""Options of the commands that name heads; loads no library."""
+"""Options of the commands that name heads; loads no library but numpy."""
 
 from dataclasses import dataclass
 
 from analysis.store.errors import ResultsError, check_finite, check_not_negative, check_positive, check_shares
+from corruptions.base import default
+from interventions.results.metrics import METRICS
 
-METRICS = {"logit_difference": "logits", "restoration_probability": "probability", "log_odds": "logits", "normalized_effect": "share"}
 TESTS = ("flips", "t")
 
 
@@ -17,14 +18,14 @@ class HeadEffectsOptions:
     """
 
     metric: str = "logit_difference"
-    """Effect to judge by: logit_difference, restoration_probability, log_odds or normalized_effect."""
+    """Effect to judge by, one of `interventions.results.metrics.METRICS`."""
     token: str | None = None
     """Token role at which heads are judged; without it, the main token of each file ("correct" for BLIP, "last" for LLaVA)."""
     component: str | None = None
     """Component whose heads are judged; without it, cross_attention where the model has it, else self_attention."""
-    image_corruption: str = "sip"
+    image_corruption: str = default("image")
     """The image corruption to judge by."""
-    text_corruption: str = "str"
+    text_corruption: str = default("text")
     """The text corruption to judge by."""
 
     def __post_init__(self) -> None:

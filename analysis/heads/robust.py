@@ -10,7 +10,7 @@ import xarray as xr
 from scipy import stats
 
 from analysis.heads.head_effects import HeadEffects, flat
-from analysis.heads.options import METRICS, RobustRule
+from analysis.heads.options import RobustRule
 from analysis.heads.resampled import frequencies, intervals
 from analysis.heads.rules import (
     KINDS,
@@ -27,6 +27,7 @@ from analysis.heads.rules import (
     universal_by_sign,
 )
 from analysis.stats import resampling
+from interventions.results.metrics import unit_of
 
 FEWEST_FLIPS = 10_000
 
@@ -96,7 +97,7 @@ def judge(effects: HeadEffects, rule: RobustRule) -> xr.Dataset:
     )
     for name in ("mean_effect", "mean_absolute_effect", "low", "high", "overall_effect", "overall_low", "overall_high"):
         if name in heads:
-            heads[name].attrs["units"] = METRICS[rule.metric]
+            heads[name].attrs["units"] = unit_of(rule.metric)
     heads.attrs = rule.attributes(RobustRule) | {"model": effects.model, "component": effects.component, "token": effects.tokens}
     return with_layers(heads, layers)
 

@@ -1,9 +1,9 @@
-"""Options of the maps of whole modules; loads no library."""
+"""Options of the maps of whole modules; loads no library but numpy."""
 
 from dataclasses import dataclass
 
-from analysis.heads.options import METRICS
 from analysis.store.errors import ResultsError, check_positive, check_shares
+from interventions.results.metrics import METRICS
 
 
 @dataclass(frozen=True)
@@ -11,7 +11,7 @@ class MapRule:
     """How maps are made, and how sure their statistics are."""
 
     metric: str = "logit_difference"
-    """Effect to map: logit_difference, restoration_probability, log_odds or normalized_effect."""
+    """Effect to map, one of `interventions.results.metrics.METRICS`."""
     resamples: int = 1000
     """Bootstrap resamples of the samples."""
     confidence: float = 0.95

@@ -43,6 +43,7 @@ WHOLE = (  # modules all of whose public functions have an example
     "plots.module_maps",
     "module_effects.tables",
     "paper_claims",
+    "claims.page",
     "report",
     "figures",
     "store.command",

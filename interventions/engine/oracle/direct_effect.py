@@ -44,7 +44,7 @@ def run_plain(vlm: Vlm, example: Example, number: int, head: int | None) -> Floa
 def _scale(norm: torch.nn.Module, state: Float[Tensor, " width"]) -> Float[Tensor, ""]:
     """What a norm divides by."""
     centred = state - state.mean() if isinstance(norm, torch.nn.LayerNorm) else state
-    epsilon = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
+    epsilon: float = getattr(norm, "variance_epsilon", None) or getattr(norm, "eps", 0.0)
     return (centred.pow(2).mean() + epsilon).sqrt()
 
 

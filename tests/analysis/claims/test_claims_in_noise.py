@@ -7,19 +7,21 @@ import pytest
 import xarray as xr
 
 from analysis import robust_heads
-from analysis.claims.absence import may_be
-from analysis.claims.claim import FAILS, HOLDS, UNDECIDED, Undecidable, beyond
-from analysis.claims.folder import Folder, Resampling
-from analysis.claims.largest import at_largest, largest_less
-from analysis.claims.notice_universal import KINDS
-from analysis.claims.place import Place
+from analysis.claims.folder import Folder
+from analysis.claims.halves import at_largest, largest_less
+from analysis.claims.outcome import FAILS, HOLDS, UNDECIDED, Undecidable, beyond
+from analysis.claims.subject import Subject
+from analysis.claims.table import CLAIMS
+from analysis.claims.universal import possible_kinds
+from analysis.corruptions.statistics import Comparing
 from analysis.heads.head_effects import HeadEffects
 from analysis.heads.options import RobustRule
-from analysis.paper_claims import CLAIMS, judge
+from analysis.paper_claims import PaperClaims, find
 from tests.support.claims_folders import BLIP, LAYERS, LLAVA, heads, noise_of_heads, noise_of_knockout, noise_of_module
 
 RUNS, MOST = 20, 2  # more than 2 of 20 err in 1 of 75 where 1 in 40 does
-QUICK = Resampling(resamples=200)
+QUICK, COMPARING = PaperClaims(resamples=200), Comparing(resamples=200)
+KINDS = ("vision", "text", "multimodal")
 OF = {claim.id: claim for claim in CLAIMS}
 LOUD, QUIET = 1.0, 0.05
 Noise = Callable[[object, int, float, float], object]  # folder, seed, spread of what a claim is about, spread of the others
@@ -73,14 +75,14 @@ def test_noise_of_unequal_spread_decides_no_claim_about_maxima(name, tmp_path):
     for run in range(RUNS):
         for own, others in ((LOUD, QUIET), (QUIET, LOUD)):
             MAXIMA[name](tmp_path, run, own, others)
-            results += list(judge(tmp_path, QUICK, [OF[name]])["result"])
+            results += list(find(tmp_path, QUICK, [OF[name]])["result"])
     assert len(results) == 2 * RUNS
     assert results.count(HOLDS) <= MOST
     assert results.count(FAILS) <= MOST
 
 
-def place(tmp_path, model="m") -> Place:
-    return Place(Folder(tmp_path, QUICK), model, "d")
+def subject(tmp_path, model="m") -> Subject:
+    return Subject(Folder(tmp_path, COMPARING), model, "d")
 
 
 def test_equal_maxima_are_not_told_apart_by_how_noisy_they_are(tmp_path):
@@ -90,7 +92,7 @@ def test_equal_maxima_are_not_told_apart_by_how_noisy_they_are(tmp_path):
     for run in range(60):
         generator = np.random.default_rng(run)
         cells = [generator.normal(mean, spread, (36, 40)) for mean, spread in ((quiet, QUIET), (loud, LOUD))]
-        results.append(beyond(largest_less(place(tmp_path), "x", *cells, str(run))))
+        results.append(beyond(largest_less(subject(tmp_path), "x", *cells, str(run))))
     assert results.count(HOLDS) + results.count(FAILS) <= 5
 
 
@@ -98,12 +100,12 @@ def test_maxima_that_differ_are_told_apart(tmp_path):
     generator = np.random.default_rng(0)
     cells, others = (generator.normal(0, 1, (100, 30)) for _ in range(2))
     cells[:, 7] += 2
-    found = largest_less(place(tmp_path), "x", cells, others, "x")
+    found = largest_less(subject(tmp_path), "x", cells, others, "x")
     assert 0 < found.low < 2 < found.high
-    assert largest_less(place(tmp_path), "x", others, cells, "x").high < 0
-    alone = largest_less(place(tmp_path), "x", cells, None, "x")
+    assert largest_less(subject(tmp_path), "x", others, cells, "x").high < 0
+    alone = largest_less(subject(tmp_path), "x", cells, None, "x")
     assert alone.low < cells[:, 7].mean() < alone.high
-    more, best = at_largest(place(tmp_path), ("more", "best"), -cells, 0.5 - cells, "x")
+    more, best = at_largest(subject(tmp_path), ("more", "best"), -cells, 0.5 - cells, "x")
     assert more.value == pytest.approx(cells[:, 7].mean() - 0.5)  # with the sign that makes the best positive
     assert best.value == pytest.approx(cells[:, 7].mean())
 
@@ -112,11 +114,11 @@ def test_cells_without_values_are_left_out_and_too_few_samples_said(tmp_path):
     cells = np.random.default_rng(0).normal(5, 0.1, (20, 3))
     cells[1:, 0] = np.nan
     cells[0, 0] = 100
-    assert largest_less(place(tmp_path), "x", cells, None, "x").high < 6
+    assert largest_less(subject(tmp_path), "x", cells, None, "x").high < 6
     with pytest.raises(Undecidable, match="x cannot be computed"):
-        largest_less(place(tmp_path), "x", cells[:, :1], None, "x")
+        largest_less(subject(tmp_path), "x", cells[:, :1], None, "x")
     with pytest.raises(Undecidable, match="3 sample"):
-        largest_less(place(tmp_path), "x", cells[:3], None, "x")
+        largest_less(subject(tmp_path), "x", cells[:3], None, "x")
 
 
 def test_heads_that_are_only_noisier_are_no_universal_heads(tmp_path):
@@ -129,7 +131,7 @@ def test_heads_that_are_only_noisier_are_no_universal_heads(tmp_path):
             spread[4, 0] = LOUD if corruption == "str" else QUIET
             heads(tmp_path, BLIP, corruption, np.random.default_rng([run, corruption == "sip"]).normal(0, spread, (24, LAYERS, 4, 1)))
         robust_heads.write(tmp_path, RobustRule(test="t", resamples=0))
-        rows = judge(tmp_path, QUICK, [OF[f"notice-universal-{kind}"] for kind in KINDS])
+        rows = find(tmp_path, QUICK, [OF[f"notice-universal-{kind}"] for kind in KINDS])
         assert rows["value"].sum() >= 1  # NOTICE's rule names them
         results.append(HOLDS in set(rows["result"]))
     assert sum(results) <= 1
@@ -154,9 +156,9 @@ def universal(folder, effects: HeadEffects) -> dict[str, str]:
     of_model = xr.Dataset(
         {"universal_q": (("corruption", "layer", "head"), np.ones((2, *shape)))}, {"corruption": ["sip", "str"], "layer": range(shape[0])}
     )
-    here = Folder(folder, QUICK, {("complete", "m"): effects})
-    vars(here).update(measured={"m": effects}, robust={"m": of_model})
-    return {kind: OF[f"notice-universal-{kind}"].judge(Place(here, "m")).result for kind in KINDS}
+    kept = {"heads": {"m": effects}, ("complete heads", "m"): effects, "robust_heads": {"m": of_model}}
+    subject = Subject(Folder(folder, COMPARING, kept), "m")
+    return {kind: OF[f"notice-universal-{kind}"].judge(subject).result for kind in KINDS}
 
 
 def test_a_universal_head_that_few_samples_do_not_show_is_not_said_to_be_absent(tmp_path):
@@ -180,5 +182,5 @@ def test_heads_that_many_samples_show_to_be_no_universal_heads_are_said_to_be_ab
 def test_a_head_of_both_modalities_is_clearly_no_vision_head(tmp_path):
     one = np.zeros((8, 12))
     one[3, 4] = 1
-    may = may_be(place(tmp_path), study(0, 100, one, one, noise=0.2))
+    may = possible_kinds(subject(tmp_path), study(0, 100, one, one, noise=0.2))
     assert {kind: np.argwhere(of_kind).tolist() for kind, of_kind in may.items()} == {"vision": [], "text": [], "multimodal": [[3, 4]]}

@@ -4,6 +4,8 @@ import doctest
 import importlib
 import os
 import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -11,22 +13,24 @@ import pytest
 import tyro
 import xarray as xr
 
-from analysis import paper_claims
-from analysis.claims import claim as claim_module
-from analysis.claims import largest as largest_module
-from analysis.claims import place as place_module
-from analysis.claims import zhang
-from analysis.claims.claim import FAILS, HOLDS, NOT_RUN, UNDECIDED, Estimate, Undecidable, beyond, estimate, every
-from analysis.claims.folder import Folder, Resampling
-from analysis.claims.notice_universal import universal_kinds
-from analysis.claims.palit import WINDOW
-from analysis.claims.place import Place
-from analysis.paper_claims import CLAIMS, OTHER_DATA, OTHER_MODEL, REPLICATION, find_and_write, judge
+from analysis.claims import halves as halves_module
+from analysis.claims import layers as layers_module
+from analysis.claims import outcome as outcome_module
+from analysis.claims import universal as universal_module
+from analysis.claims.commands import RESULTS_FOLDER
+from analysis.claims.folder import Folder
+from analysis.claims.outcome import FAILS, HOLDS, NOT_RUN, UNDECIDED, Estimate, Undecidable, beyond, estimate, every, some
+from analysis.claims.subject import Subject
+from analysis.claims.table import CLAIMS
+from analysis.claims.universal import effects_of_heads, universal_kinds
+from analysis.corruptions.statistics import Comparing
+from analysis.paper_claims import OTHER_DATA, OTHER_MODEL, REPLICATION, PaperClaims, find, write
 from analysis.products import is_stale
 from analysis.store.folder import ResultsError, read_tree, write_tree
 from analysis.universal_heads import UniversalHeads
 from analysis.universal_heads import find as find_universal
-from interventions.study.options import Options
+from interventions.methods import options as methods
+from interventions.methods.script import parse
 from tests.support.claims_folders import (
     BLIP,
     BLIP_HEADS,
@@ -44,14 +48,14 @@ from tests.support.claims_folders import (
 from tests.support.claims_outcomes import outcomes
 from tests.support.synthetic_results import write_results
 
-QUICK = Resampling(resamples=100)
+QUICK, COMPARING = PaperClaims(resamples=100), Comparing(resamples=100)
 OF = {claim.id: claim for claim in CLAIMS}
 OUTCOMES = {name: (holds, fails) for name, holds, fails in outcomes()}
 
 
 def outcome(folder, name: str) -> pd.Series:
     """The row of one claim, in a folder of one model and data set."""
-    (row,) = (row for _, row in judge(folder, QUICK, [OF[name]]).iterrows())
+    (row,) = (row for _, row in find(folder, QUICK, [OF[name]]).iterrows())
     return row
 
 
@@ -63,10 +67,10 @@ def test_every_claim_is_tested_both_ways():
 
 @pytest.mark.parametrize("name", OF)
 def test_a_claim_holds_where_it_is_planted_and_does_not_where_its_opposite_is(name, tmp_path):
-    for result, write in zip((HOLDS, FAILS), OUTCOMES[name], strict=True):
+    for result, plant in zip((HOLDS, FAILS), OUTCOMES[name], strict=True):
         folder = tmp_path / result
         folder.mkdir()
-        write(folder)
+        plant(folder)
         row = outcome(folder, name)
         assert row["result"] == result, (row["figure"], row["note"])
         assert row["low"] <= row["value"] <= row["high"]
@@ -75,20 +79,21 @@ def test_a_claim_holds_where_it_is_planted_and_does_not_where_its_opposite_is(na
         assert row["command"] == ""
 
 
-def test_without_files_every_claim_is_not_run_with_a_command_that_parses(tmp_path):
-    rows = judge(tmp_path, QUICK)
+def test_without_files_every_claim_is_not_run_with_a_command_that_parses(tmp_path, monkeypatch):
+    rows = find(tmp_path, QUICK)
     assert list(rows["id"]) == list(OF)
     assert set(rows["result"]) == {NOT_RUN}
     assert set(rows["setting"]) <= {REPLICATION, OTHER_DATA}
     assert rows["value"].isna().all()
     for model in (BLIP, LLAVA):
         marker(tmp_path, model, "shapes")
-    more = judge(tmp_path, QUICK)
+    more = find(tmp_path, QUICK)
     for command in dict.fromkeys([*rows["command"], *more["command"][more["command"] != ""]]):
-        parses(command)
+        for one in command.split(" && "):
+            parses(one, monkeypatch)
 
 
-def parses(command: str) -> None:
+def parses(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command's script takes its options."""
     words = shlex.split(command)
     assert words[0] == "python"
@@ -96,15 +101,14 @@ def parses(command: str) -> None:
     found = importlib.import_module(script)
     if script.startswith("analysis."):
         assert options[0] == "--results"
-        assert callable(getattr(found, "write", None) or found.find_and_write)
+        assert callable(found.main)
         return
-    classes = [
-        c
-        for c in vars(found).values()
-        if isinstance(c, type) and c.__module__ == script and (c.__name__ == "RunAll" or issubclass(c, Options))
-    ]
-    read = tyro.cli(classes[0], args=options)
-    assert str(read.out) in command
+    if script == "run_all":
+        read = tyro.cli(found.RunAll, args=options)
+    else:
+        monkeypatch.setattr(sys, "argv", [script, *options])
+        read, _ = parse(getattr(methods, "".join(word.capitalize() for word in script.split(".")[-1].split("_"))))
+    assert str(read.out) == RESULTS_FOLDER
 
 
 def test_samples_that_do_not_tell_leave_a_claim_undecided(tmp_path):
@@ -146,7 +150,7 @@ def test_heads_judged_by_another_rule_do_not_decide(tmp_path):
         judged = read_tree(tmp_path / f"{file}.nc")[BLIP].assign_attrs(at_least=2, metric="log_odds")
         write_tree({BLIP: judged}, tmp_path / f"{file}.nc")
         row = outcome(tmp_path, name)
-        assert (row["result"], row["command"]) == (NOT_RUN, f"python -m analysis.{file} --results {tmp_path}")
+        assert (row["result"], row["command"]) == (NOT_RUN, f"python -m analysis.{file} --results RESULTS")
         assert row["note"] == f"{file}.nc was made by another rule than NOTICE's (metric log_odds, at_least 2)"
 
 
@@ -159,7 +163,7 @@ def test_a_stale_file_of_an_analysis_does_not_decide(tmp_path):
     for name, file in of.items():
         row = outcome(tmp_path, name)
         assert (row["result"], row["note"]) == (NOT_RUN, f"{file}.nc is older than what it is made of")
-        assert row["command"] == f"python -m analysis.{file} --results {tmp_path}"
+        assert row["command"] == f"python -m analysis.{file} --results RESULTS"
     (tmp_path / "robust_heads.nc").touch()
     assert outcome(tmp_path, "notice-universal-vision")["result"] == HOLDS
 
@@ -191,7 +195,8 @@ def test_a_head_that_is_universal_in_half_of_the_resamples_is_undecided(tmp_path
     of_tasks = np.tile([0.0, 0.0, 0.46, 0.46], 4)  # about the threshold on average, in both tasks
     changed["logit_correct"][{"layer": 5, "head": 3}] = (changed["corrupt_logit_correct"].values + of_tasks)[:, None]
     changed.to_netcdf(path)
-    kinds = universal_kinds(Place(Folder(tmp_path, QUICK), BLIP), Folder(tmp_path, QUICK).measured[BLIP])["vision"][:, 5, 3]
+    subject = Subject(Folder(tmp_path, COMPARING), BLIP)
+    kinds = universal_kinds(subject, effects_of_heads(subject))["vision"][:, 5, 3]
     row = outcome(tmp_path, "notice-blip-vision")
     assert 0.025 < kinds[1:].mean() < 0.975
     assert row["result"] == UNDECIDED
@@ -199,32 +204,33 @@ def test_a_head_that_is_universal_in_half_of_the_resamples_is_undecided(tmp_path
 
 def test_universal_heads_of_the_samples_as_they_are_are_those_of_the_rule(tmp_path):
     write_results(tmp_path)
-    folder = Folder(tmp_path, QUICK)
     judged = find_universal(tmp_path, UniversalHeads(permutations=0))
     for model in ("blip-small", "llava-small"):
-        kinds = universal_kinds(Place(folder, model), folder.measured[model])
+        subject = Subject(Folder(tmp_path, COMPARING), model)
+        kinds = universal_kinds(subject, effects_of_heads(subject))
         for kind, heads in kinds.items():
             np.testing.assert_array_equal(heads[0], judged[model]["kind"].values == kind)
 
 
 def test_where_nothing_is_so_claims_of_two_comparisons_seldom_hold(tmp_path):
-    place = Place(Folder(tmp_path, Resampling(resamples=300)), "m", "d")
+    subject = Subject(Folder(tmp_path, Comparing(resamples=300)), "m", "d")
     results = []
     for seed in range(200):
         differences = np.random.default_rng(seed).normal(size=(40, 2))
-        means = place.means(differences, str(seed))
-        results.append(every(beyond(place.estimate("x", means[:, number])) for number in range(2)))
+        means = subject.means(differences, str(seed))
+        results.append(every(beyond(subject.estimate("x", means[:, number])) for number in range(2)))
     assert results.count(HOLDS) <= 3  # at most 2.5 % x 2.5 % where the two are independent
     assert results.count(FAILS) <= 22  # about 2 x 3 %
 
 
 def test_resampled_means_are_of_the_samples_that_have_a_value(tmp_path):
     values = np.array([[1.0, np.nan], [3.0, 2.0], [8.0, 6.0]])
-    means = Place(Folder(tmp_path, QUICK), "m", "d").means(values, "x")
+    subject = Subject(Folder(tmp_path, COMPARING), "m", "d")
+    means = subject.means(values, "x")
     np.testing.assert_allclose(means[0], [4, 4])
     assert means.shape == (101, 2)
     with pytest.raises(Undecidable, match="1 sample"):
-        Place(Folder(tmp_path, QUICK), "m", "d").means(values[:1], "x")
+        subject.means(values[:1], "x")
 
 
 def test_intervals_decide():
@@ -236,6 +242,7 @@ def test_intervals_decide():
     ]
     assert every([HOLDS, HOLDS]) == HOLDS
     assert every([UNDECIDED, FAILS]) == FAILS
+    assert [some(of) for of in ([UNDECIDED, HOLDS], [UNDECIDED, FAILS], [FAILS, FAILS])] == [HOLDS, UNDECIDED, FAILS]
     resampled = np.append(5.0, np.arange(101.0))
     found = estimate("x", resampled, 0.9)
     assert (found.value, found.low, found.high) == (5.0, pytest.approx(5), pytest.approx(95))
@@ -244,7 +251,7 @@ def test_intervals_decide():
 
 
 def test_examples_in_the_docstrings():
-    for module_ in (claim_module, largest_module, place_module, zhang):
+    for module_ in (outcome_module, halves_module, layers_module, universal_module):
         assert doctest.testmod(module_).failed == 0
 
 
@@ -255,7 +262,7 @@ def test_the_setting_says_whose_model_and_data_they_are(tmp_path):
     (tmp_path / BLIP).rename(tmp_path / "other")
     for model, dataset in ((BLIP, "mit_states"), (BLIP, "shapes")):
         module(tmp_path, model, "sip", "cross_attention", EVEN, dataset=dataset)
-    rows = judge(tmp_path, QUICK, [OF["notice-blip-token"]])
+    rows = find(tmp_path, QUICK, [OF["notice-blip-token"]])
     of = {(row.model, row.dataset): row.setting for row in rows.itertuples()}
     assert of == {
         (BLIP, "mit_states"): REPLICATION,
@@ -263,7 +270,7 @@ def test_the_setting_says_whose_model_and_data_they_are(tmp_path):
         ("other", "mit_states"): OTHER_MODEL,
         ("other", "shapes"): OTHER_MODEL,
     }
-    named = judge(tmp_path, QUICK, [OF["notice-blip-vision"]])
+    named = find(tmp_path, QUICK, [OF["notice-blip-vision"]])
     assert list(named["model"]) == [BLIP]  # heads named in the paper are looked for in the paper's model alone
 
 
@@ -275,17 +282,20 @@ def test_commands_carry_the_options_of_the_runs_that_are_there(tmp_path):
     changed.to_netcdf(path)
     row = outcome(tmp_path, "palit-late-self-attention")
     assert row["command"] == (
-        f"python -m interventions.module_patching --model {BLIP} --data data/svo_probes --corruption gaussian_noise "
-        f"--components self_attention --out {tmp_path} --window {WINDOW} --samples 20 --seed 3 --keep-wrong"
+        f"python -m interventions.module_patching --model {BLIP} --data data/svo_probes --out RESULTS "
+        "--samples 20 --seed 3 --keep-wrong --corruption gaussian_noise --components self_attention --window 3"
     )
 
 
 def test_tables_page_and_words(tmp_path):
     with_universal(tmp_path, BLIP, BLIP_HEADS)
     ablation(tmp_path, 1.0)
-    rows, words = find_and_write(tmp_path, QUICK)
+    rows, words = write(tmp_path, QUICK)
     table = pd.read_csv(tmp_path / "paper_claims.csv")
-    assert list(table.columns) == list(paper_claims.COLUMNS)
+    assert list(table.columns) == [
+        *("id", "paper", "source", "says", "papers_models", "papers_data", "model", "dataset", "setting"),
+        *("test", "result", "figure", "value", "low", "high", "note", "files", "command"),
+    ]
     assert len(table) == len(rows)
     assert (rows.loc[rows["result"] == NOT_RUN, "command"].str.startswith("python ")).all()
     assert f"holds         notice-heads-matter, {BLIP}, svo_probes ({REPLICATION}): LD lost beyond random heads" in words
@@ -297,13 +307,31 @@ def test_tables_page_and_words(tmp_path):
     assert set(cells) == {4, 5}
 
 
+def test_equal_studies_in_other_folders_have_equal_tables(tmp_path):
+    for folder in (tmp_path / "one", tmp_path / "other" / "deeper"):
+        with_universal(folder, BLIP, BLIP_HEADS)
+        ablation(folder, 1.0)
+        write(folder, QUICK)
+    for name in ("paper_claims.csv", "paper_claims.md"):
+        text = (tmp_path / "one" / name).read_text(encoding="utf-8")
+        assert text == (tmp_path / "other" / "deeper" / name).read_text(encoding="utf-8")
+        assert str(tmp_path) not in text
+        assert "--out RESULTS" in text
+
+
+def test_importing_the_command_loads_no_library():
+    heavy = {"numpy", "pandas", "xarray", "scipy", "torch"}
+    program = f"import sys, analysis.paper_claims; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
 def test_what_is_wrong_is_said(tmp_path):
     with pytest.raises(ResultsError, match="no results folder"):
-        judge(tmp_path / "none", QUICK)
+        find(tmp_path / "none", QUICK)
     with pytest.raises(ResultsError, match="resamples is 0"):
-        judge(tmp_path, Resampling(resamples=0))
+        find(tmp_path, PaperClaims(resamples=0))
     module(tmp_path, BLIP, "gaussian_noise", "block", EARLY)
     path = tmp_path / BLIP / "svo_probes" / "gaussian_noise" / "block.nc"
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(ResultsError, match=r"block\.nc is damaged"):
-        judge(tmp_path, QUICK)
+        find(tmp_path, QUICK)
