@@ -1,6 +1,5 @@
 """What a claim is tested on: a model in a results folder, with one of its data sets or all of them. It reads files."""
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,16 +120,12 @@ class Subject:
 
     def command(self, product: str, **options: Any) -> str:
         """The command that makes a product of this model and data set, or of the folder."""
-        return self._anywhere(command(self.folder.path, product, self.model, self.dataset, **options))
+        return command(self.folder.path, product, self.model, self.dataset, RESULTS_FOLDER, **options)
 
     def whole_study(self) -> str:
         """The command of the study of this model: on its data sets in the folder, or on NOTICE's where it has none."""
         samples: dict[str, Any] = {} if self.folder.datasets(self.model) else {"samples": PAPERS_SAMPLES}
-        return self._anywhere(whole_study(self.folder.path, [self.model], self.datasets or NOTICE_DATA, **samples))
-
-    def _anywhere(self, text: str) -> str:
-        path = shlex.quote(str(self.folder.path))
-        return text.replace(f"--out {path}", f"--out {RESULTS_FOLDER}").replace(f"--results {path}", f"--results {RESULTS_FOLDER}")
+        return whole_study(self.folder.path, [self.model], self.datasets or NOTICE_DATA, RESULTS_FOLDER, **samples)
 
     def weights(self, samples: int, *names: str) -> np.ndarray:
         """[resample, sample]: the samples as they are, then resamples.
