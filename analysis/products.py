@@ -335,6 +335,15 @@ def command_for(path: Path) -> str:
     return ""
 
 
+def made_by(script: str) -> str:
+    """The product that a script makes without more options.
+
+    >>> made_by("head_patching"), made_by("robust_heads")
+    ('effects of heads', 'robust heads')
+    """
+    return next(one.name for one in (*MEASURED, *JUDGED) if one.command.split(".")[-1] == script and not one.flags)
+
+
 def whole_study(results: Path, models: Iterable[str] = (), datasets: Iterable[str] = (), called: str = "", **options: Any) -> str:
     """The command that runs everything for some models and data sets, with the options of what was measured of the first.
 
