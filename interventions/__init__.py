@@ -26,7 +26,7 @@ _PUBLIC = {  # a name -> the module that has it, and what it is called there
     "load": ("models.loading", "load"),
     "sites": ("models.sites", "SITES"),
     "Options": ("study.options", "Options"),
-    "prepare": ("study.study", "prepare"),
+    "prepare": ("backends.opening", "prepare"),
     **{name: (module, name) for module, names in _METHODS.items() for name in names},
     "open_effects": ("results.effects", "read"),
     "open_results": ("results.effects", "read_tree"),

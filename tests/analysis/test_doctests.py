@@ -18,7 +18,7 @@ FILES = [
     *sorted((ROOT / "interventions" / "results").glob("*.py")),
     ROOT / "data_prep/tables/command.py",
 ]
-MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES if ">>> " in path.read_text(encoding="utf-8")]
+MODULES = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sorted(FILES) if ">>> " in path.read_text(encoding="utf-8")]
 WHOLE = (  # modules all of whose public functions have an example
     "universal_heads",
     "robust_heads",

@@ -17,7 +17,7 @@ from analysis import products
 from analysis.store.folder import effects_files
 from data_prep.scenes.table import make_shapes
 from data_prep.tables import schema as sample_table
-from interventions.models.loading import resolve
+from interventions.models.names import resolve
 from tests.support.synthetic_results import write_results
 
 ROOT = Path(__file__).resolve().parents[2]
