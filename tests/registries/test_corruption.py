@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 
 import corruptions
 from analysis import compare_corruptions, report, universal_heads
+from analysis.corruptions.options import Comparing
+from analysis.heads.options import NoticeRule
 from analysis.plots import every
 from analysis.store.folder import read_tree
 from corruptions import base
@@ -105,8 +107,8 @@ def added(folder):
 
 @pytest.fixture(scope="module")
 def judged(results) -> Path:
-    universal_heads.find_and_write(results, universal_heads.Rule(image_corruption="blur", permutations=0))
-    compare_corruptions.find_and_write(results, compare_corruptions.Comparing(resamples=10))
+    universal_heads.write(results, NoticeRule(image_corruption="blur", permutations=0))
+    compare_corruptions.write(results, Comparing(resamples=10))
     return results
 
 
@@ -142,16 +144,16 @@ def test_every_figure_that_shows_corruptions_shows_it(judged):
 
 
 def test_the_first_screen_of_the_report_says_what_it_is(judged):
-    assert ("blur", "image", f"the corrupt run {SENTENCE}") in report.find(judged)["corruptions"]
+    assert ("blur", SENTENCE) in report.find(judged)["corruptions"]
     page = re.sub(r"\s+", " ", report.write(judged).paths[0].read_text(encoding="utf-8"))
     first = page.split('id="ran"')[0]
-    assert f"blur (image): the corrupt run {SENTENCE}." in first
+    assert f"Under blur the corrupt run {SENTENCE}." in first
 
 
 def test_results_of_one_that_is_not_known_are_shown_as_they_are_called(judged, monkeypatch):
     monkeypatch.delitem(base.CORRUPTIONS._entries, "blur")
     shown = report.find(judged)
-    assert ("blur", "modality unknown", "a corruption that this program does not know") in shown["corruptions"]
+    assert ("blur", "is of a kind that is not known") in shown["corruptions"]
     assert "blur" in {run["corruption"] for run in shown["runs"]}
 
 

@@ -12,6 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from analysis import report, universal_heads
+from analysis.heads.options import NoticeRule
 from analysis.plots import every
 from analysis.store.folder import read_tree
 from interventions.results import effects, metrics
@@ -52,7 +53,7 @@ def added(folder):
 def results(tmp_path_factory, added) -> Path:
     """A study that is judged by the metric."""
     path = write_results(tmp_path_factory.mktemp("metric") / "results", models=["blip-small"])
-    universal_heads.find_and_write(path, universal_heads.Rule(NAME, permutations=0))
+    universal_heads.write(path, NoticeRule(NAME, permutations=0))
     return path
 
 
@@ -79,17 +80,17 @@ def test_every_figure_of_effects_shows_its_label(results):
 
 def test_the_first_screen_of_the_report_says_what_it_is(results):
     shown = report.find(results)
-    assert shown["metric"] == ("log probability ratio", SENTENCE)
+    assert shown["judged_by"] == ("log probability ratio", SENTENCE)
     assert shown["data"]["metric"] == {"name": "log probability ratio", "units": "log units"}
     page = re.sub(r"\s+", " ", report.write(results).paths[0].read_text(encoding="utf-8"))
     assert f"Heads are judged by log probability ratio: {SENTENCE}" in page.split('id="ran"')[0]
-    assert f"<dt>log probability ratio</dt><dd>{SENTENCE}</dd>" in page
+    assert f"<dt>log probability ratio</dt><dd>{SENTENCE} (log units)</dd>" in page
 
 
 def test_a_file_judged_by_a_metric_that_is_not_known_is_shown_as_it_is_called(results, monkeypatch):
     monkeypatch.delitem(metrics.METRICS, NAME)
     shown = report.find(results)
-    assert shown["metric"] == ("log probability ratio", "a metric that this program does not know")
+    assert shown["judged_by"] == ("log probability ratio", "a metric that is not known")
     assert shown["universal"][0]["units"] == "unknown unit"
 
 
