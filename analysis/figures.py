@@ -16,8 +16,8 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from analysis import products
-from analysis.store.command import reporting
 from analysis.store.written import Written
+from data_prep.tables.command import reporting
 from interventions.results.metrics import help_text
 
 if TYPE_CHECKING:

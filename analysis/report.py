@@ -9,9 +9,9 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from analysis.page.limits import Limits
-from analysis.store.command import reporting
 from analysis.store.folder import write_whole
 from analysis.store.written import Written
+from data_prep.tables.command import reporting
 
 FILE = "report.html"
 

@@ -101,12 +101,9 @@ def parses(command: str, monkeypatch) -> None:
         assert options[0] == "--results"
         assert callable(found.main)
         return
-    if script == "run_all":
-        assert str(tyro.cli(found.RunAll, args=options).out) == RESULTS_FOLDER
-        return
-    monkeypatch.setattr(sys, "argv", [script, *options])
-    study, _ = parse(vars(found)["".join(word.capitalize() for word in script.split(".")[-1].split("_"))])
-    assert str(study.out) == RESULTS_FOLDER
+    of_script = getattr(found, "".join(word.capitalize() for word in script.split(".")[-1].split("_")))
+    read = tyro.cli(of_script, args=options) if script == "run_all" else parse(of_script, options)[0]
+    assert str(read.out) == RESULTS_FOLDER
 
 
 def test_samples_that_do_not_tell_leave_a_claim_undecided(tmp_path):
