@@ -89,9 +89,10 @@ def measure(options: RunAll) -> None:
 def _measure(options: RunAll, stage: Stage) -> None:
     """Run every stage; one for which no sample is left is said to be not run, here and in the manifest, and the others go on."""
     from interventions.attention_patterns import attention_patterns
+    from interventions.backends.opening import check_options, open_model, prepare
     from interventions.methods.patching import head_target, module_targets, patch_study
     from interventions.results.store import check_writable
-    from interventions.study.study import check_options, load_data, open_model, prepare
+    from interventions.study.opening import load_data
 
     check_writable(options.out)
     for corruption in options.corruptions:
@@ -174,23 +175,26 @@ def _analyse(options: RunAll) -> list[str]:
         stability.write(options.out, stability.Stability(**judged_by))
     except NothingToAnalyse as reason:
         notes.append(f"stability was not judged: {reason}")
-    head_functions.write(options.out, head_functions.HeadFunctions(metric=options.metric))
+    try:
+        head_functions.write(options.out, head_functions.HeadFunctions(metric=options.metric))
+    except NothingToAnalyse as reason:
+        notes.append(f"functions of heads were not judged: {reason}")
     try:
         modules.write(options.out, modules.Modules(metric=options.metric))
     except NothingToAnalyse as reason:
         notes.append(f"modules were not mapped: {reason}")
     if len(options.corruptions) > 1:
         try:
-            compare_corruptions.find_and_write(options.out, compare_corruptions.Comparing(metric=options.metric))
-        except compare_corruptions.NothingToCompare as reason:
+            compare_corruptions.write(options.out, compare_corruptions.CompareCorruptions(metric=options.metric))
+        except NothingToAnalyse as reason:
             notes.append(f"corruptions were not compared: {reason}")
     figures.write(options.out, figures.Figures(metric=options.metric))
-    claims, _ = paper_claims.write(options.out)
+    claims = paper_claims.write(options.out)
     (page,) = report.write(options.out).paths
     return [
         *notes,
         f"\nresults: {options.out.resolve()}\nreport:  {page}\n\nNOTICE's universal heads\n{universal.words}"
-        f"\n\nheads that hold up (signed effects, corrected tests)\n{robust.words}\n\n{counts(claims)}",
+        f"\n\nheads that hold up (signed effects, corrected tests)\n{robust.words}\n\n{counts(claims.data)}",
     ]
 
 

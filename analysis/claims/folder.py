@@ -9,7 +9,7 @@ from typing import Any
 
 import xarray as xr
 
-from analysis.corruptions.statistics import Comparing
+from analysis.corruptions.options import Comparing
 from analysis.store.folder import DAMAGED, ResultsError, damaged, read_tree
 
 ENCODER, DECODER = "encoder", "decoder"  # BLIP-like: the answer is read elsewhere than at the prompt's end; LLaVA-like

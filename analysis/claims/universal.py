@@ -175,7 +175,7 @@ def _layers(effects: HeadEffects) -> np.ndarray:
 
 
 def _files(subject: Subject, effects: HeadEffects) -> tuple[Path, ...]:
-    """The files of heads that `read_head_effects` read of a model."""
+    """The files of heads that `read_head_effects` reads of a model."""
     return tuple(sorted((subject.folder.path / subject.model).glob(f"*/*/{effects.component}-heads.nc")))
 
 

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from analysis.plots.style import LINES, ONE_COLUMN, TWO_COLUMNS, diverging_map, mark_negative, ticks, unit_of
+from analysis.plots.style import LINES, ONE_COLUMN, TWO_COLUMNS, diverging_map, mark_negative, ticks
+from interventions.results.metrics import label_of
 
 LIKE = ("model", "dataset", "component", "heads", "direction", "window", "definition", "token")  # what all in a comparison have in common
 BOUNDS = ("", "_low", "_high")
@@ -46,7 +47,7 @@ def draw_maps(compared: xr.Dataset) -> Figure:
         axes.set_ylabel("")
     for axes in list(panels.flat)[len(names) :]:
         axes.axis("off")
-    figure.colorbar(image, ax=panels, pad=0.02, label=unit_of(compared.attrs["metric"], compared.attrs["direction"]))
+    figure.colorbar(image, ax=panels, pad=0.02, label=label_of(compared.attrs["metric"], compared.attrs["direction"]))
     marked = "; −: below zero" if negative else ""
     figure.suptitle(f"{_heading(compared)}\nmean effect on one colour scale{marked}; dotted: thirds of the layers")
     return figure

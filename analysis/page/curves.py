@@ -5,17 +5,17 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.heads.power import COLUMNS
+from analysis.heads.power import COLUMNS, ORDERED_RULES
 from analysis.page.encoding import rounded
 from analysis.store.tables import read_table
 
-RULES = {"notice": "NOTICE’s rule", "robust": "robust rule"}
+TITLES = {rule.name: rule.title.replace("'", "’") for rule in ORDERED_RULES}
 AGREEMENT = {
     "rank_correlation": "rank correlation of the heads’ scores",
     "jaccard": "named by both over named by either",
     "none_named": "repeats in which neither names any",
 }
-POWER = {"power": RULES["robust"], "notice_power": RULES["notice"]}
+POWER = {rule.power: TITLES[rule.name] for rule in ORDERED_RULES}
 
 
 def stability(path: Path) -> list[dict[str, Any]]:
@@ -38,7 +38,10 @@ def stability(path: Path) -> list[dict[str, Any]]:
             "measure": words,
             "x": (x := sorted({int(samples) for samples in of_model["samples"]})),
             "lines": [
-                {"name": f"{corruption}, {RULES[rule]}", "y": rounded(of.groupby("samples")[measure].mean().reindex(x).to_numpy())}
+                {
+                    "name": f"{corruption}, {TITLES.get(rule, rule)}",
+                    "y": rounded(of.groupby("samples")[measure].mean().reindex(x).to_numpy()),
+                }
                 for (corruption, rule), of in of_model.groupby(["corruption", "rule"], sort=False)
             ],
         }

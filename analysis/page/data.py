@@ -9,6 +9,7 @@ from typing import Any
 import xarray as xr
 
 from analysis import products
+from analysis.functions.registry import scores_tested
 from analysis.page import csv as report_csv
 from analysis.page import curves as report_curves
 from analysis.page import heads as report_heads
@@ -20,6 +21,7 @@ from analysis.page.heads import HeadEffects
 from analysis.page.samples import Browser, Listed, Place, choose, facts, per_category, survey
 from analysis.report import Limits
 from analysis.store.folder import EffectsFile, attention_files, effects_files, read_effects, read_manifest, read_tree
+from interventions.models.sites import SITES
 from interventions.results.metrics import unit_of
 
 
@@ -75,6 +77,8 @@ class Gathering:
             "stability": report_curves.stability(self.results / "stability.csv"),
             "power": report_curves.power(self.results / "robust_power.csv"),
             "thirds": report_csv.thirds(self.results / "compare_corruptions.csv"),
+            "components": list(SITES),
+            "main_scores": ["pointing", *scores_tested()],
             "commands": {name: products.command(self.results, name) for name in ("head functions",)},
         }
 
@@ -100,7 +104,7 @@ class Gathering:
             self._fingerprints.setdefault(file.dataset, set()).add(str(said))
         key = (file.model, file.dataset, file.corruption)
         if key not in self._facts:
-            self._facts[key] = (report_modules.modality(file, effects), {})
+            self._facts[key] = (str(effects.attrs.get("modality", "")), {})
         known = self._facts[key][1]
         if not set(effects["sample"].values.astype(str)) <= known.keys():
             known |= facts(effects)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 from scipy import stats
 
+from analysis.heads.power import ORDERED_RULES
 from analysis.plots.overlap import RULE_NAMES
 from analysis.plots.style import LINES, TWO_COLUMNS
 
@@ -16,7 +17,7 @@ AGREEMENT = {
     "jaccard": "Jaccard's index\nof the named heads",
     "none_named": "repeats in which\nneither names any",
 }
-POWER = {"power": ("robust rule", "false_runs"), "notice_power": ("NOTICE's rule", "notice_false_runs")}
+POWER = {rule.power: (rule.title, rule.false_runs) for rule in ORDERED_RULES}
 
 
 def draw_stability(stability: xr.Dataset, model: str) -> Figure:

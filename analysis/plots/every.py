@@ -13,9 +13,7 @@ from analysis.figures import FOLDER
 from analysis.heads.power import COLUMNS as POWER_COLUMNS
 from analysis.heads.robust_tables import OVERLAP
 from analysis.plots import ablation, attention, curves, functions, gradients, head_maps, module_maps, overlap, overlays, tasks
-from analysis.plots.style import UNITS
 from analysis.store.folder import (
-    COMPONENTS,
     DAMAGED,
     ResultsError,
     attention_files,
@@ -27,8 +25,9 @@ from analysis.store.folder import (
     read_tree,
 )
 from analysis.store.tables import read_table
+from interventions.models.sites import SITES
+from interventions.results.metrics import METRICS
 
-METRICS = tuple(UNITS)
 Drawn = Iterator[tuple[str, Figure | None]]  # the name below figures/, without suffix; None where the figure that is there is kept
 OF_INTERVENTIONS: dict[str, Callable[[xr.Dataset], Figure | None]] = {  # by product
     "ablation": ablation.draw_ablation,
@@ -67,7 +66,7 @@ def every_figure(results: Path, metric: str = "logit_difference", samples: int =
     if metric not in METRICS:
         raise ResultsError(f"there is no metric {metric!r}; choose one of {', '.join(METRICS)}")
     if not effects_files(results) and not attention_files(results):
-        run = products.whole_study(results, [], [])
+        run = products.whole_study(results)
         raise ResultsError(f"nothing to draw below {results.absolute()}: it has no <model>/<dataset>/<corruption>/*.nc; run `{run}` first")
     universal = _tree(results, "universal heads")
     yield from _module_maps(results, metric)
@@ -82,8 +81,18 @@ def _module_maps(results: Path, metric: str) -> Drawn:
     modules = [file for file in effects_files(results) if not file.heads]
     for model, dataset, corruption in sorted({(f.model, f.dataset, f.corruption) for f in modules}):
         together = [f for f in modules if (f.model, f.dataset, f.corruption) == (model, dataset, corruption)]
-        together.sort(key=lambda f: (COMPONENTS.index(f.component) if f.component in COMPONENTS else len(COMPONENTS), f.component))
+        together.sort(key=lambda file: rank_of(file.component))
         yield f"{model}/{dataset}/{corruption}-modules", module_maps.draw({f.component: read_effects(f) for f in together}, metric)
+
+
+def rank_of(component: str) -> tuple[int, str]:
+    """The place of a component among others: the sites in their order, then those of other names and windows.
+
+    >>> sorted(["neurons", "mlp-window3", "block", "mlp"], key=rank_of)
+    ['mlp', 'block', 'mlp-window3', 'neurons']
+    """
+    names = list(SITES)
+    return names.index(component) if component in SITES else len(names), component
 
 
 def _head_maps(results: Path, universal: dict[str, xr.Dataset], metric: str) -> Drawn:

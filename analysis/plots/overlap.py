@@ -9,13 +9,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from analysis.heads.rules import RULES
 from analysis.plots.style import LINES, SEQUENTIAL, TWO_COLUMNS
 from analysis.plots.tasks import name_of, strongest
 from analysis.store.folder import head_name
 
 MOST_HEADS = 30
 MOST_LABELLED = 12  # sets up to which the cells of the matrix are numbered
-RULE_NAMES = {"notice": "NOTICE's rule", "robust": "robust rule (same sign)"}
+RULE_NAMES = {rule.name: rule.title + (" (same sign)" if rule.signed else "") for rule in RULES}
 ALPHA = 0.05
 
 

@@ -34,7 +34,7 @@ def run_script(
     """Read the options, let `verb` write its files, and print where they are, below a summary of the file."""
     with reporting(f"interventions.{Path(sys.argv[0]).stem}", ValueError):
         options, chosen = parse(method)
-        from interventions.study.study import prepare  # loads the libraries: not before `--help`
+        from interventions.backends.opening import prepare
 
         written = verb(prepare(options), chosen)
         for path in [written] if isinstance(written, Path) else written:

@@ -12,6 +12,7 @@ from data_prep.scenes.table import make_shapes
 from data_prep.tables.command import reporting
 from interventions.engine.capture import capture, example
 from interventions.engine.oracle.patching import verify_patches
+from interventions.engine.pairs import prepare_pair
 from interventions.engine.plan import patches
 from interventions.engine.sweep import sweep
 from interventions.models.architecture import ARCHITECTURES, Architecture
@@ -97,7 +98,7 @@ def _hold_against_plain_path(vlm: Vlm) -> int:
     """Verify some cells of each component on one rendered pair; returns how many."""
     table = make_shapes(1, seed=0, progress=False)
     pair = CORRUPTIONS["sip"].make(table).corrupt(table[0], vlm.prompt)
-    ours = example(vlm, pair, Scored(0, 1))
+    ours = example(vlm, prepare_pair(vlm, pair, Scored(0, 1)))
     captured = capture(vlm, [ours], vlm.architecture.components)
     length = captured.lengths[0]
     cells = [Cell("last", "", (length - 1,)), Cell("all", "", tuple(range(length)))]

@@ -15,7 +15,6 @@ from tests.support.synthetic_results import write_results
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {path.stem for path in (ROOT / "analysis").glob("*.py") if "def main()" in path.read_text(encoding="utf-8")}
-VERB = {"compare_corruptions": "find_and_write"}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +36,7 @@ def test_an_interrupted_or_failing_command_says_so_in_a_line(name, monkeypatch, 
     monkeypatch.setattr(sys, "argv", [name, "--results", str(tmp_path / "nothing")])
     with pytest.raises(SystemExit, match=f"^{name}: no results folder at"):
         module.main()
-    monkeypatch.setattr(module, VERB.get(name, "write"), lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(module, "write", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(SystemExit) as ended:
         module.main()
     assert ended.value.code == command.INTERRUPTED

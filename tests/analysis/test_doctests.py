@@ -55,6 +55,9 @@ WHOLE = (  # modules all of whose public functions have an example
     "functions.rule",
     "functions.tables",
     "functions.agreement",
+    "functions.registry",
+    "plots.every",
+    "products",
 )
 WITHOUT = {
     "main",

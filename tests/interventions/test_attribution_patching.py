@@ -12,9 +12,11 @@ from torch import nn
 from corruptions.options import CorruptionOptions
 from interventions import attribution_patching
 from interventions.attribution_patching import attribute_heads
+from interventions.backends.opening import prepare
 from interventions.engine import gradients
-from interventions.engine.capture import CLEAN, CORRUPT, capture, example
+from interventions.engine.capture import BASE, SOURCE, capture, example
 from interventions.engine.gradients import attribution, integrated_attribution, of_cells, quadrature
+from interventions.engine.pairs import prepare_pair
 from interventions.engine.plan import Patch, patches
 from interventions.engine.sweep import sweep
 from interventions.head_patching import patch_heads
@@ -26,7 +28,6 @@ from interventions.results import effects
 from interventions.results.estimate_agreement import agreement
 from interventions.results.roles import every_token, roles
 from interventions.study.options import Options
-from interventions.study.study import prepare
 from tests.support.hooks import answer_logits, layers_and_modules
 
 COMPONENTS = ("self_attention", "cross_attention")
@@ -39,7 +40,7 @@ def study(tmp_path, data, vlm):
 
 def captured_pair(vlm, pair, components):
     scored = vlm.scored(pair.clean_question, pair.sample["correct_answer"], pair.sample["incorrect_answer"])
-    ours = example(vlm, pair, scored)
+    ours = example(vlm, prepare_pair(vlm, pair, scored))
     return capture(vlm, [ours], components), ours
 
 
@@ -74,7 +75,7 @@ def test_estimates_are_exact_where_the_model_is_linear_in_z(vlm, make_pair, corr
     prompt = model.prompt(pair.clean_question)
     cells = every_token(prompt, roles(prompt, pair, model.architecture.causal))
     (measured,) = sweep(model, captured, [patches(component, model.n_layers, model.n_heads, cells)])
-    exact = logit_difference(measured) - logit_difference(captured.measured[0, CORRUPT])
+    exact = logit_difference(measured) - logit_difference(captured.measured[0, BASE])
     exact = exact.view(model.n_layers, model.n_heads, len(cells))
     assert exact.abs().max() > 1e-3
     for estimate in (attribution(model, captured, component), integrated_attribution(model, captured, component, steps=2)):
@@ -118,7 +119,7 @@ def test_gradients_agree_with_raw_hooks(vlm, make_pair, component):
     with torch.no_grad():  # whatever the caller's mode
         torch.testing.assert_close(gradients.gradients(vlm, captured, component), expected, atol=1e-5, rtol=1e-4)
     states = captured.states[component][0]
-    by_hand = ((states[CLEAN] - states[CORRUPT]) * expected).unflatten(-1, (vlm.n_heads, -1)).sum(-1)
+    by_hand = ((states[SOURCE] - states[BASE]) * expected).unflatten(-1, (vlm.n_heads, -1)).sum(-1)
     torch.testing.assert_close(attribution(vlm, captured, component), by_hand, atol=1e-4, rtol=1e-4)
 
 
@@ -163,7 +164,7 @@ def test_integrated_gradients_sum_to_what_patching_the_whole_layer_changes(vlm, 
     captured, _ = captured_pair(vlm, make_pair(vlm, "sip", 1), (component,))
     everywhere = tuple(range(captured.lengths[0]))
     (measured,) = sweep(vlm, captured, [[Patch(component, (layer,), None, everywhere) for layer in range(vlm.n_layers)]])
-    exact = logit_difference(measured) - logit_difference(captured.measured[0, CORRUPT])
+    exact = logit_difference(measured) - logit_difference(captured.measured[0, BASE])
     sums = integrated_attribution(vlm, captured, component, steps=20).sum((1, 2))
     torch.testing.assert_close(sums, exact, atol=0.01, rtol=0)
     assert (attribution(vlm, captured, component).sum((1, 2)) - exact).abs().max() > 0.1

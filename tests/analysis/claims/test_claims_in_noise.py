@@ -13,7 +13,7 @@ from analysis.claims.outcome import FAILS, HOLDS, UNDECIDED, Undecidable, beyond
 from analysis.claims.subject import Subject
 from analysis.claims.table import CLAIMS
 from analysis.claims.universal import possible_kinds
-from analysis.corruptions.statistics import Comparing
+from analysis.corruptions.options import Comparing
 from analysis.heads.head_effects import HeadEffects
 from analysis.heads.options import RobustRule
 from analysis.paper_claims import PaperClaims, find

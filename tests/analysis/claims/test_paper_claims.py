@@ -23,7 +23,7 @@ from analysis.claims.outcome import FAILS, HOLDS, NOT_RUN, UNDECIDED, Estimate, 
 from analysis.claims.subject import Subject
 from analysis.claims.table import CLAIMS
 from analysis.claims.universal import effects_of_heads, universal_kinds
-from analysis.corruptions.statistics import Comparing
+from analysis.corruptions.options import Comparing
 from analysis.paper_claims import OTHER_DATA, OTHER_MODEL, REPLICATION, PaperClaims, find, write
 from analysis.products import is_stale
 from analysis.store.folder import ResultsError, read_tree, write_tree
@@ -289,7 +289,9 @@ def test_commands_carry_the_options_of_the_runs_that_are_there(tmp_path):
 def test_tables_page_and_words(tmp_path):
     with_universal(tmp_path, BLIP, BLIP_HEADS)
     ablation(tmp_path, 1.0)
-    rows, words = write(tmp_path, QUICK)
+    written = write(tmp_path, QUICK)
+    rows, words = written.data, written.words
+    assert written.paths == (tmp_path / "paper_claims.csv", tmp_path / "paper_claims.md")
     table = pd.read_csv(tmp_path / "paper_claims.csv")
     assert list(table.columns) == [
         *("id", "paper", "source", "says", "papers_models", "papers_data", "model", "dataset", "setting"),

@@ -164,7 +164,7 @@ def test_analyses_that_are_older_than_the_effects_are_said_at_the_head_of_the_pa
     assert "Older than the effects" not in report.write(tmp_path).paths[0].read_text(encoding="utf-8")
     (tmp_path / "llava-small" / "shapes" / "attention.nc").touch()
     head = prose(report.write(tmp_path).paths[0].read_text(encoding="utf-8")).split("</header>")[0]
-    assert f"Head functions: <code>python -m analysis.head_functions --results {tmp_path.name}</code>" in head
+    assert f"Head functions: <code>python -m analysis.head_functions --results {tmp_path}</code>" in head
     assert "analysis.universal_heads" not in head
 
 

@@ -19,11 +19,11 @@ from corruptions.options import CorruptionOptions
 from interventions.attention_knockout import attention_knockout
 from interventions.attention_patterns import attention_patterns
 from interventions.attribution_patching import attribute_heads
-from interventions.backends import BackendError
 from interventions.backends import host as host_module
 from interventions.backends.__main__ import Doctor, examine
 from interventions.backends.host import Host
 from interventions.backends.journal import Journal
+from interventions.backends.opening import open_model, prepare
 from interventions.backends.remote import RemoteServer
 from interventions.direct_effect import direct_effects
 from interventions.engine.corrupt_embeddings import embedding_deviation
@@ -34,8 +34,8 @@ from interventions.models.loading import load
 from interventions.module_patching import patch_modules
 from interventions.path_patching import patch_paths
 from interventions.results.store import ResultsError, Store
+from interventions.study.errors import BackendError
 from interventions.study.options import Options, RemoteOptions
-from interventions.study.study import open_model, prepare
 from tests.support.loopback.client import KEY, ROOT, serving
 
 UNKNOWN_KEY = "7c1e5a52-0000-4000-8000-2f1f5d1c7a11"
@@ -154,7 +154,7 @@ def test_noise_is_measured_once_for_all_threads(study, server, monkeypatch):
         measured.append(arguments)
         return embedding_deviation(*arguments)
 
-    monkeypatch.setattr("interventions.study.study.embedding_deviation", deviation)
+    monkeypatch.setattr("interventions.study.corrupt_runs.embedding_deviation", deviation)
     server.fault(delay=0.2)
     patch_heads(ours)
     assert len(measured) == 1

@@ -10,6 +10,7 @@ from corruptions.options import CorruptionOptions
 from interventions.attention_knockout import attention_knockout
 from interventions.attention_patterns import attention_patterns
 from interventions.attribution_patching import attribute_heads
+from interventions.backends.opening import prepare
 from interventions.direct_effect import direct_effects
 from interventions.head_ablation import ablate_heads
 from interventions.head_patching import patch_heads
@@ -18,7 +19,6 @@ from interventions.module_patching import patch_modules
 from interventions.path_patching import patch_paths
 from interventions.results.store import ResultsError
 from interventions.study.options import Options
-from interventions.study.study import prepare
 
 RANKING = "layer,head\n1,0\n2,1\n"
 
@@ -79,7 +79,7 @@ def test_other_noise_makes_other_results_and_is_in_the_file(study_of, script):
             script(study_of(**options | {"corruption_options": replace(noise, **changed)}))
     with xr.open_dataset(path) as dataset:
         assert (dataset.attrs["noise_multiple"], dataset.attrs["noise_draws"]) == (2, 1)
-        assert dataset.attrs["noise_sigma"] == pytest.approx(2 * study.embedding_deviation("gaussian_noise"))
+        assert dataset.attrs["noise_sigma"] == pytest.approx(2 * study.corrupt_runs.embedding_deviation("gaussian_noise"))
 
 
 @pytest.mark.parametrize("script", CLEAN_RUNS.values(), ids=CLEAN_RUNS)
