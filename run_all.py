@@ -19,6 +19,7 @@ from data_prep.tables.command import reporting
 from interventions.methods.options import AttentionPatterns, HeadPatching, ModulePatching
 from interventions.models.names import resolve
 from interventions.results.finished import Stage, named_paths
+from interventions.results.metrics import METRICS
 from interventions.study.options import Settings, bounded, check_bounds
 
 DEFAULT_MODELS = ("blip-shapes", "llava-shapes")
@@ -56,7 +57,7 @@ class RunAll(Measurements):
     Example: python run_all.py --models blip-shapes --samples 20 --out results-small
     """
 
-    metric: Literal["logit_difference", "restoration_probability", "log_odds", "normalized_effect"] = "logit_difference"
+    metric: Literal[tuple(METRICS)] = "logit_difference"  # type: ignore[valid-type]
     """Metric by which heads are judged."""
     power_runs: int = bounded(10, at_least=0)
     """Simulated studies behind each point of the power curves: 10 take some 15 s for both shipped models, more make smoother curves;

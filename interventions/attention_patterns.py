@@ -22,6 +22,7 @@ def map_attention(study: "Study", options: AttentionPatterns = DEFAULT) -> Path:
 
     Variables: attention (sample, layer, head, patch), probabilities that sum to at most 1 over the patches; object_share (sample,
     patch), the part of each patch that the object's mask covers, NaN without a mask; image (sample, y, x, rgb), what the model saw.
+    Coordinates: patch_row, patch_col (patch), question (sample), and those of all files (see `interventions.results.assembling`).
     """
     from interventions.methods.attention_patterns import write
 
