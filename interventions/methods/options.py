@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from interventions.models.sites import SITES
 from interventions.study.options import Running, bounded
 
 Replacement = Literal["mean", "zero", "resample", "corrupt"]
@@ -37,9 +38,7 @@ class ModulePatching:
     Example: python -m interventions.module_patching --model blip-shapes --corruption sip --samples 10 --components mlp block
     """
 
-    components: Annotated[
-        tuple[Literal["all", "none", "mlp", "self_attention", "cross_attention", "block"], ...], arg(aliases=["--modules"])
-    ] = ("all",)
+    components: Annotated[tuple[Literal["all", "none", *SITES], ...], arg(aliases=["--modules"])] = ("all",)
     """Components whose whole modules are patched: mlp, self_attention, cross_attention (z of all heads) and block (the residual stream
     after a layer); all that the model has, or none."""
     tokens: tuple[str, ...] = ("every",)
