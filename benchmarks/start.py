@@ -42,7 +42,7 @@ def cpu_seconds(*arguments: str) -> float:
 def commands() -> list[str]:
     """The file of every command, below the repository."""
     paths = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("[!_]*.py"))]
-    return ["run_all.py", *(str(path.relative_to(ROOT)) for path in paths if "tyro" in path.read_text() or "script" in path.read_text())]
+    return ["run_all.py", *(str(path.relative_to(ROOT)) for path in paths if '__name__ == "__main__"' in path.read_text())]
 
 
 def main() -> None:
