@@ -74,8 +74,8 @@ def _of_example(
     estimates = {"attribution": attribution(vlm, captured, wanted.component)}
     if wanted.steps:
         estimates["integrated_attribution"] = integrated_attribution(vlm, captured, wanted.component, wanted.steps)
-    found = {name: of_cells(values, [cell.positions for cell in cells]).cpu().numpy() for name, values in estimates.items()}
-    estimate = found["attribution"]
+    of_cell = {name: of_cells(values, [cell.positions for cell in cells]).cpu().numpy() for name, values in estimates.items()}
+    estimate = of_cell["attribution"]
     chosen = chosen_cells(estimate, wanted.exact, wanted.top)
     patched = np.full((estimate.size, captured.measured.shape[-1]), np.nan, np.float32)
     if len(chosen):
@@ -85,7 +85,7 @@ def _of_example(
         if check:
             verify_patches(vlm, ours, largest, measured)
         patched[chosen] = measured.cpu().numpy()
-    return {**found, "patched": patched.reshape(*estimate.shape, -1), "runs": captured.measured[0].cpu().numpy()}
+    return {**of_cell, "patched": patched.reshape(*estimate.shape, -1), "runs": captured.measured[0].cpu().numpy()}
 
 
 def chosen_cells(estimate: Float[np.ndarray, "layer head cell"], exact: Exact, top: int) -> Int[np.ndarray, " chosen"]:
