@@ -89,7 +89,7 @@ def measure(options: RunAll) -> None:
 
 def _measure(options: RunAll, stage: Stage) -> None:
     """Run every stage; one for which no sample is left is said to be not run, here and in the manifest, and the others go on."""
-    from interventions.attention_patterns import attention_patterns
+    from interventions.attention_patterns import map_attention
     from interventions.backends.opening import check_options, open_model, prepare
     from interventions.methods.patching import head_target, module_targets, patch_study
     from interventions.results.store import check_writable
@@ -128,7 +128,7 @@ def _measure(options: RunAll, stage: Stage) -> None:
                         written += patch_study(study.under(corruption), targets)
                     stages.update()
                 with noting_what_is_left_out():
-                    written.append(attention_patterns(study, options.attention_patterns))
+                    written.append(map_attention(study, options.attention_patterns))
                 stages.update()
     stage.end(before, written, reasons)
 

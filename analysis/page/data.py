@@ -18,8 +18,8 @@ from analysis.page import overlays as report_overlays
 from analysis.page import pictures as report_pictures
 from analysis.page.encoding import Pictures
 from analysis.page.heads import HeadEffects
+from analysis.page.limits import Limits
 from analysis.page.samples import Browser, Listed, Place, choose, facts, per_category, survey
-from analysis.report import Limits
 from analysis.store.folder import EffectsFile, attention_files, effects_files, read_effects, read_manifest, read_tree
 from interventions.models.sites import SITES
 from interventions.results.metrics import METRICS, unit_of

@@ -22,7 +22,7 @@ from analysis.page import summary as report_summary
 from analysis.page import tables
 from analysis.page.csv import noise_claims, paper_claims, shown
 from analysis.page.data import Gathering
-from analysis.report import Limits
+from analysis.page.limits import Limits
 from analysis.store.folder import ResultsError, unfinished_runs
 from corruptions.base import CORRUPTIONS
 from interventions.results.metrics import METRICS, unit_of

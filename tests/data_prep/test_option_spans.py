@@ -9,6 +9,7 @@ RULES = {
     "the pair around or, though another is closer": "In the blue red flag, is the stripe [red], I ask you, or rather [blue]?",
     "the pair around or, though it comes first": "Is it [red] or maybe even a little bit [blue], like a blue, red one?",
     "of two pairs around or the closest": "Is red, which is one colour, or [blue] or [red] right?",
+    "of two pairs around or the closest, though it comes first": "Is it [red] or [blue], or is it perhaps red?",
     "with no or the closest": "Which fits the red flag: [blue], [red]?",
     "or is a word": "Is blue for red, or is [red] or the other [blue]?",
     "or in capitals": "blue red: [red] OR [blue]?",

@@ -276,11 +276,8 @@ def blocked(raw: RawModel, run: Run, layers: Any, queries: Any, keys: Mapping[st
                 hidden = hidden if options.get(name) is None else options[name]
             values = (attention.value if hasattr(attention, "value") else attention.v_proj)(hidden)
             weights = output[1].clone()
-            values = (
-                values.unflatten(-1, (-1, raw.head_dim))
-                .transpose(1, 2)
-                .repeat_interleave(weights.shape[1] * raw.head_dim // values.shape[-1], 1)
-            )
+            values = values.reshape(1, -1, values.shape[-1]).unflatten(-1, (-1, raw.head_dim)).transpose(1, 2)
+            values = values.repeat_interleave(raw.heads // values.shape[1], 1)  # heads that share them
             for query in queries:
                 weights[0, :, query, slice(None) if keys[component] is None else list(keys[component])] = 0
             total = weights.sum(-1, keepdim=True)
