@@ -19,6 +19,7 @@ from data_prep.tables.command import reporting
 from interventions.methods.options import AttentionPatterns, HeadPatching, ModulePatching
 from interventions.models.names import resolve
 from interventions.results.finished import Stage, named_paths
+from interventions.results.metrics import METRICS
 from interventions.study.options import Settings
 
 DEFAULT_MODELS = ("blip-shapes", "llava-shapes")
@@ -56,7 +57,7 @@ class RunAll(Measurements):
     Example: python run_all.py --models blip-shapes --samples 20 --out results-small
     """
 
-    metric: Literal["logit_difference", "restoration_probability", "log_odds", "normalized_effect"] = "logit_difference"
+    metric: Literal[tuple(METRICS)] = "logit_difference"  # type: ignore[valid-type]
     """Metric by which heads are judged."""
     power_runs: int = 10
     """Simulated studies behind each point of the power curves: 10 take some 15 s for both shipped models, more make smoother curves;
@@ -88,10 +89,11 @@ def measure(options: RunAll) -> None:
 
 def _measure(options: RunAll, stage: Stage) -> None:
     """Run every stage; one for which no sample is left is said to be not run, here and in the manifest, and the others go on."""
-    from interventions.attention_patterns import attention_patterns
+    from interventions.attention_patterns import map_attention
+    from interventions.backends.opening import check_options, open_model, prepare
     from interventions.methods.patching import head_target, module_targets, patch_study
     from interventions.results.store import check_writable
-    from interventions.study.study import check_options, load_data, open_model, prepare
+    from interventions.study.opening import load_data
 
     check_writable(options.out)
     for corruption in options.corruptions:
@@ -126,7 +128,7 @@ def _measure(options: RunAll, stage: Stage) -> None:
                         written += patch_study(study.under(corruption), targets)
                     stages.update()
                 with noting_what_is_left_out():
-                    written.append(attention_patterns(study, options.attention_patterns))
+                    written.append(map_attention(study, options.attention_patterns))
                 stages.update()
     stage.end(before, written, reasons)
 
@@ -174,23 +176,26 @@ def _analyse(options: RunAll) -> list[str]:
         stability.write(options.out, stability.Stability(**judged_by))
     except NothingToAnalyse as reason:
         notes.append(f"stability was not judged: {reason}")
-    head_functions.write(options.out, head_functions.HeadFunctions(metric=options.metric))
+    try:
+        head_functions.write(options.out, head_functions.HeadFunctions(metric=options.metric))
+    except NothingToAnalyse as reason:
+        notes.append(f"functions of heads were not judged: {reason}")
     try:
         modules.write(options.out, modules.Modules(metric=options.metric))
     except NothingToAnalyse as reason:
         notes.append(f"modules were not mapped: {reason}")
     if len(options.corruptions) > 1:
         try:
-            compare_corruptions.find_and_write(options.out, compare_corruptions.Comparing(metric=options.metric))
-        except compare_corruptions.NothingToCompare as reason:
+            compare_corruptions.write(options.out, compare_corruptions.CompareCorruptions(metric=options.metric))
+        except NothingToAnalyse as reason:
             notes.append(f"corruptions were not compared: {reason}")
     figures.write(options.out, figures.Figures(metric=options.metric))
-    claims, _ = paper_claims.write(options.out)
+    claims = paper_claims.write(options.out)
     (page,) = report.write(options.out).paths
     return [
         *notes,
         f"\nresults: {options.out.resolve()}\nreport:  {page}\n\nNOTICE's universal heads\n{universal.words}"
-        f"\n\nheads that hold up (signed effects, corrected tests)\n{robust.words}\n\n{counts(claims)}",
+        f"\n\nheads that hold up (signed effects, corrected tests)\n{robust.words}\n\n{counts(claims.data)}",
     ]
 
 

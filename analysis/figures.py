@@ -8,19 +8,21 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import arg
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from analysis import products
-from analysis.store.command import reporting
 from analysis.store.written import Written
+from data_prep.tables.command import reporting
+from interventions.results.metrics import help_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
 
-FOLDER = "figures"
 NOT_DRAWN = "not_drawn.txt"
 
 
@@ -33,8 +35,7 @@ class Figures:
 
     results: Path = Path("results")
     """Results folder, as written by run_all.py."""
-    metric: str = "logit_difference"
-    """Effect to draw: logit_difference, restoration_probability, log_odds or normalized_effect."""
+    metric: Annotated[str, arg(help=f"Effect to draw. {help_text()}")] = "logit_difference"
     samples: int = 4
     """Samples (rows) of each attention overlay."""
     heads: int = 6
@@ -50,7 +51,7 @@ def find(results: Path, options: Figures | None = None) -> "Iterator[tuple[str, 
         When there is no results folder, nothing in it to draw, no such metric, or a damaged file.
 
     >>> dict(find(Path("results")))["blip-small/shapes/sip-modules"].axes[0].get_title()
-    'cross-attention'
+    'self-attention'
     """
     from analysis.plots.every import every_figure
 
@@ -74,7 +75,7 @@ def write(results: Path, options: Figures | None = None) -> Written:
     from analysis.plots.style import save, styled
     from analysis.store.folder import write_whole
 
-    folder = Path(results) / FOLDER
+    folder = Path(results) / products.FIGURES_FOLDER
     with styled():
         drawn = [
             save(figure, folder / f"{name}.png") if figure is not None else folder / f"{name}.png"

@@ -10,18 +10,20 @@ stated rule: its entry in `functions.registry`, judged as `functions.rule` says.
 
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import arg
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from analysis.functions.registry import Thresholds
-from analysis.products import PRODUCTS
-from analysis.store.command import reporting
-from analysis.store.folder import ResultsError, attention_files, effects_files, read_tree, write_tree, write_whole
-from analysis.store.written import Written
+from analysis.products import PRODUCTS, command
+from analysis.store.errors import NothingToAnalyse
+from analysis.store.folder import attention_files, effects_files, read_tree, write_tree
+from analysis.store.written import Written, run_command
+from interventions.results.metrics import help_text
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,8 +38,7 @@ class HeadFunctions(Thresholds):
 
     results: Path = Path("results")
     """Results folder, as written by run_all.py."""
-    metric: str = "logit_difference"
-    """Effect that functions are set beside: logit_difference, restoration_probability, log_odds or normalized_effect."""
+    metric: Annotated[str, arg(help=f"Effect that functions are set beside. {help_text()}")] = "logit_difference"
 
 
 def find(results: Path, options: Thresholds | None = None) -> "dict[str, xr.Dataset]":
@@ -74,7 +75,10 @@ def find(results: Path, options: Thresholds | None = None) -> "dict[str, xr.Data
 def write(results: Path, options: HeadFunctions | None = None) -> Written:
     """`find`, then write what the head of this module names into the results folder.
 
-    Without attention files nothing is written, and stale files of an earlier run are removed.
+    Raises
+    ------
+    NothingToAnalyse
+        Without attention files nothing is written, and stale files of an earlier run are removed.
 
     >>> written = write(Path("results"))
     >>> sorted(path.name for path in written.paths if path.suffix == ".csv")
@@ -82,6 +86,7 @@ def write(results: Path, options: HeadFunctions | None = None) -> Written:
     """
     from analysis.functions import tables
     from analysis.functions.agreement import agreement
+    from analysis.store.tables import write_table
 
     results, options = Path(results), options or HeadFunctions()
     heads = find(results, options)
@@ -89,7 +94,8 @@ def write(results: Path, options: HeadFunctions | None = None) -> Written:
     if not heads:
         for path in paths:
             path.unlink(missing_ok=True)
-        return Written(heads, (), "")
+        attention = f"{results.absolute()}: collect attention maps first, with `{command(results, 'head functions')}`"
+        raise NothingToAnalyse(f"no <model>/<dataset>/attention.nc below {attention}")
     universal, agreed = read_tree(results / "universal_heads.nc"), agreement(results, heads, options, options.metric)
     frames = {
         "": tables.table(heads, universal),
@@ -99,20 +105,13 @@ def write(results: Path, options: HeadFunctions | None = None) -> Written:
     }
     write_tree(heads, results / "head_functions.nc")
     for end, frame in frames.items():
-        write_whole(results / f"head_functions{end}.csv", partial(frame.to_csv, index=False, float_format="%.6g"))
-    return Written(heads, paths, f"{tables.summary(heads, agreed)}\nwrote {', '.join(map(str, paths))}")
+        write_table(frame, results / f"head_functions{end}.csv")
+    return Written(heads, paths, tables.summary(heads, agreed))
 
 
 def main() -> None:
     """Command line."""
-    import tyro
-
-    with reporting("head_functions"):
-        options = tyro.cli(HeadFunctions)
-        written = write(options.results, options)
-        if not written.paths:
-            raise ResultsError(f"no <model>/<dataset>/attention.nc below {options.results.absolute()}: collect attention maps first")
-        print(written.words)
+    run_command("head_functions", HeadFunctions, write)
 
 
 if __name__ == "__main__":

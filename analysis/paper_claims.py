@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from analysis.store.written import Written, run_command
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -70,7 +72,7 @@ def find(results: Path, options: PaperClaims | None = None, claims: "Sequence[Cl
 
     from analysis.claims.folder import Folder
     from analysis.claims.table import CLAIMS
-    from analysis.corruptions.statistics import Comparing
+    from analysis.corruptions.options import Comparing
     from analysis.store.folder import effects_files
 
     options = options or PaperClaims()
@@ -105,41 +107,30 @@ def _row(claim: "Claim", subject: "Subject") -> dict[str, Any]:
     }
 
 
-def write(results: Path, options: PaperClaims | None = None) -> "tuple[pd.DataFrame, str]":
+def write(results: Path, options: PaperClaims | None = None) -> "Written[pd.DataFrame]":
     """`find`, then write `paper_claims.csv` and `paper_claims.md` into the results folder.
 
-    Returns
-    -------
-    The rows, and a summary in words.
-
-    >>> rows, words = write(Path("results"), PaperClaims(resamples=20))
-    >>> sorted(path.name for path in Path("results").glob("paper_claims*"))
+    >>> written = write(Path("results"), PaperClaims(resamples=20))
+    >>> [path.name for path in written.paths]
     ['paper_claims.csv', 'paper_claims.md']
-    >>> words.splitlines()[0].startswith(f"{len(rows)} rows of 51 claims: ")
+    >>> written.words.splitlines()[0].startswith(f"{len(written.data)} rows of 51 claims: ")
     True
     """
     from analysis.claims.page import markdown, summary
     from analysis.store.folder import write_whole
+    from analysis.store.tables import write_table
 
     options = options or PaperClaims()
-    rows = find(results, options)
-    write_whole(Path(results) / f"{FILE}.csv", lambda temporary: rows.to_csv(temporary, index=False, float_format="%.6g"))
+    rows, paths = find(results, options), (Path(results) / f"{FILE}.csv", Path(results) / f"{FILE}.md")
+    write_table(rows, paths[0])
     page = markdown(rows, options.confidence)
-    write_whole(Path(results) / f"{FILE}.md", lambda temporary: temporary.write_text(page, encoding="utf-8"))
-    return rows, summary(rows)
+    write_whole(paths[1], lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    return Written(rows, paths, summary(rows))
 
 
 def main() -> None:
     """Command line."""
-    import tyro
-
-    from analysis.store.command import reporting
-
-    with reporting(FILE):
-        options = tyro.cli(PaperClaims)
-        _, words = write(options.results, options)
-        print(words)
-        print(f"wrote {options.results / FILE}.csv and .md")
+    run_command(FILE, PaperClaims, write)
 
 
 if __name__ == "__main__":

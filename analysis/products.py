@@ -19,10 +19,14 @@ from typing import Any
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from interventions.methods import options as methods
 from interventions.study.option_words import defaults, words
+from interventions.study.options import Options
 
+FIGURES_FOLDER = "figures"
 HEADS, MODULES, ATTENTION = "effects of heads", "effects of whole modules", "attention to image patches"
 PLACE = ("model", "dataset")
+RESULTS = "{results}"  # stands for the results folder in commands until they are handed out
 NAMED_OTHERWISE = ("model", "device")  # of a configuration: the model's short name, and the kind of device, which options name in full
 
 
@@ -56,7 +60,7 @@ class Product:
 
     @property
     def is_figure(self) -> bool:
-        return self.files[0].startswith("figures/")
+        return self.files[0].startswith(f"{FIGURES_FOLDER}/")
 
     @property
     def of_place(self) -> bool:
@@ -66,7 +70,6 @@ class Product:
 
 OF_CORRUPTION = "{model}/{dataset}/{corruption}[-{direction}]/{component}"
 MEASURED = (
-    Product("answers", ("{model}/{dataset}/answers.json",), "Answers of the clean run", "interventions.head_patching"),
     Product(HEADS, (f"{OF_CORRUPTION}-heads[-window{{window}}].nc",), "Effects of heads", "interventions.head_patching"),
     Product(MODULES, (f"{OF_CORRUPTION}[-window{{window}}].nc",), "Effects of whole modules", "interventions.module_patching"),
     Product(
@@ -144,13 +147,15 @@ JUDGED = (
     ),
     Product(
         *("claims", ("paper_claims.csv", "paper_claims.md"), "The paper’s claims", "analysis.paper_claims"),
-        inputs=(*(one.name for one in MEASURED[1:]), "universal heads", "robust heads", "head functions"),
+        inputs=(*(one.name for one in MEASURED), "universal heads", "robust heads", "head functions"),
     ),
 )
 
 
 def _figure(title: str, files: str, *inputs: str) -> Product:
-    return Product(f"figure: {title}", (f"figures/{files}.png", f"figures/{files}.pdf"), title, "analysis.figures", inputs, inputs)
+    return Product(
+        f"figure: {title}", (f"{FIGURES_FOLDER}/{files}.png", f"{FIGURES_FOLDER}/{files}.pdf"), title, "analysis.figures", inputs, inputs
+    )
 
 
 FIGURES = (
@@ -171,9 +176,10 @@ FIGURES = (
     _figure("comparison of corruptions", "{model}/{dataset}/compare-{what}", "corruptions side by side"),
 )
 PAGES = (
+    Product("answers", ("{model}/{dataset}/answers.json",), "Answers of the clean run", "interventions.head_patching"),
     Product("manifest", ("manifest.json",), "What was run, and what was left out", "interventions.head_patching"),
-    Product("figures", ("figures/not_drawn.txt",), "What could not be drawn", "analysis.figures"),
-    Product("report", ("report.html",), "The report", "analysis.report", tuple(one.name for one in (*MEASURED[1:], *JUDGED))),
+    Product("figures", (f"{FIGURES_FOLDER}/not_drawn.txt",), "What could not be drawn", "analysis.figures"),
+    Product("report", ("report.html",), "The report", "analysis.report", tuple(one.name for one in (*MEASURED, *JUDGED))),
 )
 PRODUCTS = {one.name: one for one in (*MEASURED, *JUDGED, *FIGURES, *PAGES)}
 
@@ -294,13 +300,14 @@ def is_stale(path: Path, results: Path) -> bool:
     return any(other.stat().st_mtime_ns > written for other in inputs(path, results))
 
 
-def command(results: Path, product: str, model: str = "", dataset: str = "", **options: Any) -> str:
+def command(results: Path, product: str, model: str = "", dataset: str = "", called: str = "", **options: Any) -> str:
     """The command that makes a product from this results folder, for a shell; before it, those that make what it needs and lacks.
 
     Parameters
     ----------
     product : a name in `PRODUCTS`
     model, dataset : as they are called in the folder, of a product that is made for each
+    called : what the results folder is called in the command, where that is not its path
     options : options of the command that are to have these values, whatever was asked for before
 
     >>> command(Path("results"), "robust heads")
@@ -308,7 +315,7 @@ def command(results: Path, product: str, model: str = "", dataset: str = "", **o
     >>> command(Path("my results"), "effects of whole modules", "blip-small", "shapes", corruption="str", window=3)
     "python -m interventions.module_patching --model blip-small --data shapes --out 'my results' --corruption str --window 3"
     """
-    return " && ".join(_commands(Path(results), PRODUCTS[product], model, dataset, options))
+    return _handed_out(" && ".join(_commands(Path(results), PRODUCTS[product], model, dataset, options)), results, called)
 
 
 def command_for(path: Path) -> str:
@@ -316,7 +323,7 @@ def command_for(path: Path) -> str:
 
     >>> command_for(Path("results/robust_power.csv"))
     'python -m analysis.robust_heads --results results --power'
-    >>> command_for(Path("results/blip-small/shapes/sip-noising/mlp-window3.nc"))[-62:]
+    >>> command_for(Path("results/blip-small/shapes/sip-noising/mlp-window3.nc"))[-62:].strip()
     '--out results --direction noising --window 3 --components mlp'
     >>> command_for(Path("results/notes.csv"))
     ''
@@ -326,12 +333,21 @@ def command_for(path: Path) -> str:
         if product := product_of(path, results):
             said = names_in(product.name, path, results) or {}
             if product.of_place:
-                return _measure(results, product, said["model"], said["dataset"], said, {}, again=path)
+                return _handed_out(_measure(results, product, said["model"], said["dataset"], said, {}, again=path), results)
             return command(results, product.name)
     return ""
 
 
-def whole_study(results: Path, models: Iterable[str], datasets: Iterable[str], **options: Any) -> str:
+def made_by(script: str) -> str:
+    """The product that a script makes without more options.
+
+    >>> made_by("head_patching"), made_by("robust_heads")
+    ('effects of heads', 'robust heads')
+    """
+    return next(one.name for one in (*MEASURED, *JUDGED) if one.command.split(".")[-1] == script and not one.flags)
+
+
+def whole_study(results: Path, models: Iterable[str] = (), datasets: Iterable[str] = (), called: str = "", **options: Any) -> str:
     """The command that runs everything for some models and data sets, with the options of what was measured of the first.
 
     >>> whole_study(Path("results"), ["blip-small"], ["shapes", "fer2013"], samples=500)
@@ -345,7 +361,11 @@ def whole_study(results: Path, models: Iterable[str], datasets: Iterable[str], *
     line += ["--models", *map(shlex.quote, sources)] if models else []
     line += ["--datasets", *map(shlex.quote, folders)] if datasets else []
     values = {name: value for name, value in asked.items() if name not in ("model", "data", "corruption")} | options
-    return " ".join([*line, "--out", shlex.quote(str(results)), *words(_options("run_all"), values)])
+    return _handed_out(" ".join([*line, "--out", RESULTS, *words(_options("run_all"), values)]), results, called)
+
+
+def _handed_out(line: str, results: Path, called: str = "") -> str:
+    return line.replace(RESULTS, shlex.quote(called or str(results)))
 
 
 def missing(results: Path) -> list[Missing]:
@@ -391,7 +411,11 @@ def _missing_of_place(results: Path, model: str, dataset: str) -> Iterator[Missi
 
 
 def impossible(results: Path, product: Product) -> str:
-    """Why no model of the folder has what an analysis needs; "" where one does, or may."""
+    """Why no model of the folder has what an analysis needs; "" where one does, or may.
+
+    >>> impossible(Path("results"), PRODUCTS["head functions"])
+    ''
+    """
     needed = [PRODUCTS[name] for name in product.needs]
     possible = any(applies(results, one, *place) for one in needed for place in places(results))
     return "" if possible or not needed else f"no model here has {needed[0].title.lower()}"
@@ -403,7 +427,7 @@ def _drawn_of(product: Product) -> str:
 
 def _why_not(results: Path, product: Product, model: str, dataset: str) -> str:
     """What the manifest says of a run for which nothing was left; "" where there was none."""
-    for run, entry in read_manifest(results).get("runs", {}).items():
+    for run, entry in _manifest(results).get("runs", {}).items():
         said = names_in(product.name, results / run, results) or {}
         status = str(entry.get("status", "")) if isinstance(entry, dict) else ""
         if (said.get("model"), said.get("dataset")) == (model, dataset) and status.startswith("not run"):
@@ -417,7 +441,7 @@ def _commands(results: Path, product: Product, model: str, dataset: str, options
         before = _before(results, product, [(model, dataset)], wanted)
         return [*before, _measure(results, product, model, dataset, wanted, options)]
     before = [] if product.is_figure else _before(results, product, places(results), {})
-    line = ["python -m", product.command, "--results", shlex.quote(str(results))]
+    line = ["python -m", product.command, "--results", RESULTS]
     return [*before, " ".join([*line, *words(_options(product.command), _chosen(results, product) | dict(options))])]
 
 
@@ -476,7 +500,7 @@ def _measure(
     names : what the path of the file is to say
     again : the file that is to be made again, with all of its options where it says them
     """
-    usual, shared = defaults(*_options(product.command)), defaults(_shared_options())
+    usual, shared = defaults(*_options(product.command)), defaults(Options)
     values = _asked(results, model, dataset)
     remade = again if again and configuration(again) else None
     if like := remade or _nearest(results, product, model, dataset, names):
@@ -496,7 +520,7 @@ def _measure(
     source, data = values.pop("model", model), values.pop("data", _data(dataset))
     values |= {name: value for name, value in options.items() if name not in PLACE}
     line = ["python -m", product.command, "--model", shlex.quote(str(source)), "--data", shlex.quote(str(data))]
-    return " ".join([*line, "--out", shlex.quote(str(results)), *words(_options(product.command), values)])
+    return " ".join([*line, "--out", RESULTS, *words(_options(product.command), values)])
 
 
 def _ranking(results: Path, said: Mapping[str, Any], model: str, dataset: str) -> dict[str, Any]:
@@ -512,7 +536,7 @@ def _ranking(results: Path, said: Mapping[str, Any], model: str, dataset: str) -
 def _nearest(results: Path, product: Product, model: str, dataset: str, names: Mapping[str, str]) -> Path | None:
     """The file whose options a new one is to share: of the same model and data set and, where there is one, the same corruption; of what
     the product is made of before others, NOTICE's image corruption first."""
-    kinds = [*product.needs, *(name for name in (HEADS, MODULES, *(one.name for one in MEASURED[3:])) if name not in product.needs)]
+    kinds = [*product.needs, *(name for name in (HEADS, MODULES, *(one.name for one in MEASURED[2:])) if name not in product.needs)]
     paths = [path for name in kinds for path in files(results, name, model=model, dataset=dataset)]
 
     def distance(path: Path) -> tuple[bool, bool, int]:
@@ -557,13 +581,13 @@ def _asked(results: Path, model: str, dataset: str) -> dict[str, Any]:
     if study:
         of_script = {"model": "blip-shapes", "data": "shapes"} | dict(study.get("options", {}))
         return of_script
-    folder = read_manifest(results).get("data", {}).get(dataset, {}).get("folder", "")
+    folder = _manifest(results).get("data", {}).get(dataset, {}).get("folder", "")
     rendered = not folder or Path(folder).parent == Path(results) / "data"
     return {} if rendered else {"data": folder}
 
 
 def _study(results: Path, model: str, dataset: str) -> dict[str, Any]:
-    return read_manifest(results).get("studies", {}).get(f"{model}/{dataset}", {})
+    return _manifest(results).get("studies", {}).get(f"{model}/{dataset}", {})
 
 
 def _data(dataset: str) -> str:
@@ -573,20 +597,18 @@ def _data(dataset: str) -> str:
 @cache
 def _options(module: str) -> tuple[type, ...]:
     """The dataclasses of a command's options: its own, called as its file is, and those that all interventions share."""
-    of_command = getattr(importlib.import_module(module), "".join(word.capitalize() for word in module.split(".")[-1].split("_")))
-    if not module.startswith("interventions."):
-        return (of_command,)
-    return _shared_options(), of_command
-
-
-def _shared_options() -> type:
-    from interventions.study.study import Options
-
-    return Options
+    name = "".join(word.capitalize() for word in module.split(".")[-1].split("_"))
+    if module.startswith("interventions."):
+        return Options, getattr(methods, name)
+    return (getattr(importlib.import_module(module), name),)
 
 
 def configuration(path: Path) -> dict[str, Any]:
-    """What a file was made with, as its attribute `configuration` says; empty where it says nothing or is damaged."""
+    """What a file was made with, as its attribute `configuration` says; empty where it says nothing or is damaged.
+
+    >>> configuration(Path("results/blip-small/shapes/sip/mlp.nc"))
+    {}
+    """
     try:
         return json.loads(_attributes(path)[0].get("configuration", "{}"))
     except ValueError:
@@ -615,7 +637,7 @@ def _with_groups(opened: Any) -> Iterator[Any]:
         yield from _with_groups(group)
 
 
-def read_manifest(results: Path) -> dict[str, Any]:
+def _manifest(results: Path) -> dict[str, Any]:
     """What `manifest.json` says; empty where there is none, or it is broken (`store.folder.read_manifest` says so)."""
     path = Path(results) / "manifest.json"
     try:
@@ -635,7 +657,7 @@ def table() -> str:
     for product in (*JUDGED, PRODUCTS["figures"], PRODUCTS["report"]):
         flags = " ".join(words(_options(product.command), product.flags))
         line = f"python -m {product.command}" + (f" {flags}" if flags else "")
-        made_of = "all of these" if len(product.inputs) > 3 or not product.inputs else ", ".join(product.inputs)
+        made_of = "everything above and what was measured" if len(product.inputs) > 3 or not product.inputs else ", ".join(product.inputs)
         rows.append(f"| `{line}` | {made_of} | {_written(product)} |")
     return "\n".join(rows)
 

@@ -30,7 +30,7 @@ ANALYSES: dict[str, Callable[[Path], object]] = {
     "robust_heads": robust_heads.write,
     "head_functions": head_functions.write,
     "modules": modules.write,
-    "compare_corruptions": compare_corruptions.find_and_write,
+    "compare_corruptions": compare_corruptions.write,
     "stability": stability.write,
     "figures": figures.write,
     "paper_claims": paper_claims.write,

@@ -24,12 +24,12 @@ import tyro
 from benchmarks.timing import seconds
 from corruptions.base import CORRUPTIONS
 from corruptions.options import CorruptionOptions
+from interventions.backends.opening import prepare
 from interventions.engine.budget import plan
 from interventions.engine.measuring import measure_pairs
 from interventions.engine.plan import patches
-from interventions.methods.per_sample import cells_of
 from interventions.study.options import Options
-from interventions.study.study import Study, prepare
+from interventions.study.study import Study
 
 NAMES = tuple(name for name in CORRUPTIONS if name != "inpainting")
 
@@ -81,7 +81,7 @@ def time_one(study: Study, corruption: str) -> tuple[float, float]:
     for pair in pairs:
         examples = study.examples(pair, corruption)
         making.append(seconds(partial(maker.corrupt, pair.sample, vlm.tokenize)) + seconds(partial(study.examples, pair, corruption)))
-        every = patches(vlm.architecture.head_component, vlm.n_layers, vlm.n_heads, cells_of(study, pair, [vlm.architecture.main_token]))
+        every = patches(vlm.architecture.head_component, vlm.n_layers, vlm.n_heads, pair.cells([vlm.architecture.main_token]))
         tokens = plan(vlm, [examples[0].ids.shape[1]]).tokens
         work = partial(measure_pairs, vlm, examples, (vlm.architecture.head_component,), [[every] * len(examples)], tokens)
         measuring.append(seconds(work))

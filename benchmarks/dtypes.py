@@ -24,11 +24,11 @@ from scipy.stats import spearmanr
 from analysis.heads.rules import stand_out
 from analysis.store.folder import head_name
 from benchmarks.engine import CASES, work_of
-from interventions.engine.capture import CORRUPT
+from interventions.backends.opening import prepare
+from interventions.engine.capture import BASE
 from interventions.head_patching import patch_heads
 from interventions.results import effects
 from interventions.study.options import Options
-from interventions.study.study import prepare
 
 
 @dataclass
@@ -79,7 +79,7 @@ def full_size(name: str, repeats: int) -> None:
         vlm.module.to(torch.bfloat16 if kind == "bfloat16" else torch.float32)
         work = work_of(vlm, case)
         captured = work.capture(range(1))
-        effects_of[kind] = logit_difference(work.sweep(captured)[0] - captured.measured[0, CORRUPT]).numpy()
+        effects_of[kind] = logit_difference(work.sweep(captured)[0] - captured.measured[0, BASE]).numpy()
         times[kind] = median(sum(work.time()) for _ in range(repeats))
     torch.set_float32_matmul_precision("highest")
     exact = effects_of["float32"]

@@ -28,9 +28,9 @@ from PIL import Image
 from benchmarks.models import blip_base, small_llava
 from benchmarks.timing import flop, matmul_rate, seconds, share_outside_operators
 from interventions.engine.budget import Plan, batches, plan
-from interventions.engine.capture import CORRUPT, Captured, Example, capture
+from interventions.engine.capture import BASE, Captured, Example, capture
 from interventions.engine.memory import peak_memory
-from interventions.engine.oracle.patching import clean_states, run_plain
+from interventions.engine.oracle.patching import run_plain, source_states
 from interventions.engine.plan import Patch, patches
 from interventions.engine.sweep import sweep
 from interventions.models.loading import load
@@ -156,7 +156,7 @@ def run_case(name: str, repeats: int, naive_cells: int, threads: int) -> Row:
     vlm, first = work.vlm, work.examples[0]
     rng = np.random.default_rng(0)
     few = [work.every[i] for i in rng.choice(len(work.every), naive_cells, replace=False)]
-    clean = [clean_states(vlm, first, patch) for patch in few]
+    clean = [source_states(vlm, first, patch) for patch in few]
     work.whole_batch()  # warm
 
     # in turn, so that a machine that slows down slows all of them
@@ -190,7 +190,7 @@ def run_case(name: str, repeats: int, naive_cells: int, threads: int) -> Row:
 def _forward(vlm: Vlm, example: Example) -> None:
     """One whole forward pass of the bare model."""
     with torch.no_grad():
-        vlm.module(**vlm.inputs(example.ids[CORRUPT:], {name: values[CORRUPT:] for name, values in example.pixels.items()}))
+        vlm.module(**vlm.inputs(example.ids[BASE:], {name: values[BASE:] for name, values in example.pixels.items()}))
 
 
 COLUMNS = {

@@ -23,18 +23,20 @@ import torch
 import tyro
 
 from benchmarks.timing import seconds
-from corruptions.base import CORRUPTIONS, Pair
+from corruptions.base import CORRUPTIONS
 from data_prep.scenes.table import make_shapes
 from interventions.engine import ablation as ablating
 from interventions.engine import blocking
-from interventions.engine.capture import CORRUPT, Example, capture, example
+from interventions.engine.capture import BASE, Example, capture
+from interventions.engine.capture import example as example_of
 from interventions.engine.edges import Places
 from interventions.engine.gradients import attribution
 from interventions.engine.oracle import ablation as plain_ablation
 from interventions.engine.oracle import knockout as plain_knockout
 from interventions.engine.oracle import paths as plain_paths
-from interventions.engine.oracle.patching import clean_states, run_plain
+from interventions.engine.oracle.patching import run_plain, source_states
 from interventions.engine.oracle.runs import inputs_of
+from interventions.engine.pairs import PreparedPair, prepare_pair
 from interventions.engine.path_names import Ends, Head, default_receivers
 from interventions.engine.paths import Paths, run_paths
 from interventions.engine.plan import Heads, Patch, all_heads, patches, window_of
@@ -45,7 +47,7 @@ from interventions.methods.head_ablation import Sets
 from interventions.methods.ranking import growing_sizes, random_order
 from interventions.models.loading import load
 from interventions.models.vlm import Vlm
-from interventions.results.roles import every_token, roles
+from interventions.results.roles import EVERY
 
 
 @dataclass
@@ -109,24 +111,26 @@ def run_row(model: str, vlm: Vlm, name: str, samples: int) -> Row:
     return Row(model, name, runs, median(ours), median(naive), times, median(ours) / median(forward))
 
 
-def shapes_examples(vlm: Vlm, count: int) -> list[tuple[Pair, Example]]:
+def shapes_examples(vlm: Vlm, count: int) -> list[tuple[PreparedPair, Example]]:
     """Pairs of rendered scenes, the corrupt image with the other option true."""
     table = make_shapes(-(-count // 4), seed=0, progress=False)
     maker = CORRUPTIONS["sip"].make(table)
     pairs = [maker.corrupt(table[i], vlm.prompt) for i in range(count)]
     answers = [[pair.sample[name] for name in ("correct_answer", "incorrect_answer")] for pair in pairs]
-    return [(pair, example(vlm, pair, vlm.scored(pair.clean_question, *both))) for pair, both in zip(pairs, answers, strict=True)]
+    scored = [vlm.scored(pair.clean_question, *both) for pair, both in zip(pairs, answers, strict=True)]
+    prepared = [prepare_pair(vlm, *one) for one in zip(pairs, scored, strict=True)]
+    return [(pair, example_of(vlm, pair)) for pair in prepared]
 
 
 def _forward(vlm: Vlm, example: Example) -> None:
     """One whole forward pass of the bare model."""
     with torch.no_grad():
-        vlm.module(**inputs_of(vlm, example, CORRUPT))
+        vlm.module(**inputs_of(vlm, example, BASE))
 
 
-def knockout(vlm: Vlm, pair: Pair, example: Example) -> Timed:
+def knockout(vlm: Vlm, pair: PreparedPair, example: Example) -> Timed:
     """The default edges, at every window."""
-    ours, places = example.exchanged(), Places(vlm, vlm.prompt(pair.clean_question), pair)
+    ours, places = example_of(vlm, pair, base="clean"), Places(vlm, pair.clean_prompt, pair.pair)
     windows = [window_of(layer, default_window(vlm.n_layers), vlm.n_layers) for layer in range(vlm.n_layers)]
     blocks = [replace(places.block(edge), layers=layers) for edge, layers in product(default_edges(vlm), windows)]
     return Timed(
@@ -136,14 +140,14 @@ def knockout(vlm: Vlm, pair: Pair, example: Example) -> Timed:
     )
 
 
-def ablation(vlm: Vlm, pair: Pair, example: Example) -> Timed:
+def ablation(vlm: Vlm, pair: PreparedPair, example: Example) -> Timed:
     """A ranked and five random orders, knocked out and kept alone, in growing sets, one replacement."""
-    ours, component = example.exchanged(), vlm.architecture.head_component
+    ours, component = example_of(vlm, pair, base="clean"), vlm.architecture.head_component
     heads = all_heads(vlm, component)
     orders: dict[str, Heads] = {"ranked": heads} | {f"random {draw}": random_order(heads, heads, 0, draw) for draw in range(5)}
     sets = Sets(orders, growing_sizes(len(heads)), "").ablated(vlm, component).flatten(0, 2).unique(dim=0)
     captured = capture(vlm, [ours], (component,))
-    zero = torch.zeros_like(captured.states[component][0, CORRUPT])
+    zero = torch.zeros_like(captured.states[component][0, BASE])
     return Timed(
         len(sets),
         lambda: ablating.run_ablated(vlm, capture(vlm, [ours], (component,)), component, sets, zero),
@@ -151,11 +155,10 @@ def ablation(vlm: Vlm, pair: Pair, example: Example) -> Timed:
     )
 
 
-def attribution_patching(vlm: Vlm, pair: Pair, example: Example) -> Timed:
+def attribution_patching(vlm: Vlm, pair: PreparedPair, example: Example) -> Timed:
     """The estimate for every head at every token; the naive way patches them exactly."""
-    component, prompt = vlm.architecture.head_component, vlm.prompt(pair.clean_question)
-    cells = every_token(prompt, roles(prompt, pair, vlm.architecture.causal))
-    every = patches(component, vlm.n_layers, vlm.n_heads, cells)
+    component = vlm.architecture.head_component
+    every = patches(component, vlm.n_layers, vlm.n_heads, pair.cells((EVERY,)))
     return Timed(
         len(every),
         lambda: attribution(vlm, capture(vlm, [example], (component,)), component),
@@ -164,15 +167,15 @@ def attribution_patching(vlm: Vlm, pair: Pair, example: Example) -> Timed:
 
 
 def _patched(vlm: Vlm, example: Example, every: list[Patch], number: int) -> None:
-    run_plain(vlm, example, every[number], clean_states(vlm, example, every[number]))
+    run_plain(vlm, example, every[number], source_states(vlm, example, every[number]))
 
 
-def direct_effect(vlm: Vlm, pair: Pair, example: Example) -> Timed:
+def direct_effect(vlm: Vlm, pair: PreparedPair, example: Example) -> Timed:
     """Every head's; naively a forward pass for each head."""
     return Timed(vlm.n_layers * vlm.n_heads, lambda: of_example(vlm, example), lambda _: _forward(vlm, example))
 
 
-def path_patching(vlm: Vlm, pair: Pair, example: Example) -> Timed:
+def path_patching(vlm: Vlm, pair: PreparedPair, example: Example) -> Timed:
     """From five heads of the first layers to five later ones and the answer, and what each does in all."""
     component = vlm.architecture.head_component
     ends, heads = Ends(component, component), all_heads(vlm, component)
@@ -196,7 +199,7 @@ def path_patching(vlm: Vlm, pair: Pair, example: Example) -> Timed:
     return Timed(len(every) + len(totals), ours, naive)
 
 
-INTERVENTIONS: dict[str, Callable[[Vlm, Pair, Example], Timed]] = {
+INTERVENTIONS: dict[str, Callable[[Vlm, PreparedPair, Example], Timed]] = {
     "attention knockout": knockout,
     "head ablation": ablation,
     "attribution patching": attribution_patching,

@@ -20,11 +20,12 @@ from statistics import median
 import tyro
 
 from benchmarks.timing import seconds
+from interventions.backends.opening import prepare
 from interventions.methods.options import HeadPatching, ModulePatching
 from interventions.methods.patching import head_target, module_targets, patch_study
 from interventions.results.store import Store
 from interventions.study.options import Options, RayOptions
-from interventions.study.study import Study, prepare
+from interventions.study.study import Study
 
 os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers are nicer than this process by default
 

@@ -3,60 +3,25 @@ correlations, all with intervals; and whether NOTICE's claim about noise (its Fi
 """
 
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from scipy import stats
 
+from analysis.corruptions.options import Comparing
 from analysis.stats.resampling import bootstrap_weights, stream, weighted_means
 from analysis.stats.thirds import THIRDS, shares_of_layers, thirds
-from analysis.store.folder import ResultsError
-from interventions.results.metrics import METRICS
 
 ONE = 1 - 1e-12  # the largest rank correlation whose arctanh is finite
 SCORES = ("mean_absolute_effect", "mean_effect")
-NOISE = "gaussian_noise"  # how the names of corruptions by noise begin
-SEMANTIC = ("sip", "str")  # those that the claim sets noise beside
+NOISE = "gaussian_noise"
+SEMANTIC = ("sip", "str")  # the corruptions that the claim sets noise beside
 TEST = (
     "holds: the last third's share has an interval wholly above {0:g} under noise, and not so under sip or str, and the interval of "
     "noise's share less theirs lies wholly above 0; does not hold: noise's lies wholly below {0:g}, sip's or str's wholly above it, or "
     "that of the difference wholly below 0; else undecided"
 )
-
-
-@dataclass(frozen=True)
-class Comparing:
-    """What is compared, and how."""
-
-    model: str | None = None
-    """Compare the corruptions of this model only."""
-    dataset: str | None = None
-    """Compare the corruptions of this data set only."""
-    component: str | None = None
-    """Compare this component only: cross_attention, self_attention, mlp or block."""
-    metric: str = "logit_difference"
-    """Effect to compare: logit_difference, restoration_probability, log_odds or normalized_effect."""
-    token: str | None = None
-    """Token role at which heads are compared; without it the main one, or the first that all corruptions have where that is missing."""
-    confined: float = 0.5
-    """Share of the effect in the last third of the layers from which on it counts as confined to them."""
-    resamples: int = 1000
-    """Bootstrap resamples of the samples."""
-    confidence: float = 0.95
-    """Of the intervals."""
-    seed: int = 0
-    """Seed of the resamples."""
-
-    def __post_init__(self) -> None:
-        if self.metric not in METRICS:
-            raise ResultsError(f"there is no metric {self.metric!r}; choose one of {', '.join(METRICS)}")
-        if self.resamples < 1:
-            raise ResultsError(f"resamples is {self.resamples}; at least one is needed")
-        for name in ("confined", "confidence"):
-            if not 0 < getattr(self, name) < 1:
-                raise ResultsError(f"{name} is {getattr(self, name)}; it is a share between 0 and 1")
 
 
 def compare(effects: xr.DataArray, options: Comparing) -> xr.Dataset:

@@ -179,6 +179,15 @@ def of_object() -> list[str]:
     return [name for name, entry in FUNCTIONS.items() if entry.of_object]
 
 
+def scores_tested() -> list[str]:
+    """The scores that decide on some function.
+
+    >>> scores_tested()
+    ['object_gain', 'object_selectivity', 'auroc', 'outlier_ratio_off_object', 'outlier_ratio', 'evenness']
+    """
+    return list(dict.fromkeys(one.score for entry in FUNCTIONS.values() for one in entry.tests))
+
+
 def labels(found: Iterable[object] = ()) -> list[str]:
     """What heads are called: the functions, those that a file names beside them, none and undecidable.
 

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from analysis.corruptions.comparable import Like
-from analysis.corruptions.statistics import Comparing, compare
+from analysis.corruptions.comparable import Like, corruption_of, is_noise, like_of
+from analysis.corruptions.options import Comparing
+from analysis.corruptions.statistics import compare
 from analysis.module_effects.maps import by_order, describe
 from analysis.module_effects.options import MapRule
-from analysis.plots.style import MODALITY
 from analysis.stats.multiple_tests import holm
 from analysis.store.errors import NothingToAnalyse, ResultsError
 from analysis.store.folder import MODALITIES, EffectsFile, effects_files, read_effects
@@ -26,7 +26,7 @@ def files_of_modules(results: Path) -> dict[Like, dict[str, EffectsFile]]:
     NothingToAnalyse
         When there are none.
 
-    >>> {like.place: list(files) for like, files in files_of_modules(Path("results")).items() if like.component == "mlp"}
+    >>> {like.group: list(files) for like, files in files_of_modules(Path("results")).items() if like.component == "mlp"}
     {'blip-small/shapes/mlp': ['sip', 'str']}
     """
     files = [file for file in effects_files(results) if not file.heads]
@@ -34,12 +34,7 @@ def files_of_modules(results: Path) -> dict[Like, dict[str, EffectsFile]]:
         raise NothingToAnalyse(f"no effects of whole modules below {results.absolute()}: run interventions/module_patching.py first")
     alike: dict[Like, dict[str, EffectsFile]] = {}
     for file in sorted(files, key=lambda file: (file.model, file.dataset)):
-        attributes = {"direction": "denoising", "window": 1, "definition": "ours"} | read_effects(file).attrs
-        like = Like(
-            *(file.model, file.dataset, attributes["component"], False),
-            *(attributes["direction"], int(attributes["window"]), attributes["definition"]),
-        )
-        alike.setdefault(like, {})[file.corruption.removesuffix("-noising")] = file
+        alike.setdefault(like_of(file, read_effects(file).attrs), {})[corruption_of(file)] = file
     return alike
 
 
@@ -52,7 +47,7 @@ def maps_of_folder(files: Mapping[Like, Mapping[str, EffectsFile]], rule: MapRul
     (['blip-small/shapes/block', 'blip-small/shapes/cross_attention'], ['sip', 'str'])
     """
     maps = {
-        like.place: _joined({name: _described(file, rule) for name, file in of_like.items()}, like, rule) for like, of_like in files.items()
+        like.group: _joined({name: _described(file, rule) for name, file in of_like.items()}, like, rule) for like, of_like in files.items()
     }
     for model in {of_place.attrs["model"] for of_place in maps.values()}:
         _correct([of_place for of_place in maps.values() if of_place.attrs["model"] == model])
@@ -71,7 +66,7 @@ def text_beside_image(
     """
     comparing = Comparing(metric=rule.metric, resamples=rule.resamples, confidence=rule.confidence, seed=rule.seed)
     for like, of_like in files.items():
-        joined = maps[like.place]
+        joined = maps[like.group]
         image, text = ([str(c) for c in joined["corruption"].values if joined["modality"].sel(corruption=c) == m] for m in MODALITIES)
         for one, other in product(image, text):
             pair = {name: by_order(read_effects(of_like[name]), rule.metric)["all"] for name in (one, other)}
@@ -86,15 +81,15 @@ def _described(file: EffectsFile, rule: MapRule) -> xr.Dataset:
         described = describe(effects, rule)
     except ResultsError as error:
         raise ResultsError(f"{file.path}: {error}") from error
-    modality = effects.attrs.get("modality") or MODALITY.get(file.corruption.removesuffix("-noising"), "")
+    modality = str(effects.attrs.get("modality", ""))
     return described.assign_coords(modality=str(modality))
 
 
 def _joined(described: dict[str, xr.Dataset], like: Like, rule: MapRule) -> xr.Dataset:
-    order = sorted(described, key=lambda name: (str(described[name]["modality"].item()) != MODALITIES[0], name.startswith("gauss"), name))
+    order = sorted(described, key=lambda name: (str(described[name]["modality"].item()) != MODALITIES[0], is_noise(name), name))
     layers = {name: of.sizes["layer"] for name, of in described.items()}
     if len(set(layers.values())) > 1:
-        raise ResultsError(f"{like.place} has different numbers of layers: {layers}; delete the stale ones")
+        raise ResultsError(f"{like.group} has different numbers of layers: {layers}; delete the stale ones")
     roles = list(dict.fromkeys(str(role) for name in order for role in described[name]["role"].values))
     of_roles = [described[name].reindex(role=np.array(roles, dtype=object)) for name in order]
     joined = xr.concat(of_roles, pd.Index(order, name="corruption"), coords="different", compat="equals")

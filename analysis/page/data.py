@@ -9,6 +9,7 @@ from typing import Any
 import xarray as xr
 
 from analysis import products
+from analysis.functions.registry import scores_tested
 from analysis.page import csv as report_csv
 from analysis.page import curves as report_curves
 from analysis.page import heads as report_heads
@@ -17,10 +18,11 @@ from analysis.page import overlays as report_overlays
 from analysis.page import pictures as report_pictures
 from analysis.page.encoding import Pictures
 from analysis.page.heads import HeadEffects
+from analysis.page.limits import Limits
 from analysis.page.samples import Browser, Listed, Place, choose, facts, per_category, survey
-from analysis.report import Limits
 from analysis.store.folder import EffectsFile, attention_files, effects_files, read_effects, read_manifest, read_tree
-from interventions.results.metrics import unit_of
+from interventions.models.sites import SITES
+from interventions.results.metrics import METRICS, unit_of
 
 
 class Gathering:
@@ -32,7 +34,8 @@ class Gathering:
         self.universal, self.robust, self.functions = (
             read_tree(self.results / f"{name}.nc") for name in ("universal_heads", "robust_heads", "head_functions")
         )
-        self.metric = next((str(of.attrs["metric"]) for of in self.universal.values()), "logit_difference")
+        self.judged_by = next((str(of.attrs["metric"]) for of in self.universal.values()), "logit_difference")
+        self.metric = self.judged_by if self.judged_by in METRICS else "logit_difference"  # of the maps
         self.manifest = read_manifest(self.results)
         self.counts: dict[str, int] = {}
         self.capped: list[str] = []
@@ -75,6 +78,8 @@ class Gathering:
             "stability": report_curves.stability(self.results / "stability.csv"),
             "power": report_curves.power(self.results / "robust_power.csv"),
             "thirds": report_csv.thirds(self.results / "compare_corruptions.csv"),
+            "components": list(SITES),
+            "main_scores": ["pointing", *scores_tested()],
             "commands": {name: products.command(self.results, name) for name in ("head functions",)},
         }
 
@@ -100,7 +105,7 @@ class Gathering:
             self._fingerprints.setdefault(file.dataset, set()).add(str(said))
         key = (file.model, file.dataset, file.corruption)
         if key not in self._facts:
-            self._facts[key] = (report_modules.modality(file, effects), {})
+            self._facts[key] = (str(effects.attrs.get("modality", "")), {})
         known = self._facts[key][1]
         if not set(effects["sample"].values.astype(str)) <= known.keys():
             known |= facts(effects)

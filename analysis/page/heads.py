@@ -12,7 +12,6 @@ import xarray as xr
 
 from analysis.functions.registry import NONE, OVERALL, UNDECIDABLE
 from analysis.page.encoding import rounded
-from analysis.page.modules import modality
 from analysis.stats.resampling import bootstrap_weights, percentile_interval, stream
 from analysis.store.folder import EffectsFile, ResultsError, head_name
 
@@ -51,7 +50,7 @@ def head_effects(file: EffectsFile, effects: xr.Dataset, metric: str) -> HeadEff
     values = getattr(effects.sel(token=token).effects, metric)().transpose("sample", "layer", "head")
     return HeadEffects(
         file,
-        modality(file, effects),
+        str(effects.attrs.get("modality", "")),
         str(token),
         tuple(values["layer"].values.tolist()),
         tuple(values["head"].values.tolist()),

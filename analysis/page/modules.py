@@ -7,13 +7,7 @@ import xarray as xr
 
 from analysis.page.encoding import rounded
 from analysis.plots.module_maps import mean_by_role
-from analysis.plots.style import MODALITY
 from analysis.store.folder import EffectsFile
-
-
-def modality(file: EffectsFile, effects: xr.Dataset) -> str:
-    """ "image" or "text", "" where neither the file nor the corruption's name says which."""
-    return str(effects.attrs.get("modality") or MODALITY.get(file.corruption.removesuffix("-noising"), ""))
 
 
 def content(file: EffectsFile, effects: xr.Dataset, metric: str) -> dict[str, Any]:
@@ -33,7 +27,7 @@ def content(file: EffectsFile, effects: xr.Dataset, metric: str) -> dict[str, An
         "model": file.model,
         "dataset": file.dataset,
         "corruption": file.corruption,
-        "modality": modality(file, effects),
+        "modality": str(effects.attrs.get("modality", "")),
         "component": file.component,
         "layers": whole["layer"].values.tolist(),
         "roles": roles,

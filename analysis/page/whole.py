@@ -22,9 +22,10 @@ from analysis.page import summary as report_summary
 from analysis.page import tables
 from analysis.page.csv import noise_claims, paper_claims, shown
 from analysis.page.data import Gathering
-from analysis.report import Limits
+from analysis.page.limits import Limits
 from analysis.store.folder import ResultsError, unfinished_runs
-from interventions.results.metrics import unit_of
+from corruptions.base import CORRUPTIONS
+from interventions.results.metrics import METRICS, unit_of
 
 ASSETS = Path(__file__).with_name("assets")
 SCRIPTS = ("basics.js", "theme.js", "tables.js", "plots.js", "maps.js", "curves.js", "heads.js", "samples.js", "routes.js")
@@ -47,7 +48,7 @@ def content(results: Path, limits: Limits) -> dict[str, Any]:
     results = Path(results)
     gathering = Gathering(results, limits)
     if not gathering.files and not gathering.attention:
-        run = products.whole_study(results, [], [])
+        run = products.whole_study(results)
         raise ResultsError(
             f"nothing to report below {results.absolute()}: it has no <model>/<dataset>/<corruption>/*.nc; run `{run}` first"
         )
@@ -78,6 +79,9 @@ def _content(gathering: Gathering) -> dict[str, Any]:
         "stale": report_summary.stale(results),
         "not_measured": report_summary.not_measured(results),
         "capped": gathering.capped,
+        "metrics": list(METRICS.values()),
+        "judged_by": _metric(gathering.judged_by),
+        "corruptions": _corruptions(gathering),
         "answers": tables.answers(manifest),
         "left_out": tables.left_out(manifest),
         "universal": [_universal(model, universal[model], functions.get(model)) for model in universal],
@@ -92,6 +96,19 @@ def _content(gathering: Gathering) -> dict[str, Any]:
         "rule": next(iter(universal.values())).attrs if universal else vars(NoticeRule()),
         "thresholds": thresholds,
     }
+
+
+def _metric(name: str) -> tuple[str, str]:
+    """The metric that heads are judged by, and what it is."""
+    return words(name), METRICS[name].sentence if name in METRICS else "a metric that is not known"
+
+
+def _corruptions(gathering: Gathering) -> list[tuple[str, str]]:
+    """The corruptions that were run, and what each does."""
+    kinds = (products.HEADS, products.MODULES)
+    paths = [(kind, path) for kind in kinds for path in products.files(gathering.results, kind)]
+    run = sorted({(products.names_in(kind, path, gathering.results) or {})["corruption"] for kind, path in paths})
+    return [(name, CORRUPTIONS[name].sentence if name in CORRUPTIONS else "is of a kind that is not known") for name in run]
 
 
 def _universal(model: str, universal: xr.Dataset, functions: xr.Dataset | None) -> dict[str, Any]:

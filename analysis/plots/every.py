@@ -8,14 +8,11 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from analysis import products
-from analysis.corruptions import views as corruption_views
-from analysis.figures import FOLDER
 from analysis.heads.power import COLUMNS as POWER_COLUMNS
 from analysis.heads.robust_tables import OVERLAP
 from analysis.plots import ablation, attention, curves, functions, gradients, head_maps, module_maps, overlap, overlays, tasks
-from analysis.plots.style import UNITS
+from analysis.plots import corruptions as corruption_plots
 from analysis.store.folder import (
-    COMPONENTS,
     DAMAGED,
     ResultsError,
     attention_files,
@@ -27,8 +24,9 @@ from analysis.store.folder import (
     read_tree,
 )
 from analysis.store.tables import read_table
+from interventions.models.sites import SITES
+from interventions.results.metrics import METRICS
 
-METRICS = tuple(UNITS)
 Drawn = Iterator[tuple[str, Figure | None]]  # the name below figures/, without suffix; None where the figure that is there is kept
 OF_INTERVENTIONS: dict[str, Callable[[xr.Dataset], Figure | None]] = {  # by product
     "ablation": ablation.draw_ablation,
@@ -38,7 +36,7 @@ OF_INTERVENTIONS: dict[str, Callable[[xr.Dataset], Figure | None]] = {  # by pro
 }
 SIDE_BY_SIDE: dict[str, dict[str, Callable[[xr.Dataset], Figure]]] = {  # by product: what follows the figure's name
     "modules": {"": module_maps.draw_side_by_side},
-    "corruptions side by side": {"": corruption_views.draw_maps, "-by-layer": corruption_views.draw_layers},
+    "corruptions side by side": {"": corruption_plots.draw_maps, "-by-layer": corruption_plots.draw_layers},
 }
 
 
@@ -67,7 +65,7 @@ def every_figure(results: Path, metric: str = "logit_difference", samples: int =
     if metric not in METRICS:
         raise ResultsError(f"there is no metric {metric!r}; choose one of {', '.join(METRICS)}")
     if not effects_files(results) and not attention_files(results):
-        run = products.whole_study(results, [], [])
+        run = products.whole_study(results)
         raise ResultsError(f"nothing to draw below {results.absolute()}: it has no <model>/<dataset>/<corruption>/*.nc; run `{run}` first")
     universal = _tree(results, "universal heads")
     yield from _module_maps(results, metric)
@@ -82,8 +80,18 @@ def _module_maps(results: Path, metric: str) -> Drawn:
     modules = [file for file in effects_files(results) if not file.heads]
     for model, dataset, corruption in sorted({(f.model, f.dataset, f.corruption) for f in modules}):
         together = [f for f in modules if (f.model, f.dataset, f.corruption) == (model, dataset, corruption)]
-        together.sort(key=lambda f: (COMPONENTS.index(f.component) if f.component in COMPONENTS else len(COMPONENTS), f.component))
+        together.sort(key=lambda file: rank_of(file.component))
         yield f"{model}/{dataset}/{corruption}-modules", module_maps.draw({f.component: read_effects(f) for f in together}, metric)
+
+
+def rank_of(component: str) -> tuple[int, str]:
+    """The place of a component among others: the sites in their order, then those of other names and windows.
+
+    >>> sorted(["neurons", "mlp-window3", "block", "mlp"], key=rank_of)
+    ['mlp', 'block', 'mlp-window3', 'neurons']
+    """
+    names = list(SITES)
+    return names.index(component) if component in SITES else len(names), component
 
 
 def _head_maps(results: Path, universal: dict[str, xr.Dataset], metric: str) -> Drawn:
@@ -148,7 +156,7 @@ def _side_by_side(results: Path) -> Drawn:
         for place, of_place in read_groups(path).items():
             for what, draw in draws.items():
                 name = f"{Path(place).parent}/{path.stem.split('_')[0]}-{Path(place).name}{what}"
-                pictures = [results / FOLDER / f"{name}{suffix}" for suffix in (".png", ".pdf")]
+                pictures = [results / products.FIGURES_FOLDER / f"{name}{suffix}" for suffix in (".png", ".pdf")]
                 kept = all(picture.is_file() and not is_older(picture, [path]) for picture in pictures)
                 yield name, None if kept else draw(of_place)
 

@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 
-from analysis.plots.style import ONE_COLUMN, TWO_COLUMNS, diverging_map, heading, mark_negative, ticks, unit_of
+from analysis.plots.style import ONE_COLUMN, TWO_COLUMNS, diverging_map, heading, mark_negative, ticks
+from interventions.results.metrics import label_of
 
 OUTLINES: dict[str, dict[str, Any]] = {
     "vision": {"edgecolor": "#0072B2", "linestyle": "-", "linewidth": 1.3},
@@ -46,7 +47,7 @@ def draw(effects: xr.Dataset, universal: xr.Dataset | None = None, metric: str =
     negative = mark_negative(axes, values)
     axes.set_xticks(ticks(heads))
     axes.set_xlabel("head")
-    figure.colorbar(image, ax=axes, pad=0.02, label=unit_of(metric, attrs.get("direction", "denoising")))
+    figure.colorbar(image, ax=axes, pad=0.02, label=label_of(metric, attrs.get("direction", "denoising")))
     marked = (
         marks(universal, attrs["corruption"], attrs["dataset"])
         if universal is not None and universal.attrs["component"] == attrs["component"]
@@ -58,7 +59,7 @@ def draw(effects: xr.Dataset, universal: xr.Dataset | None = None, metric: str =
     handles = [Patch(facecolor="none", label=LABELS[mark], **OUTLINES[mark]) for mark in shown]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=4 if wide else 2)
-    title = heading(attrs["model"], attrs["dataset"], attrs["corruption"], attrs.get("modality"))
+    title = heading(attrs["model"], attrs["dataset"], attrs["corruption"], attrs.get("modality", ""))
     component, note = attrs["component"].replace("_", "-"), "; −: below zero" if negative else ""
     figure.suptitle(f"{title}:\nrestoring one {component} head at the token '{token}', mean of {effects.sizes['sample']} samples{note}")
     return figure

@@ -7,15 +7,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
-from analysis.corruptions.views import mark_negative
-from analysis.plots.style import UNITS, diverging_map, heading
+from analysis.plots.style import diverging_map, heading, mark_negative
+from interventions.models import sites
+from interventions.results import metrics
 
-NAMES = {
-    "mlp": "MLP",
-    "self_attention": "self-attention",
-    "cross_attention": "cross-attention",
-    "block": "block (residual stream after the layer)",
-}
 ORDER_NAMES = {"correct_first": "correct option first", "correct_second": "correct option second"}
 
 
@@ -45,14 +40,14 @@ def draw(components: dict[str, xr.Dataset], metric: str = "logit_difference") ->
         image = diverging_map(axes, values.values)
         negative |= mark_negative(axes, values.values)
         _label_roles(axes, values["role"].values)
-        axes.set_title(NAMES.get(name, name))
+        axes.set_title(sites.label_of(name))
         figure.colorbar(image, ax=axes, shrink=0.9, pad=0.02)
     for axes in list(panels.flat)[len(maps) :]:
         axes.axis("off")
     attrs = any_effects.attrs
-    title = heading(attrs["model"], attrs["dataset"], attrs["corruption"], attrs.get("modality"))
+    title = heading(attrs["model"], attrs["dataset"], attrs["corruption"], attrs.get("modality", ""))
     note = "; −: below zero" if negative else ""
-    figure.suptitle(f"{title}: restoring whole modules\nmean of {any_effects.sizes['sample']} samples, {UNITS[metric]}{note}")
+    figure.suptitle(f"{title}: restoring whole modules\nmean of {any_effects.sizes['sample']} samples, {metrics.label_of(metric)}{note}")
     return figure
 
 
@@ -90,9 +85,9 @@ def draw_side_by_side(maps: xr.Dataset) -> Figure:
     for axes in panels[:, 1:].flat:
         axes.set_ylabel("")
     of = maps.attrs
-    unit = UNITS[of["metric"]].replace("corrupt", "clean") if of["direction"] == "noising" else UNITS[of["metric"]]
+    unit = metrics.label_of(of["metric"], of["direction"])
     more = [of["direction"] if of["direction"] != "denoising" else "", f"window of {of['window']} layers" if of["window"] > 1 else ""]
-    title = ", ".join([of["model"], of["dataset"], f"whole {NAMES.get(of['component'], of['component'])}", *filter(None, more)])
+    title = ", ".join([of["model"], of["dataset"], f"whole {sites.label_of(of['component'])}", *filter(None, more)])
     figure.suptitle(f"{title}\n{unit}\nbox: peak, and the resamples that have it there; −: below zero")
     return figure
 

@@ -35,14 +35,6 @@ LINES: tuple[dict[str, Any], ...] = (  # colours of Okabe and Ito; told apart by
     {"color": "#E69F00", "marker": "P", "linestyle": (0, (1, 3))},
     {"color": "#56B4E9", "marker": "X", "linestyle": (0, (8, 3))},
 )
-UNITS = {
-    "logit_difference": "LD patched − LD corrupt (logits)",
-    "restoration_probability": "P patched − P corrupt of the correct answer",
-    "log_odds": "log-odds patched − corrupt (logits)",
-    "normalized_effect": "share of the clean run's LD restored",
-}
-MODALITY = dict.fromkeys(("sip", "gaussian_noise", "mean_ablation", "zero_ablation", "inpainting", "object_removal"), "image")
-MODALITY |= dict.fromkeys(("str", "gaussian_noise_text", "mean_ablation_text", "zero_ablation_text", "constraint"), "text")
 
 
 @contextmanager
@@ -52,23 +44,13 @@ def styled() -> Iterator[None]:
         yield
 
 
-def heading(model: str, dataset: str, corruption: str, modality: str | None = None) -> str:
+def heading(model: str, dataset: str, corruption: str, modality: str = "") -> str:
     """The title of a figure.
 
-    >>> heading("blip", "SVO-Probes", "sip")
+    >>> heading("blip", "SVO-Probes", "sip", "image")
     'blip, SVO-Probes, sip corruption (image)'
     """
-    modality = modality or MODALITY.get(corruption)
     return f"{model}, {dataset}, {corruption} corruption" + (f" ({modality})" if modality else "")
-
-
-def unit_of(metric: str, direction: str = "denoising") -> str:
-    """What a metric's numbers are, for a colour bar or an axis.
-
-    >>> unit_of("logit_difference", "noising")
-    'LD patched − LD clean (logits)'
-    """
-    return UNITS[metric].replace("corrupt", "clean") if direction == "noising" else UNITS[metric]
 
 
 def diverging_map(axes: Axes, values: np.ndarray, limit: float | None = None) -> AxesImage:

@@ -7,8 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from analysis.plots.style import LINES, SEQUENTIAL, TWO_COLUMNS, ticks, unit_of
+from analysis.plots.style import LINES, SEQUENTIAL, TWO_COLUMNS, ticks
 from analysis.store.folder import head_name
+from interventions.results.metrics import label_of
 
 MOST_TASKS, MOST_COLUMNS = 12, 4  # panels of a corruption, and of a row
 MOST_HEADS = 12
@@ -108,7 +109,7 @@ def draw_intervals(robust: xr.Dataset, most: int = MOST_HEADS) -> Figure:
         axes.axvline(0, color="0.5", linewidth=0.6, zorder=0)
         modality = str(robust["modality"].sel(corruption=corruption).item())
         axes.set_title(f"{corruption} ({modality})")
-        axes.set_xlabel(unit_of(robust.attrs["metric"]))
+        axes.set_xlabel(label_of(robust.attrs["metric"]))
     kind = robust["kind"].values
     names = [head_name(*at) + (f" ({kind[at]})" if kind[at] != "none" else "") for at in heads]
     panels[0].set_yticks(range(len(heads)), names)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import xarray as xr  # loaded when a file is read: a command line is shown without it
 
 MODALITIES = ("image", "text")
-COMPONENTS = ("cross_attention", "self_attention", "mlp", "block")  # the order in which they are shown; others follow
 DAMAGED = (OSError, RuntimeError, ValueError)  # what reading a damaged file raises, as its damage has it
 
 
@@ -50,7 +49,7 @@ def effects_files(results: Path) -> list[EffectsFile]:
     """
     results = Path(results)
     if not results.is_dir():
-        made_by = products.whole_study(results, [], [])
+        made_by = products.whole_study(results)
         raise ResultsError(f"no results folder at {results.absolute()}: make it with `{made_by}`, or name another with --results")
     return sorted(
         _effects_file(path, product == products.HEADS)

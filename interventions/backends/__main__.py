@@ -12,10 +12,10 @@ import httpx
 import tyro
 from nnsight.schema.config import CONFIG
 
-from interventions.backends import BackendError
 from interventions.backends.host import Host
 from interventions.backends.remote import RemoteServer
 from interventions.models.loading import load
+from interventions.study.errors import BackendError
 
 LIBRARIES = ("nnsight", "torch", "transformers")
 

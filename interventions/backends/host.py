@@ -18,7 +18,7 @@ from nnsight.schema.request import RequestModel
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, stop_when_event_set, wait_random_exponential
 from tenacity.nap import sleep_using_event
 
-from interventions.backends import BackendError
+from interventions.study.errors import BackendError
 
 log = logging.getLogger(__name__)
 FIRST_PATIENCE, PATIENCE = 5.0, 120.0  # seconds that a host may be away: before it has ever answered, and after

@@ -6,10 +6,12 @@ import socket
 from collections import Counter, deque
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from interventions.backends import BackendError, Batch, Work
+from interventions.backends.work import Batch, Measured, Work
+from interventions.study.errors import BackendError
 from interventions.study.options import RayOptions
+from interventions.study.study import Study
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 try:
@@ -17,10 +19,6 @@ try:
     from ray.exceptions import ActorDiedError, AuthenticationError, OutOfMemoryError, RayActorError, RayTaskError
 except ImportError as error:
     raise BackendError("--backend ray needs the package ray, which this environment lacks: pip install -r requirements-ray.txt") from error
-
-if TYPE_CHECKING:
-    from interventions.results.store import Arrays
-    from interventions.study.study import Study
 
 log = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +36,7 @@ class RayCluster:
     def __init__(self, options: RayOptions) -> None:
         self.options = options
 
-    def run(self, study: "Study", work: Work, batches: Sequence[Batch]) -> "Generator[tuple[Batch, list[Mapping[str, Arrays]]]]":
+    def run(self, study: Study, work: Work, batches: Sequence[Batch]) -> Generator[Measured]:
         from interventions.backends.ray_worker import Task
 
         task = Task.of(study, work)

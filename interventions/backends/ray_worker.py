@@ -10,14 +10,16 @@ import ray
 import torch
 from datasets import Dataset
 
-from corruptions.base import Pair
 from data_prep.tables import schema as sample_table
 from data_prep.tables.sample import SampleError
-from interventions.backends import BackendError, Batch, Work
+from interventions.backends.work import Batch, Work
+from interventions.engine.pairs import PreparedPair
 from interventions.models.loading import load
 from interventions.models.parts import part_of
 from interventions.models.vlm import Vlm
 from interventions.results.store import Arrays
+from interventions.study.choosing import Chosen
+from interventions.study.errors import BackendError
 from interventions.study.options import Options
 from interventions.study.study import Study
 
@@ -39,7 +41,7 @@ class Task:
     folder: Path
     fingerprint: str
     answers: dict[str, str]
-    pairs: dict[str, list[Pair]]
+    pairs: dict[str, list[PreparedPair]]
     deviations: dict[str, float]
     means: dict[str, torch.Tensor]
     threads: int
@@ -51,8 +53,8 @@ class Task:
     @classmethod
     def of(cls, study: Study, work: Work) -> "Task":
         options = study.options
-        for corruption, (pairs, _) in study.chosen.items():
-            study.examples(pairs[0], corruption)  # measures what noise depends on, over the table, before each worker does
+        for corruption, chosen in study.chosen.items():
+            study.examples(chosen.pairs[0], corruption)  # measures what noise depends on, over the table, before each worker does
         corruption_options = replace(options.corruption_options, inpainted=options.corruption_options.inpainted.absolute())
         model = str(Path(options.model).absolute()) if Path(options.model).is_dir() else options.model
         return cls(
@@ -61,12 +63,9 @@ class Task:
             study.data_folder.absolute(),
             study.fingerprint,
             study.answers,
-            {
-                corruption: [replace(pair, sample={"sample_id": pair.sample["sample_id"]}) for pair in pairs]
-                for corruption, (pairs, _) in study.chosen.items()
-            },
-            study.deviations,
-            {corruption: mean.cpu() for corruption, mean in study.means.items()},
+            {corruption: [pair.without_sample() for pair in chosen.pairs] for corruption, chosen in study.chosen.items()},
+            study.corrupt_runs.deviations,
+            {corruption: mean.cpu() for corruption, mean in study.corrupt_runs.means.items()},
             torch.get_num_threads() if study.vlm.device.type == "cpu" else 1,
             study.vlm.revision,
             study.vlm.device.type,
@@ -110,9 +109,9 @@ class Worker:
         rows = {row["sample_id"]: row for row in sample_table.rows(table)}
         study = Study(task.options, vlm, task.name, table, task.fingerprint, task.answers, task.folder)
         for corruption, pairs in task.pairs.items():
-            study.chosen[corruption] = ([replace(pair, sample=rows[pair.sample["sample_id"]]) for pair in pairs], [])
-        study.deviations |= task.deviations
-        study.means |= {corruption: mean.to(vlm.device) for corruption, mean in task.means.items()}
+            study.chosen[corruption] = Chosen([pair.with_sample(rows[pair.sample_id]) for pair in pairs], [])
+        study.corrupt_runs.deviations |= task.deviations
+        study.corrupt_runs.means |= {corruption: mean.to(vlm.device) for corruption, mean in task.means.items()}
         return study
 
     def _samples(self, task: Task) -> Dataset:

@@ -11,21 +11,20 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pydoc import locate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from interventions.backends import BackendError, Batch, Work
 from interventions.backends.description import describe
 from interventions.backends.host import Exchange, Failed, Host, Lost, Overdue, Unavailable
 from interventions.backends.journal import Journal, name_of
 from interventions.backends.shipping import PACKAGES, Request, Simulation, ship
+from interventions.backends.work import Batch, Measured, Work
 from interventions.models.vlm import Vlm
-from interventions.results.store import read_manifest, update_manifest
-
-if TYPE_CHECKING:
-    from interventions.results.store import Arrays
-    from interventions.study.study import Study
+from interventions.results.manifest import read_manifest, update_manifest
+from interventions.results.store import Arrays
+from interventions.study.errors import BackendError
+from interventions.study.study import Study
 
 log = logging.getLogger(__name__)
 MOST_TRIES = 3  # submissions of one job
@@ -189,15 +188,15 @@ class Remote:
     def __init__(self, jobs: int) -> None:
         self.jobs = jobs
 
-    def run(self, study: "Study", work: Work, batches: Sequence[Batch]) -> "Generator[tuple[Batch, list[Mapping[str, Arrays]]]]":
+    def run(self, study: Study, work: Work, batches: Sequence[Batch]) -> Generator[Measured]:
         server = study.vlm.server
         if not isinstance(server, RemoteServer):
-            raise BackendError(f"{study.vlm.name} was not opened for a remote host (see interventions.study.study.open_model)")
+            raise BackendError(f"{study.vlm.name} was not opened for a remote host (see interventions.backends.opening.open_model)")
         before = Traffic(**asdict(server.traffic))
-        for corruption, (pairs, _) in study.chosen.items():
-            study.examples(pairs[0], corruption)  # measures what noise depends on, over the table, before each thread does
+        for corruption, chosen in study.chosen.items():
+            study.examples(chosen.pairs[0], corruption)  # measures what noise depends on, over the table, before each thread does
 
-        def measure(batch: Batch) -> "tuple[list[Mapping[str, Arrays]], list[str]]":
+        def measure(batch: Batch) -> tuple[list[Mapping[str, Arrays]], list[str]]:
             with server.preparing() as jobs:
                 return work(study, batch), jobs
 
@@ -231,7 +230,7 @@ class Remote:
             _report(study, batches, before, server, samples)
 
 
-def _report(study: "Study", batches: Sequence[Batch], before: Traffic, server: RemoteServer, samples: int) -> None:
+def _report(study: Study, batches: Sequence[Batch], before: Traffic, server: RemoteServer, samples: int) -> None:
     """Say in the manifest what went over the line for these files, in this run and those before."""
     key = ", ".join(dict.fromkeys(path for batch in batches for path in batch.paths))
     said = read_manifest(study.options.out).get("remote", {}).get(key, {})

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from interventions.engine.capture import Captured
 from interventions.engine.memory import halving
-from interventions.engine.whole_runs import answers_of, clean_of, runs_in_a_trace, whole_runs
+from interventions.engine.whole_runs import answers_of, clean_log_probs_of, runs_in_a_trace, whole_runs
 from interventions.models.vlm import Vlm, measure
 
 
@@ -18,7 +18,7 @@ def run_ablated(
     ablated: Bool[Tensor, "run layer head"],
     put_in: Float[Tensor, "layer token width"],
 ) -> tuple[Float[Tensor, "run measurement"], Int[Tensor, " run"]]:
-    """The measurements of a captured pair's second run without some heads, and the token with the largest logit.
+    """The measurements of a captured pair's base run without some heads, and the token with the largest logit.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def run_ablated(
 def _run_together(vlm: Vlm, captured: Captured, component: str, ablated: Tensor, put_in: Tensor) -> tuple[Tensor, Tensor]:
     packing, known = whole_runs(vlm, captured, len(ablated))
     gone = ablated.to(vlm.device)
-    answers, clean = answers_of(captured, len(ablated)), clean_of(captured, len(ablated))
+    answers, clean = answers_of(captured, len(ablated)), clean_log_probs_of(captured, len(ablated))
     port = vlm.port(component)
     with torch.no_grad(), vlm.model.trace(**vlm.packed(packing, known)):
         vlm.enter_packed(packing, known)

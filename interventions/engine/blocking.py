@@ -1,6 +1,6 @@
 """Blocked attention: runs in which, in some layers, some positions do not see some keys ("attention knockout", Geva et al. 2023).
 
-In: a captured pair, whose second run is blocked, and what to block. Out: the measurements of each blocked run. As in `sweep`, the image is
+In: a captured pair, whose base run is blocked, and what to block. Out: the measurements of each blocked run. As in `sweep`, the image is
 encoded once, runs are packed, and what comes before the first block is not run again.
 
 Keys are masked before the softmax, so that the attention they would have got goes to the others. A position that is left nothing to see
@@ -45,8 +45,8 @@ def sweep_blocks(vlm: Vlm, captured: Captured, blocks: Sequence[Block], tokens: 
 
     Parameters
     ----------
-    captured : of one pair; its second run is the one that is blocked
-    tokens : at most so many tokens in one trace (but at least one run), default: `planning.tokens_in_a_trace`. The numbers do not
+    captured : of one pair; its base run is the one that is blocked
+    tokens : at most so many tokens in one trace (but at least one run), default: `budget.tokens_in_a_trace`. The numbers do not
         depend on it beyond rounding.
     """
     measured = captured.measured.new_empty(len(blocks), captured.measured.shape[-1])
@@ -81,7 +81,7 @@ def _run_together(vlm: Vlm, captured: Captured, blocks: Sequence[Block], apart: 
     known = known_of(captured, packing, captured.forced * len(blocks))
     hidden = _hidden(vlm, packing, blocks)
     answers = captured.answers.expand(len(blocks), -1)
-    clean = None if captured.clean is None else captured.clean.expand(len(blocks), -1)
+    clean = None if captured.clean_log_probs is None else captured.clean_log_probs.expand(len(blocks), -1)
     with torch.no_grad(), vlm.model.trace(**vlm.packed(packing, known)):
         vlm.enter_packed(packing, known)
         for number in range(first):

@@ -66,7 +66,7 @@ def plan(vlm: Vlm, lengths: Sequence[int], free: int | None = None) -> Plan:
 
 def bytes_of_a_pair(vlm: Vlm, tokens: int) -> int:
     """About what a captured pair takes: states of every component and the residual stream, of both runs, twice while they are stacked;
-    the corrupt run's cache or keys and values of the image; and its two images on their way through the vision tower."""
+    the base run's cache or keys and values of the image; and its two images on their way through the vision tower."""
     size = torch.finfo(vlm.dtype).bits // 8
     components = len(vlm.architecture.components)
     states = 2 * 2 * (components + 2) * vlm.n_layers * tokens * vlm.width

@@ -1,8 +1,8 @@
-"""The clean and the corrupt runs of some pairs: one trace gives the states that are patched and the two baselines."""
+"""The source and the base runs of some pairs: one trace gives the states that are patched and the two baselines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -10,21 +10,17 @@ from nnsight import save
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from corruptions.base import Pair, Prompt
 from interventions.engine.corrupt_embeddings import Noise
-from interventions.models.vlm import Pixels, Scored, Vlm, measure, moved
+from interventions.engine.pairs import PreparedPair
+from interventions.models.vlm import Pixels, Vlm, measure, moved
 
-CLEAN, CORRUPT = 0, 1
+SOURCE, BASE = 0, 1  # the two runs of a pair: states are taken from the first, and put into the second
 FEATURES = "features"  # of images, in lists
-
-
-class PairError(ValueError):
-    """A pair that cannot be patched position by position: says why."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A pair as a model takes it: run 0, whose states are taken (the clean one), and run 1, which they are put into (the corrupt one).
+    """A pair as a model takes it: two runs, of which the first (`SOURCE`) gives states and the second (`BASE`) gets them.
 
     Attributes
     ----------
@@ -32,8 +28,8 @@ class Example:
     pixels : of the two images
     answers : the tokens that the correct and the incorrect answer are scored by
     forced : tokens that both answers begin with and that are given to the model; in a decoder's prompt they are its last
-    noise, noisy : noise on the embeddings, and of which run
-    clean : which run is the clean one
+    noise : on the embeddings of the corrupt run
+    base : which run is the base: the corrupt one, or, where corrupt states are put into the clean run, the clean one
     """
 
     ids: Int[Tensor, "run token"]
@@ -41,13 +37,19 @@ class Example:
     answers: tuple[int, int]
     forced: tuple[int, ...] = ()
     noise: Noise | None = None
-    noisy: int = CORRUPT
-    clean: int = CLEAN
+    base: Literal["clean", "corrupt"] = "corrupt"
 
-    def exchanged(self) -> "Example":
-        """The pair with its runs exchanged: corrupt states are put into the clean run ("noising")."""
-        pixels = {name: values.flip(0) for name, values in self.pixels.items()}
-        return replace(self, ids=self.ids.flip(0), pixels=pixels, noisy=1 - self.noisy, clean=1 - self.clean)
+    @property
+    def clean_run(self) -> int:
+        return BASE if self.base == "clean" else SOURCE
+
+    @property
+    def corrupt_run(self) -> int:
+        return SOURCE if self.base == "clean" else BASE
+
+    def noise_of(self, run: int) -> Noise | None:
+        """The noise on the embeddings of a run, if it has any."""
+        return self.noise if run == self.corrupt_run else None
 
     def on(self, vlm: Vlm) -> "Example":
         """On the device and in the dtype of a model."""
@@ -60,18 +62,18 @@ class Captured:
 
     Attributes
     ----------
-    ids, lengths : token ids of the corrupt prompts, and their numbers of tokens
+    ids, lengths : token ids of the base runs' prompts, and their numbers of tokens
     answers : the tokens that the two answers of each pair are scored by
     states : for each captured component, of each run and layer
-    before : of the corrupt runs, the output of each layer's modules that are done before a captured component, by layer and module
-    image : of the corrupt runs, what spares later traces from encoding the image (the model's `image_states`)
-    embedded : the corrupt prompts, embedded
-    leaving : of the corrupt runs, the residual stream that each layer gives
-    text_inputs : of the corrupt runs, what else later traces need (the model's `text_inputs`)
-    image_projected : of the corrupt runs, keys and values of the image in each layer's cross-attention
-    cache : of the corrupt runs of a causal decoder, keys and values of each layer, [sample, key-value head, token, head_dim] each
+    before : of the base runs, the output of each layer's modules that are done before a captured component, by layer and module
+    image : of the base runs, what spares later traces from encoding the image (the model's `image_states`)
+    embedded : the base runs' prompts, embedded
+    leaving : of the base runs, the residual stream that each layer gives
+    text_inputs : of the base runs, what else later traces need (the model's `text_inputs`)
+    image_projected : of the base runs, keys and values of the image in each layer's cross-attention
+    cache : of the base runs of a causal decoder, keys and values of each layer, [sample, key-value head, token, head_dim] each
     measured : the stored measurements of both runs
-    clean : log-probabilities of the clean runs, if the divergence from them is measured
+    clean_log_probs : log-probabilities of the clean runs, if the divergence from them is measured
     forced : of each pair, the tokens of the answers that are given to the model
     """
 
@@ -87,23 +89,17 @@ class Captured:
     image_projected: list[list[Tensor]]
     cache: list[tuple[Tensor, Tensor]]
     measured: Float[Tensor, "sample run measurement"]
-    clean: Float[Tensor, "sample vocabulary"] | None
+    clean_log_probs: Float[Tensor, "sample vocabulary"] | None
     forced: tuple[tuple[int, ...], ...]
 
 
-def prompts_of(vlm: Vlm, pair: Pair, forced: tuple[int, ...] = ()) -> tuple[Prompt, Prompt]:
-    """The clean and the corrupt prompt; `PairError` if they differ in length, for then positions do not correspond."""
-    clean, corrupt = (vlm.read_after(vlm.prompt(question), forced) for question in (pair.clean_question, pair.corrupt_question))
-    if len(clean.ids) != len(corrupt.ids):
-        raise PairError(f"the corrupt prompt has {len(corrupt.ids)} tokens, the clean prompt {len(clean.ids)}")
-    return clean, corrupt
-
-
-def example(vlm: Vlm, pair: Pair, scored: Scored, noise: Noise | None = None) -> Example:
-    """A pair as the model takes it; `PairError` if its prompts differ in length."""
-    ids = vlm.ids(prompts_of(vlm, pair, scored.forced))
-    pixels = vlm.pixels([pair.clean_image, pair.corrupt_image])
-    return Example(ids, pixels, (scored.correct, scored.incorrect), scored.forced, noise)
+def example(vlm: Vlm, prepared: PreparedPair, noise: Noise | None = None, base: Literal["clean", "corrupt"] = "corrupt") -> Example:
+    """A pair as the model takes it."""
+    pair, scored = prepared.pair, prepared.scored
+    prompts, images = [prepared.clean_prompt, prepared.corrupt_prompt], [pair.clean_image, pair.corrupt_image]
+    if base == "clean":
+        prompts, images = prompts[::-1], images[::-1]
+    return Example(vlm.ids(prompts), vlm.pixels(images), (scored.correct, scored.incorrect), scored.forced, noise, base)
 
 
 def capture(vlm: Vlm, examples: Sequence[Example], components: Sequence[str], divergence: bool = False) -> Captured:
@@ -113,17 +109,17 @@ def capture(vlm: Vlm, examples: Sequence[Example], components: Sequence[str], di
     """
     examples = [pair.on(vlm) for pair in examples]
     lengths = tuple(pair.ids.shape[1] for pair in examples)
-    ids = pad_sequence([run for number in (CLEAN, CORRUPT) for run in [pair.ids[number] for pair in examples]], batch_first=True)
+    ids = pad_sequence([pair.ids[run] for run in (SOURCE, BASE) for pair in examples], batch_first=True)
     real = torch.arange(ids.shape[1]) < torch.tensor(2 * lengths)[:, None]
     pixels = {
-        name: torch.cat([pair.pixels[name][run : run + 1] for run in (CLEAN, CORRUPT) for pair in examples]) for name in examples[0].pixels
+        name: torch.cat([pair.pixels[name][run : run + 1] for run in (SOURCE, BASE) for pair in examples]) for name in examples[0].pixels
     }
     answers = torch.tensor([pair.answers for pair in examples], device=vlm.device)
     last = torch.tensor(2 * lengths, device=vlm.device) - 1
-    corrupt = slice(len(examples), None)  # rows: all clean runs, then all corrupt ones
+    base = slice(len(examples), None)  # rows: all source runs, then all base runs
     forced = tuple(pair.forced for pair in examples)
     modality, *noise = noise_of_runs(examples)
-    clean_rows = [pair.clean * len(examples) + i for i, pair in enumerate(examples)]
+    clean_rows = [pair.clean_run * len(examples) + i for i, pair in enumerate(examples)]
     with torch.no_grad(), vlm.model.trace(**vlm.inputs(ids, pixels, real.to(vlm.device), cache=True, forced=2 * forced)):
         if modality in vlm.embedded_first:
             vlm.change_embeddings(modality, *noise)
@@ -135,7 +131,7 @@ def capture(vlm: Vlm, examples: Sequence[Example], components: Sequence[str], di
         before: dict[tuple[int, str], Tensor] = save({})
         leaving: list[Tensor] = save([])
         projected: list[list[Tensor]] = save([])
-        embedded = save(vlm.embedded()[corrupt].clone())
+        embedded = save(vlm.embedded()[base].clone())
         for number, layer in enumerate(vlm.layers):
             projected.append([])
             here = vlm.components_of(number)
@@ -143,46 +139,46 @@ def capture(vlm: Vlm, examples: Sequence[Example], components: Sequence[str], di
             for component in here:
                 for port in vlm.done_before(component, number):
                     if port.module in wanted and (number, port.module) not in before:
-                        before[number, port.module] = port.read(layer)[corrupt].clone()
+                        before[number, port.module] = port.read(layer)[base].clone()
                 for port in vlm.image_projections(component):
-                    projected[-1].append(port.read(layer)[corrupt].clone())
+                    projected[-1].append(port.read(layer)[base].clone())
                 if component in components:
                     found[component].append(vlm.port(component).read(layer).clone())
             for component in set(components) - set(here):
                 found[component].append(embedded.new_zeros(*ids.shape, vlm.n_heads * vlm.head_dim))
-            leaving.append(vlm.architecture.block.read(layer)[corrupt].clone())
+            leaving.append(vlm.architecture.block.read(layer)[base].clone())
         cache = save(vlm.cache())
         logits = vlm.logits(last)
-        clean = save(logits.float().log_softmax(-1)[clean_rows] if divergence else None)
-        measured = save(measure(logits, answers.repeat(2, 1), clean.repeat(2, 1) if divergence else None))
+        clean_log_probs = save(logits.float().log_softmax(-1)[clean_rows] if divergence else None)
+        measured = save(measure(logits, answers.repeat(2, 1), clean_log_probs.repeat(2, 1) if divergence else None))
     runs = (2, len(examples))
     return Captured(
-        ids=ids[corrupt],
+        ids=ids[base],
         lengths=lengths,
         answers=answers,
         states={name: torch.stack(layers, 1).unflatten(0, runs).transpose(0, 1) for name, layers in found.items()},
         before=before,
-        image=None if image is None else image[corrupt],
+        image=None if image is None else image[base],
         embedded=embedded,
         leaving=leaving,
         text_inputs=rows_of(text_inputs, torch.arange(len(examples), 2 * len(examples), device=vlm.device), 2 * len(examples)),
         image_projected=projected,
-        cache=[(keys[corrupt], values[corrupt]) for keys, values in cache],
+        cache=[(keys[base], values[base]) for keys, values in cache],
         measured=measured.unflatten(0, runs).transpose(0, 1),
-        clean=clean,
+        clean_log_probs=clean_log_probs,
         forced=forced,
     )
 
 
 def noise_of_runs(examples: Sequence[Example]) -> tuple[str, Float[Tensor, "row position width"], Float[Tensor, "row position"]]:
-    """Modality ("" for none), values and `kept` (see `Noise`) of some pairs' runs, all first runs before all second ones; a run without
+    """Modality ("" for none), values and `kept` (see `Noise`) of some pairs' runs, all source runs before all base runs; a run without
     noise keeps its embeddings."""
     noises = [pair.noise for pair in examples if pair.noise is not None]
     if not noises:
         return "", torch.empty(0), torch.empty(0)
     if len(noises) < len(examples):
         raise ValueError("pairs with and without noise cannot be run together")
-    runs = [(noise, pair.noisy == run) for run in (CLEAN, CORRUPT) for pair, noise in zip(examples, noises, strict=True)]
+    runs = [(noise, pair.corrupt_run == run) for run in (SOURCE, BASE) for pair, noise in zip(examples, noises, strict=True)]
     values = [noise.values * noisy for noise, noisy in runs]
     kept = [noise.kept if noisy else torch.ones_like(noise.kept) for noise, noisy in runs]
     return noises[0].modality, pad_sequence(values, batch_first=True), pad_sequence(kept, batch_first=True, padding_value=1)

@@ -6,12 +6,11 @@ In: an edge "source:target" of groups of tokens (`GROUPS`) or roles. Out: what i
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import numpy as np
-import torch
 from PIL import Image
 
 from corruptions.base import LeftOut, Pair, Prompt
 from data_prep.tables.sample import Sample
+from interventions.engine.attention_maps import patch_shares
 from interventions.engine.blocking import Block
 from interventions.models.vlm import Vlm
 from interventions.results.roles import roles
@@ -121,15 +120,3 @@ def _mask_of_box(sample: Sample) -> Image.Image | None:
     mask = Image.new("L", sample["clean_image"].size)
     mask.paste(255, tuple(sample["object_box"]))
     return mask
-
-
-def patch_shares(vlm: Vlm, mask: Image.Image, patches: int) -> np.ndarray:
-    """The part of each patch that a mask covers: the mask goes the way of the image."""
-    side = round(patches**0.5)
-    white = mask.point(lambda value: 255 if value > 127 else 0)
-    if vlm.architecture.square:
-        return np.asarray(white.convert("L").resize((side, side), Image.Resampling.BOX), np.float32).ravel() / 255
-    processor = vlm.processor.image_processor
-    mean, std = processor.image_mean[0], processor.image_std[0]
-    covered = vlm.pixels([white])["pixel_values"][0, :, :1].float().cpu() * std + mean
-    return torch.nn.functional.adaptive_avg_pool2d(covered.clamp(0, 1), side).flatten().numpy()

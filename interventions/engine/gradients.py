@@ -1,6 +1,6 @@
 """Gradients of the logit difference with respect to z, and the estimates of patching effects that they give.
 
-In: a captured pair. Out: for each head and position, the change of LD that putting the first run's z into the second run would make, to
+In: a captured pair. Out: for each head and position, the change of LD that putting the source run's z into the base run would make, to
 first order (attribution patching: Nanda 2023; Syed et al. 2023), or along the straight path between the two (integrated gradients:
 Sundararajan et al. 2017, here on the z of one layer at a time as in Marks et al. 2024, "Sparse feature circuits", section 3.1).
 """
@@ -15,20 +15,20 @@ from jaxtyping import Float
 from nnsight import save
 from torch import Tensor
 
-from interventions.engine.capture import CLEAN, CORRUPT, Captured
+from interventions.engine.capture import BASE, SOURCE, Captured
 from interventions.engine.memory import halving
 from interventions.engine.whole_runs import answers_of, runs_in_a_trace, whole_runs
 from interventions.models.vlm import Vlm, measure
 
 
 def attribution(vlm: Vlm, captured: Captured, component: str) -> Float[Tensor, "layer token head"]:
-    """(z_first - z_second) . dLD/dz in the second run: one forward and one backward pass for all heads."""
+    """(z_source - z_base) . dLD/dz in the base run: one forward and one backward pass for all heads."""
     change = _change(captured, component)
     return torch.stack([_of_heads(vlm, change[layer] * gradient) for layer, gradient in enumerate(gradients(vlm, captured, component))])
 
 
 def gradients(vlm: Vlm, captured: Captured, component: str) -> Float[Tensor, "layer token width"]:
-    """dLD/dz of every layer and token in the second run of the first captured pair; 0 in layers without the component."""
+    """dLD/dz of every layer and token in the base run of the first captured pair; 0 in layers without the component."""
     packing, known = whole_runs(vlm, captured, 1)
     port, answers = vlm.port(component), answers_of(captured, 1)
     layers = [number for number in range(vlm.n_layers) if component in vlm.components_of(number)]
@@ -51,7 +51,7 @@ def gradients(vlm: Vlm, captured: Captured, component: str) -> Float[Tensor, "la
 
 
 def integrated_attribution(vlm: Vlm, captured: Captured, component: str, steps: int) -> Float[Tensor, "layer token head"]:
-    """(z_first - z_second) . the mean of dLD/dz on the path from the second run's z of a whole layer to the first's.
+    """(z_source - z_base) . the mean of dLD/dz on the path from the base run's z of a whole layer to the source run's.
 
     Over the heads and tokens of a layer it sums to what patching the whole layer changes (Sundararajan et al., proposition 1), but for
     the error of the quadrature: Gauss and Legendre's, with `steps` points.
@@ -77,12 +77,12 @@ def quadrature(steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _on_path(vlm: Vlm, captured: Captured, component: str, number: int, points: Tensor) -> Float[Tensor, "step token width"]:
-    """dLD/dz of one layer in runs whose z of that layer is so far on the path; layers below are as in the second run, and not run."""
+    """dLD/dz of one layer in runs whose z of that layer is so far on the path; layers below are as in the base run, and not run."""
     packing, known = whole_runs(vlm, captured, len(points))
     port, answers = vlm.port(component), answers_of(captured, len(points))
-    first, second = captured.states[component][0, CLEAN, number], captured.states[component][0, CORRUPT, number]
-    share = points.to(second)[packing.run][..., None]
-    z = (second[packing.position] * (1 - share) + first[packing.position] * share).requires_grad_()
+    source, base = captured.states[component][0, SOURCE, number], captured.states[component][0, BASE, number]
+    share = points.to(base)[packing.run][..., None]
+    z = (base[packing.position] * (1 - share) + source[packing.position] * share).requires_grad_()
     with torch.enable_grad(), vlm.model.trace(**vlm.packed(packing, known)):
         vlm.enter_packed(packing, known)
         for below in range(number):
@@ -96,7 +96,7 @@ def _on_path(vlm: Vlm, captured: Captured, component: str, number: int, points: 
 
 def _change(captured: Captured, component: str) -> Float[Tensor, "layer token width"]:
     states = captured.states[component][0].float()
-    return states[CLEAN] - states[CORRUPT]
+    return states[SOURCE] - states[BASE]
 
 
 def _of_heads(vlm: Vlm, products: Float[Tensor, "token width"]) -> Float[Tensor, "token head"]:

@@ -1,6 +1,6 @@
 """Runs of path patching (Wang et al. 2022, "Interpretability in the wild", section 3.1 and appendix B; Goldowsky-Dill et al. 2023).
 
-The base run is a pair's second run (the corrupt one; in the noising direction the clean one), the source run its first. For a path:
+For a path from a pair's source run into its base run (the corrupt one; in the noising direction the clean one):
 
 1. The base run again, with the source run's z of the sender, and with every other attention head's z as it is in the base run. All else
    (residual sums, norms, MLPs unless they are frozen too, cross-attention's reading of nothing new) is computed anew from the changed
@@ -25,12 +25,12 @@ from jaxtyping import Float
 from nnsight import save
 from torch import Tensor
 
-from interventions.engine.capture import CLEAN, CORRUPT, Captured, rows_of
+from interventions.engine.capture import BASE, SOURCE, Captured, rows_of
 from interventions.engine.memory import halving
 from interventions.engine.path_names import WHOLE, Ends, Head, Receiver
 from interventions.engine.plan import Patch
 from interventions.engine.sweep import sweep
-from interventions.engine.whole_runs import answers_of, runs_in_a_trace, whole_runs
+from interventions.engine.whole_runs import answers_of, clean_log_probs_of, runs_in_a_trace, whole_runs
 from interventions.models.packing import Packing
 from interventions.models.vlm import Vlm, measure
 
@@ -67,7 +67,7 @@ def run_paths(vlm: Vlm, captured: Captured, paths: Paths) -> Float[Tensor, "send
 
     That is so where the receiver is not computed after the sender, or the sender's z is, bit for bit, the same in both runs.
     """
-    base = captured.measured[0, CORRUPT]
+    base = captured.measured[0, BASE]
     result = base.expand(len(paths.senders), len(paths.receivers), -1).clone()
     changing = [i for i, sender in enumerate(paths.senders) if _first_change(vlm, captured, paths, sender) is not None]
     together = max(1, (runs_in_a_trace(vlm, captured) - 1) // len(paths.inputs))
@@ -104,7 +104,7 @@ def _run_together(vlm: Vlm, captured: Captured, paths: Paths) -> Float[Tensor, "
         [Patch(paths.ends.receiving, (head.layer,), head.number, tuple(range(start, tokens))) for _, head in of_run]
         for of_run, start in zip(wanted, starts, strict=True)
     ]
-    result = captured.measured[0, CORRUPT].expand(len(senders), len(paths.receivers), -1).clone()
+    result = captured.measured[0, BASE].expand(len(senders), len(paths.receivers), -1).clone()
     if arrived:
         for number, measured in enumerate(sweep(vlm, _with_arrived(captured, paths.ends.receiving, arrived), patches)):
             result[number % len(senders), [column for column, _ in wanted[number]]] = measured
@@ -121,10 +121,10 @@ def _with_arrived(captured: Captured, component: str, arrived: dict[int, Float[T
     def many(values: Tensor) -> Tensor:
         return values[:1].expand(count, *values.shape[1:])
 
-    base = captured.states[component][:1, CORRUPT]
+    base = captured.states[component][:1, BASE]
     states = torch.stack([base.repeat(count, 1, 1, 1), many(base)], 1)
     for layer, z in arrived.items():
-        states[:, CLEAN, layer] = z
+        states[:, SOURCE, layer] = z
     first = torch.zeros(count, dtype=torch.long, device=base.device)
     return replace(
         captured,
@@ -140,7 +140,7 @@ def _with_arrived(captured: Captured, component: str, arrived: dict[int, Float[T
         image_projected=[[many(values) for values in of_layer] for of_layer in captured.image_projected],
         cache=[(many(keys), many(values)) for keys, values in captured.cache],
         measured=many(captured.measured),
-        clean=None if captured.clean is None else many(captured.clean),
+        clean_log_probs=None if captured.clean_log_probs is None else many(captured.clean_log_probs),
         forced=captured.forced[:1] * count,
     )
 
@@ -152,11 +152,11 @@ def _send(vlm: Vlm, captured: Captured, paths: Paths) -> tuple[dict[int, Tensor]
     """
     ends, runs = paths.ends, 1 + len(paths.senders) * len(paths.inputs)
     packing, known = whole_runs(vlm, captured, runs)
-    source = captured.states[ends.sending][0, CLEAN]
+    source = captured.states[ends.sending][0, SOURCE]
     sends, at = _senders(vlm, captured, paths)
     first, receiving = min(sender.layer for sender in paths.senders), {receiver.head.layer for receiver in paths.receivers if receiver.head}
     answers = answers_of(captured, runs)
-    clean = None if captured.clean is None else captured.clean[:1].expand(runs, -1)
+    clean = clean_log_probs_of(captured, runs)
     with torch.no_grad(), vlm.model.trace(**vlm.packed(packing, known)):
         vlm.enter_packed(packing, known)
         arrived: dict[int, Tensor] = save({})

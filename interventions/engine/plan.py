@@ -11,7 +11,7 @@ Heads = tuple[tuple[int, int], ...]  # (layer, head) of each
 
 @dataclass(frozen=True)
 class Patch:
-    """One patched run: the clean state of a component put into the corrupt run at some layers, one head or all, some positions."""
+    """One patched run: the source state of a component put into the base run at some layers, one head or all, some positions."""
 
     component: str
     layers: tuple[int, ...]
@@ -45,3 +45,8 @@ def all_heads(vlm: Vlm, component: str) -> Heads:
     """The heads of a component, in the layers that have it."""
     layers = [number for number in range(vlm.n_layers) if component in vlm.components_of(number)]
     return tuple((layer, head) for layer in layers for head in range(vlm.n_heads))
+
+
+def layers_without(vlm: Vlm, component: str) -> list[int]:
+    """The layers that lack a component: in some models layers are of two kinds."""
+    return [layer for layer in range(vlm.n_layers) if component not in vlm.components_of(layer)]

@@ -2,10 +2,10 @@
 
 - the image is encoded once, in `capture`, and so are its keys and values in cross-attention;
 - the patched runs of a sample are laid end to end in one row, so that these need not be copied (`packing`);
-- layers below the first patched one are skipped: there, a patched run is the corrupt run;
+- layers below the first patched one are skipped: a patched run is the base run in them;
 - so is, in that layer, what is done before the patch, where that is more than a small part of the work;
 - so are, in a causal decoder, the tokens before the patch;
-- a patch whose clean states equal the corrupt ones bit for bit is not run: it changes nothing, and its effect is exactly 0.
+- a patch whose source states equal the base states bit for bit is not run: it changes nothing, and its effect is exactly 0.
 
 Where a model's attention does not allow packing, each patched run is a row by itself, and the rest holds.
 """
@@ -23,7 +23,7 @@ from nnsight import save
 from torch import Tensor
 
 from interventions.engine.budget import tokens_in_a_trace
-from interventions.engine.capture import CLEAN, CORRUPT, Captured, rows_of
+from interventions.engine.capture import BASE, SOURCE, Captured, rows_of
 from interventions.engine.memory import halving
 from interventions.engine.plan import Patch
 from interventions.models.packing import Packing, pack
@@ -34,13 +34,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """A patched run that differs from the corrupt one.
+    """A patched run that differs from the base run.
 
     Attributes
     ----------
-    sample : whose pair it is, by its place among those captured
-    number : its place in the results
-    sites : of each layer where the clean and the corrupt state differ, the positions where they do
+    sample : whose pair it is, by its number among those captured
+    number : its row in the results
+    sites : of each layer where the source and the base state differ, the positions where they do
     start : the first position that must be run
     apart : it cannot be packed
     """
@@ -65,11 +65,11 @@ def sweep(
     Parameters
     ----------
     patches : of each captured pair
-    tokens : at most so many tokens in one trace (but at least one run of each sample), default: `planning.tokens_in_a_trace`. The
+    tokens : at most so many tokens in one trace (but at least one run of each sample), default: `budget.tokens_in_a_trace`. The
         numbers do not depend on it beyond rounding.
     """
     sizes = [len(here) for here in patches]
-    results = captured.measured[:, CORRUPT].repeat_interleave(torch.tensor(sizes, device=vlm.device), 0)
+    results = captured.measured[:, BASE].repeat_interleave(torch.tensor(sizes, device=vlm.device), 0)
     runs = changing_runs(vlm, captured, patches)
     for apart in (False, True):
         here = [[run for run in of_sample if run.apart == apart] for of_sample in runs]
@@ -109,9 +109,9 @@ def changing_runs(vlm: Vlm, captured: Captured, patches: Sequence[Sequence[Patch
 
 
 def _differ(vlm: Vlm, states: Float[Tensor, "sample run layer token width"]) -> Bool[np.ndarray, "sample layer token head"]:
-    """Where the clean and the corrupt state differ; states that are no heads' count as one."""
+    """Where the source and the base state differ; states that are no heads' count as one."""
     width = vlm.head_dim if states.shape[-1] == vlm.n_heads * vlm.head_dim else states.shape[-1]
-    return (states[:, CLEAN] != states[:, CORRUPT]).unflatten(-1, (-1, width)).any(-1).cpu().numpy()
+    return (states[:, SOURCE] != states[:, BASE]).unflatten(-1, (-1, width)).any(-1).cpu().numpy()
 
 
 def _traces(runs: Sequence[Sequence[Run]], lengths: Sequence[int], tokens: int) -> Iterator[list[Run]]:
@@ -144,7 +144,7 @@ def run_together(vlm: Vlm, captured: Captured, runs: Sequence[Run]) -> Float[Ten
     packing = packing.to(vlm.device)
     known = known_of(captured, packing, [captured.forced[run.sample] for run in runs])
     samples = [run.sample for run in runs]
-    answers, clean = captured.answers[samples], None if captured.clean is None else captured.clean[samples]
+    answers, clean = captured.answers[samples], None if captured.clean_log_probs is None else captured.clean_log_probs[samples]
     with torch.no_grad(), vlm.model.trace(**vlm.packed(packing, known)):
         vlm.enter_packed(packing, known)
         for number in range(first):
@@ -177,7 +177,7 @@ def known_of(captured: Captured, packing: Packing, forced: Sequence[Sequence[int
 
 
 def _enter_layer(vlm: Vlm, captured: Captured, packing: Packing, sites: "Sites", number: int) -> list[str]:
-    """Inside a trace, in the first patched layer: what comes before the first patch is put in as the corrupt run has it, and so is the
+    """Inside a trace, in the first patched layer: what comes before the first patch is put in as the base run has it, and so is the
     patched state, where nothing else of the module that makes it is needed. Returns the components that are still to come."""
     layer = vlm.layers[number]
     components = vlm.components_of(number)
@@ -187,22 +187,22 @@ def _enter_layer(vlm: Vlm, captured: Captured, packing: Packing, sites: "Sites",
     port = vlm.port(component)
     if port.side == "input":
         return components[at:]
-    state = packing.gather(captured.states[component][:, CORRUPT, number])
+    state = packing.gather(captured.states[component][:, BASE, number])
     port.skip(layer, _patched(vlm, captured, component, number, sites[number, component], state))
     return components[at + 1 :]
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where the states of one layer's component are patched: for each, its packed place, and where its clean state stands."""
+    """Where the states of one layer's component are patched: for each, its packed row, and where its source state stands."""
 
-    place: Tensor
+    row: Tensor
     sample: Tensor
     position: Tensor
     head: Tensor
 
     def to(self, device: torch.device) -> "Site":
-        return Site(*(index.to(device) for index in (self.place, self.sample, self.position, self.head)))
+        return Site(*(index.to(device) for index in (self.row, self.sample, self.position, self.head)))
 
 
 Sites = dict[tuple[int, str], Site]
@@ -215,15 +215,15 @@ def _sites(vlm: Vlm, runs: Sequence[Run], packing: Packing, lengths: Sequence[in
         heads = range(vlm.groups(component)) if head is None else (head,)
         for layer, positions in run.sites.items():
             at, which = (grid.ravel() for grid in np.meshgrid(positions, heads, indexing="ij"))
-            place = at + last - lengths[run.sample] + 1
-            found.setdefault((layer, component), []).append(np.stack([place, np.full_like(at, run.sample), at, which]))
+            row = at + last - lengths[run.sample] + 1
+            found.setdefault((layer, component), []).append(np.stack([row, np.full_like(at, run.sample), at, which]))
     return {site: Site(*torch.from_numpy(np.concatenate(index, 1))) for site, index in found.items()}
 
 
 def _patched(vlm: Vlm, captured: Captured, component: str, layer: int, site: Site, state: Tensor) -> Tensor:
-    """A packed state [row, packed, width] with the clean states in their places."""
+    """A packed state [row, packed, width] with the source states put in."""
     heads = vlm.groups(component)
-    clean = captured.states[component].unflatten(-1, (heads, -1))[site.sample, CLEAN, layer, site.position, site.head]
+    source = captured.states[component].unflatten(-1, (heads, -1))[site.sample, SOURCE, layer, site.position, site.head]
     patched = state.flatten(0, 1).unflatten(-1, (heads, -1)).clone()
-    patched[site.place, site.head] = clean.to(patched.dtype)
+    patched[site.row, site.head] = source.to(patched.dtype)
     return patched.flatten(-2).unflatten(0, state.shape[:2])

@@ -9,7 +9,7 @@ from interventions.models.vlm import Known, Vlm
 
 
 def whole_runs(vlm: Vlm, captured: Captured, count: int) -> tuple[Packing, Known]:
-    """So many runs of the first captured pair's second run, for `vlm.packed` and, inside the trace, `vlm.enter_packed`.
+    """So many runs of the first captured pair's base run, for `vlm.packed` and, inside the trace, `vlm.enter_packed`.
 
     In an encoder they lie end to end, and share the keys and values of the image; in a causal decoder, and where runs cannot be packed,
     each is a row by itself.
@@ -32,9 +32,9 @@ def answers_of(captured: Captured, count: int) -> torch.Tensor:
     return captured.answers[:1].expand(count, -1)
 
 
-def clean_of(captured: Captured, count: int) -> torch.Tensor | None:
+def clean_log_probs_of(captured: Captured, count: int) -> torch.Tensor | None:
     """The log-probabilities that their divergence is measured from, [run, vocabulary], if it is."""
-    return None if captured.clean is None else captured.clean[:1].expand(count, -1)
+    return None if captured.clean_log_probs is None else captured.clean_log_probs[:1].expand(count, -1)
 
 
 def runs_in_a_trace(vlm: Vlm, captured: Captured, layers_kept: int = 1) -> int:

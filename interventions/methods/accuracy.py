@@ -10,12 +10,14 @@ from tqdm import tqdm
 
 from data_prep.scenes.table import make_shapes
 from data_prep.tables import schema as sample_table
-from interventions import backends
+from interventions.backends.answering import ask_backend
+from interventions.backends.opening import open_model
+from interventions.backends.running import choose
 from interventions.methods.options import Accuracy
 from interventions.models.vlm import Vlm
-from interventions.study.answers import Ask, accuracy, answer_tokens, ask_backend, generate_answers
+from interventions.study.answers import Ask, accuracy, answer_tokens, generate_answers
+from interventions.study.opening import open_study, read_data
 from interventions.study.options import Options
-from interventions.study.study import Study, open_model
 
 
 def measure_accuracy(vlm: Vlm, samples: Dataset, batch: int = 32, ask: Ask | None = None) -> dict[str, dict[str, int]]:
@@ -28,8 +30,8 @@ def measure_accuracy(vlm: Vlm, samples: Dataset, batch: int = 32, ask: Ask | Non
     answers: dict[str, str] = {}
     tokens = answer_tokens(vlm, samples)
     rows = [range(start, min(start + batch, len(samples))) for start in range(0, len(samples), batch)]
-    found = ask(rows, tokens) if ask else (generate_answers(vlm, [samples[i] for i in some], tokens) for some in rows)
-    for some in tqdm(found, desc=f"{vlm.name} answers", unit="batch", total=len(rows)):
+    batches = ask(rows, tokens) if ask else (generate_answers(vlm, [samples[i] for i in some], tokens) for some in rows)
+    for some in tqdm(batches, desc=f"{vlm.name} answers", unit="batch", total=len(rows)):
         answers |= some
     return accuracy(samples, answers)
 
@@ -45,16 +47,15 @@ def _folder(options: Accuracy, name: str, temporary: Path) -> Path:
 def lines(options: Accuracy) -> Iterator[str]:
     """See `interventions.accuracy`."""
     with TemporaryDirectory() as temporary:
-        backends.choose(Options(**options.running()))  # raises where it cannot be used
+        choose(Options(**options.running()))  # raises where it cannot be used
         folders = {name: _folder(options, name, Path(temporary)) for name in options.data}
         for model in options.models:
-            of_model = Options(model, out=Path(temporary), **options.running())
-            vlm = open_model(of_model)
+            asked = Options(model, out=Path(temporary), **options.running())
+            vlm = open_model(asked)
             for name, folder in folders.items():
-                samples = sample_table.load(folder)
-                study = Study(of_model, vlm, samples[0]["dataset"], samples, sample_table.fingerprint(samples), {}, folder)
-                counts = measure_accuracy(vlm, samples, ask=partial(ask_backend, study))
-                asked, correct = (sum(count[key] for count in counts.values()) for key in ("asked", "correct"))
-                yield f"{vlm.name} on {name}: {correct / asked:.2%} of {asked}"
+                study = open_study(asked, vlm, read_data(folder))
+                counts = measure_accuracy(vlm, study.table, ask=partial(ask_backend, study))
+                questions, correct = (sum(count[key] for count in counts.values()) for key in ("asked", "correct"))
+                yield f"{vlm.name} on {name}: {correct / questions:.2%} of {questions}"
                 for category, count in counts.items():
                     yield f"  {category:<12} {count['correct'] / count['asked']:.2%} of {count['asked']}"

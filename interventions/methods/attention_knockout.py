@@ -16,16 +16,18 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from corruptions.base import LeftOut, Pair
+from corruptions.base import LeftOut
 from interventions.engine.blocking import Block, sweep_blocks
-from interventions.engine.capture import CORRUPT, Example, capture, example
+from interventions.engine.capture import BASE, Example, capture, example
 from interventions.engine.edges import GROUPS, Places, reads_a_prompt
 from interventions.engine.oracle.knockout import verify_blocks
+from interventions.engine.pairs import PreparedPair
 from interventions.engine.plan import window_of
 from interventions.methods.options import AttentionKnockout
-from interventions.methods.per_sample import attributes, each_sample, sample_coordinates
+from interventions.methods.per_sample import each_sample
 from interventions.models.vlm import Vlm
 from interventions.results import effects
+from interventions.results.assembling import assemble, stacked
 from interventions.results.roles import ROLES
 from interventions.results.store import Arrays, Store
 from interventions.study.study import Study
@@ -51,9 +53,9 @@ def write(study: Study, options: AttentionKnockout) -> Path:
     configuration = study.configuration(samples_of=corruption, edges=list(wanted), window=window)
     store = Store(path, configuration, study.options.overwrite)
     if not store.is_finished:
-        edges_of, absent = _all_edges(study, study.pairs_for([path], corruption)[0], wanted, strict=bool(options.edges))
+        edges_of, absent = _all_edges(study, study.pairs(corruption, [path]).pairs, wanted, strict=bool(options.edges))
         measure_one = partial(_measure, edges_of=edges_of, wanted=wanted, window=window)
-        pairs, parts = each_sample(study, store, corruption, measure_one, absent)
+        pairs, parts = each_sample(study, store, measure_one, absent)
         store.finish(_assemble(study, pairs, edges_of, parts, wanted, window), effects.write)
     return path
 
@@ -84,19 +86,20 @@ def _check(study: Study, edges: Sequence[str], window: int) -> None:
         raise ValueError(f"a window of {window} layers does not fit; {study.vlm.name} has {study.vlm.n_layers}")
 
 
-def _all_edges(study: Study, pairs: Sequence[Pair], wanted: Sequence[str], strict: bool) -> tuple[dict[str, Edges], list[dict[str, str]]]:
+def _all_edges(
+    study: Study, pairs: Sequence[PreparedPair], wanted: Sequence[str], strict: bool
+) -> tuple[dict[str, Edges], list[dict[str, str]]]:
     """The edges of each sample, by its id, and the reasons where it lacks one; with `strict`, one that all lack is an error."""
     found: dict[str, Edges] = {}
     reasons: dict[str, dict[str, str]] = {edge: {} for edge in wanted}
     for pair in pairs:
-        sample_id, forced = pair.sample["sample_id"], study.scored(pair).forced
-        places = Places(study.vlm, study.vlm.read_after(study.vlm.prompt(pair.clean_question), forced), pair)
-        found[sample_id] = {}
+        places = Places(study.vlm, pair.clean_prompt, pair.pair)
+        found[pair.sample_id] = {}
         for edge in wanted:
             try:
-                found[sample_id][edge] = places.block(edge)
+                found[pair.sample_id][edge] = places.block(edge)
             except LeftOut as reason:
-                reasons[edge][sample_id] = str(reason)
+                reasons[edge][pair.sample_id] = str(reason)
     for edge, of_edge in reasons.items():
         if len(of_edge) == len(pairs):
             message = f"no sample of {study.name!r} has the edge {edge} in {study.vlm.name}: {next(iter(of_edge.values()))}"
@@ -107,10 +110,10 @@ def _all_edges(study: Study, pairs: Sequence[Pair], wanted: Sequence[str], stric
     return found, [{"sample": sample_id, "reason": reason} for sample_id, reason in absent]
 
 
-def _measure(study: Study, pair: Pair, check: bool, edges_of: dict[str, Edges], wanted: Sequence[str], window: int) -> Arrays:
+def _measure(study: Study, pair: PreparedPair, check: bool, edges_of: dict[str, Edges], wanted: Sequence[str], window: int) -> Arrays:
     """The measurements of a sample's blocked runs [edge, layer, measurement], and of its clean run."""
-    vlm, edges = study.vlm, edges_of[pair.sample["sample_id"]]
-    ours = example(vlm, pair, study.scored(pair)).exchanged()  # its second run is the clean one
+    vlm, edges = study.vlm, edges_of[pair.sample_id]
+    ours = example(vlm, pair, base="clean")
     windows = [window_of(layer, window, vlm.n_layers) for layer in range(vlm.n_layers)]
     blocks = [replace(block, layers=layers) for block in edges.values() for layers in windows]
     measured, clean = vlm.run(_blocked, ours, blocks, check, study.options.divergence)
@@ -126,25 +129,24 @@ def _blocked(vlm: Vlm, ours: Example, blocks: Sequence[Block], check: bool, dive
     measured = sweep_blocks(vlm, captured, blocks)
     if check:
         verify_blocks(vlm, ours, blocks, measured)
-    return measured.cpu().numpy(), captured.measured[0, CORRUPT].cpu().numpy()
+    return measured.cpu().numpy(), captured.measured[0, BASE].cpu().numpy()
 
 
 def _assemble(
-    study: Study, pairs: Sequence[Pair], edges_of: dict[str, Edges], parts: Sequence[Arrays], wanted: Sequence[str], window: int
+    study: Study, pairs: Sequence[PreparedPair], edges_of: dict[str, Edges], parts: Sequence[Arrays], wanted: Sequence[str], window: int
 ) -> xr.Dataset:
-    variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
-    for number, name in enumerate(effects.MEASURED[: parts[0]["clean"].size]):
-        variables[name] = (("sample", "edge", "layer"), np.stack([part["blocked"][..., number] for part in parts]))
-        variables[f"clean_{name}"] = (("sample",), np.stack([part["clean"][number] for part in parts]))
-    sizes = np.array([[_sizes(edges_of[pair.sample["sample_id"]].get(edge)) for edge in wanted] for pair in pairs], np.float32)
-    variables |= {name: (("sample", "edge"), sizes[..., number]) for number, name in enumerate(("queries", "keys"))}
-    coordinates = {"edge": np.array(wanted, object), "layer": np.arange(study.vlm.n_layers)}
-    dataset = xr.Dataset(variables, coordinates | sample_coordinates(study, pairs)).drop_vars("corrupt_prompt")
+    whole = stacked(parts, len(parts))
+    sizes = np.array([[_sizes(edges_of[pair.sample_id].get(edge)) for edge in wanted] for pair in pairs], np.float32)
     title = "The clean run with attention blocked between groups of tokens, in windows of layers"
-    dataset.attrs = attributes(study, title, ", ".join(study.vlm.architecture.attention))
-    dataset.attrs |= {"samples_of": study.options.corruption, "window": window}
-    dataset.attrs |= {"direction": "noising"}  # so that differences are to the clean run
-    return dataset
+    attributes = study.attributes(title, ", ".join(study.vlm.architecture.attention), samples_of=study.options.corruption)
+    return assemble(
+        attributes | {"window": window, "direction": "noising"},  # so that differences are to the clean run
+        [pair.coordinates() for pair in pairs],
+        {"edge": np.array(wanted, object), "layer": np.arange(study.vlm.n_layers)},
+        {name: (("sample", "edge"), sizes[..., number]) for number, name in enumerate(("queries", "keys"))},
+        (("sample", "edge", "layer"), whole["blocked"]),
+        whole["clean"][:, None],
+    )
 
 
 def _sizes(block: Block | None) -> tuple[float, float]:

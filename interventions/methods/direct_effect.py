@@ -16,13 +16,14 @@ import xarray as xr
 from nnsight import save
 from torch import Tensor
 
-from corruptions.base import Pair
-from interventions.engine.capture import CLEAN, Example, example
-from interventions.methods.per_sample import attributes, each_sample, sample_coordinates
+from interventions.engine.capture import Example, example
+from interventions.engine.pairs import PreparedPair
+from interventions.methods.per_sample import each_sample
 from interventions.models.architecture import Port
 from interventions.models.readout import lens, readout
 from interventions.models.vlm import Vlm, measure
 from interventions.results import effects
+from interventions.results.assembling import assemble, stacked
 from interventions.results.store import Arrays, Store
 from interventions.study.study import Study
 
@@ -41,13 +42,13 @@ def write(study: Study) -> Path:
     path = study.folder / "direct_effect.nc"
     store = Store(path, study.configuration(samples_of=corruption), study.options.overwrite)
     if not store.is_finished:
-        pairs, parts = each_sample(study, store, corruption, _of_pair)
+        pairs, parts = each_sample(study, store, _of_pair)
         store.finish(_assemble(study, pairs, parts), effects.write)
     return path
 
 
-def _of_pair(study: Study, pair: Pair, _: bool) -> Arrays:
-    return study.vlm.run(of_example, example(study.vlm, pair, study.scored(pair)), study.options.divergence)
+def _of_pair(study: Study, pair: PreparedPair, _: bool) -> Arrays:
+    return study.vlm.run(of_example, example(study.vlm, pair), study.options.divergence)
 
 
 def check_decoder(vlm: Vlm) -> None:
@@ -70,11 +71,12 @@ def of_example(vlm: Vlm, ours: Example, divergence: bool = False) -> Arrays:
     NotAdditiveError
     """
     ours = ours.on(vlm)
-    pixels = {name: values[:1] for name, values in ours.pixels.items()}
+    clean = slice(ours.clean_run, ours.clean_run + 1)
+    pixels = {name: values[clean] for name, values in ours.pixels.items()}
     answers = torch.tensor([ours.answers], device=vlm.device)
     port, mlp, block = (vlm.port(name) for name in (COMPONENT, "mlp", "block"))
     projection = Port(vlm.architecture.attention[COMPONENT].projection)
-    inputs = vlm.inputs(ours.ids[CLEAN : CLEAN + 1], pixels, forced=[ours.forced])
+    inputs = vlm.inputs(ours.ids[clean], pixels, forced=[ours.forced])
     _check_layers(vlm)
     with torch.no_grad(), vlm.model.trace(**inputs):
         entering = vlm.layers[0].input[0, -1].clone()
@@ -86,8 +88,8 @@ def of_example(vlm: Vlm, ours: Example, divergence: bool = False) -> Arrays:
             added.append(mlp.read(layer)[0, -1].clone())
             stream.append(block.read(layer)[0, -1].clone())
         logits = vlm.logits()
-        own = logits.float().log_softmax(-1) if divergence else None
-        clean = save(measure(logits, answers, own)[0])
+        log_probs = logits.float().log_softmax(-1) if divergence else None
+        measured = save(measure(logits, answers, log_probs)[0])
         heads = save([])
         biases = save([])
         for layer, z in zip(vlm.layers, zs, strict=True):
@@ -96,7 +98,7 @@ def of_example(vlm: Vlm, ours: Example, divergence: bool = False) -> Arrays:
             heads.append(projected[:-1] - projected[-1])
             biases.append(projected[-1])
         found = save(readout(vlm, stream[-1], *ours.answers))
-        spread = None if own is None else own.expand(len(stream), -1)
+        spread = None if log_probs is None else log_probs.expand(len(stream), -1)
         lenses = save(measure(lens(vlm, torch.stack(stream)), answers.expand(len(stream), -1), spread))
         states = save(torch.stack([entering, *stream]).float())
         mlps = save(torch.stack(added).float())
@@ -108,8 +110,8 @@ def of_example(vlm: Vlm, ours: Example, divergence: bool = False) -> Arrays:
         "embedding_effect": states[0] @ found.direction,
         "bias_effect": of_biases.sum(0) @ found.direction + found.constant,
     }
-    _check_readout(vlm, arrays, clean)
-    return {name: values.cpu().numpy() for name, values in (arrays | {"lens": lenses, "clean": clean}).items()}
+    _check_readout(vlm, arrays, measured)
+    return {name: values.cpu().numpy() for name, values in (arrays | {"lens": lenses, "clean": measured}).items()}
 
 
 def _check_layers(vlm: Vlm) -> None:
@@ -141,19 +143,19 @@ def _check_readout(vlm: Vlm, parts: dict[str, Tensor], clean: Tensor) -> None:
         )
 
 
-def _assemble(study: Study, pairs: Sequence[Pair], parts: Sequence[Arrays]) -> xr.Dataset:
-    vlm = study.vlm
-    stacked = {name: np.stack([part[name] for part in parts]).astype(np.float32) for name in parts[0]}
+def _assemble(study: Study, pairs: Sequence[PreparedPair], parts: Sequence[Arrays]) -> xr.Dataset:
+    whole = stacked(parts, len(parts))
     dims = {"head_effect": ("sample", "layer", "head"), "mlp_effect": ("sample", "layer")}
-    variables: dict[str, Any] = {
-        name: (dims.get(name, ("sample",)), stacked[name]) for name in ("head_effect", "mlp_effect", "embedding_effect", "bias_effect")
-    }
-    for number, name in enumerate(effects.MEASURED[: stacked["clean"].shape[-1]]):
-        variables[name] = (("sample", "layer"), stacked["lens"][..., number])
-        variables[f"clean_{name}"] = (("sample",), stacked["clean"][:, number])
-    coordinates = {**sample_coordinates(study, pairs), "layer": np.arange(vlm.n_layers), "head": np.arange(vlm.n_heads)}
+    dims |= {"embedding_effect": ("sample",), "bias_effect": ("sample",)}
     title = "Direct effects on the logit difference, and the logit lens, of the clean run at the last token"
-    return xr.Dataset(variables, coordinates, attributes(study, title, COMPONENT) | {"samples_of": study.options.corruption})
+    return assemble(
+        study.attributes(title, COMPONENT, samples_of=study.options.corruption),
+        [pair.coordinates() for pair in pairs],
+        {"layer": np.arange(study.vlm.n_layers), "head": np.arange(study.vlm.n_heads)},
+        {name: (dims[name], whole[name]) for name in dims},
+        (("sample", "layer"), whole["lens"]),
+        whole["clean"][:, None],
+    )
 
 
 def largest_heads(dataset: xr.Dataset, count: int = 10) -> pd.DataFrame:

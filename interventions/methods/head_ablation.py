@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,17 +17,18 @@ import xarray as xr
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from corruptions.base import Pair
 from interventions.engine.ablation import run_ablated
-from interventions.engine.capture import CLEAN, CORRUPT, capture
+from interventions.engine.capture import capture
 from interventions.engine.oracle.ablation import verify_ablations
+from interventions.engine.pairs import PreparedPair
 from interventions.engine.plan import Heads, all_heads
 from interventions.methods.options import HeadAblation, Replacement
-from interventions.methods.per_sample import attributes, each_sample, sample_coordinates
+from interventions.methods.per_sample import each_sample
 from interventions.methods.ranking import check_sizes, growing_sizes, made_of, random_order, ranked_heads
 from interventions.methods.replacements import REPLACEMENTS, Material, Sources, usual_replacements
 from interventions.models.vlm import Vlm
 from interventions.results import effects
+from interventions.results.assembling import assemble, clean_first, stacked
 from interventions.results.faithfulness import OPERATIONS, RANKED, table
 from interventions.results.store import Arrays, Store
 from interventions.study.study import Study
@@ -105,7 +105,7 @@ class Sets:
 
 def _ablate_and_write(study: Study, store: Store, component: str, sets: Sets, replacements: Sequence[Replacement]) -> None:
     vlm = study.vlm
-    pairs, _ = study.pairs_for([store.path], study.options.corruption)
+    pairs, _ = study.pairs(study.options.corruption, [store.path])
     sources = Sources(study, component, pairs, replacements)
     masks = sets.ablated(vlm, component)
     different, which = masks.flatten(0, 2).unique(dim=0, return_inverse=True)  # sets of no and of all heads are the same in every order
@@ -113,13 +113,13 @@ def _ablate_and_write(study: Study, store: Store, component: str, sets: Sets, re
     compute = partial(_measure, sources=sources, component=component, different=different, which=which, replacements=replacements)
     reason = "resample was not run: no other sample's prompt has as many tokens"
     not_done = [{"sample": sample_id, "reason": reason} for sample_id in sources.lonely]
-    pairs, parts = each_sample(study, store, study.options.corruption, compute, not_done)
+    pairs, parts = each_sample(study, store, compute, not_done)
     store.finish(_assemble(study, pairs, parts, component, sets, replacements), effects.write)
 
 
 def _measure(
     study: Study,
-    pair: Pair,
+    pair: PreparedPair,
     check: bool,
     sources: Sources,
     component: str,
@@ -134,8 +134,7 @@ def _measure(
     for row, replacement in enumerate(replacements):
         if replacement in found:
             measured[row], top[row] = (values[which] for values in found[replacement])
-    scored = study.scored(pair)
-    return {"measured": measured, "top": top, "runs": runs, "scored": np.array([scored.correct, scored.incorrect])}
+    return {"measured": measured, "top": top, "runs": runs, "scored": np.array([pair.scored.correct, pair.scored.incorrect])}
 
 
 def _without(
@@ -151,28 +150,22 @@ def _without(
         if check:
             verify_ablations(vlm, examples[0], component, different, values, numbers)
         found[replacement] = numbers.cpu().numpy(), tokens.cpu().numpy()
-    return found, captured.measured[0].flip(0).cpu().numpy()
+    return found, clean_first(captured.measured[0].cpu().numpy(), base="clean")
 
 
 def _assemble(
     study: Study,
-    pairs: Sequence[Pair],
+    pairs: Sequence[PreparedPair],
     parts: Sequence[Arrays],
     component: str,
     sets: Sets,
     replacements: Sequence[Replacement],
 ) -> xr.Dataset:
+    whole = stacked(parts, len(parts))
     dims = ("sample", "replacement", "operation", "set", "heads")
-    measured, runs, scored = (np.stack([part[name] for part in parts]) for name in ("measured", "runs", "scored"))
-    names = effects.MEASURED[: runs.shape[-1]]
-    variables: dict[str, Any] = {name: (dims, measured[..., number]) for number, name in enumerate(names)}
-    variables["top_token"] = (dims, np.stack([part["top"] for part in parts]))
-    for run, label in ((CLEAN, "clean"), (CORRUPT, "corrupt")):
-        variables |= {f"{label}_{name}": (("sample",), runs[:, run, number]) for number, name in enumerate(names)}
     coordinates = {
-        **sample_coordinates(study, pairs),
-        "correct_token": ("sample", scored[:, 0]),
-        "incorrect_token": ("sample", scored[:, 1]),
+        "correct_token": ("sample", whole["scored"][:, 0]),
+        "incorrect_token": ("sample", whole["scored"][:, 1]),
         "replacement": np.array(replacements, object),
         "operation": np.array(OPERATIONS, object),
         "set": np.array(list(sets.orders), object),
@@ -182,11 +175,18 @@ def _assemble(
     }
     title = f"What is left of the answer as {component} heads are knocked out of the clean run, or kept alone"
     replaced = "; ".join(f"{replacement}: {REPLACEMENTS[replacement]}" for replacement in replacements)
-    attrs = attributes(study, title, component, study.options.corruption) | {"replaced_by": replaced, "ranked_by": sets.ranked_by}
-    attrs |= {"direction": "noising"}  # so that differences are to the clean run
-    if "noise_draws" in attrs:
-        attrs["noise_draws"] = 1  # the first alone
-    return xr.Dataset(variables, coordinates, attrs)
+    attributes = study.attributes(title, component, study.options.corruption) | {"replaced_by": replaced, "ranked_by": sets.ranked_by}
+    attributes |= {"direction": "noising"}  # so that differences are to the clean run
+    if "noise_draws" in attributes:
+        attributes["noise_draws"] = 1  # the first alone
+    return assemble(
+        attributes,
+        [pair.coordinates() for pair in pairs],
+        coordinates,
+        {"top_token": (dims, whole["top"])},
+        (dims, whole["measured"]),
+        whole["runs"],
+    )
 
 
 def summary(path: Path) -> str:

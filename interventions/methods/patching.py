@@ -10,18 +10,19 @@ from time import perf_counter
 import numpy as np
 import xarray as xr
 
-from corruptions.base import Pair
-from interventions.backends import Batch, measure
+from interventions.backends.running import run_batches
+from interventions.backends.work import Batch
 from interventions.engine.budget import Plan, batches, plan, tokens_in_a_trace
-from interventions.engine.capture import CLEAN, CORRUPT, prompts_of
 from interventions.engine.measuring import measure_pairs
 from interventions.engine.memory import peak_memory
-from interventions.engine.plan import Patch, patches
+from interventions.engine.pairs import PreparedPair
+from interventions.engine.plan import Patch, layers_without, patches
 from interventions.methods.options import AttributionPatching, HeadPatching, ModulePatching
-from interventions.methods.per_sample import cells_of, patching_attributes
 from interventions.results import effects
+from interventions.results.assembling import assemble, clean_first, stacked, token_coordinates
+from interventions.results.manifest import note_finished, read_manifest, update_manifest
 from interventions.results.roles import EVERY, Cell
-from interventions.results.store import Arrays, Store, read_manifest, update_manifest
+from interventions.results.store import Arrays, Store
 from interventions.study.study import Study
 
 
@@ -115,37 +116,37 @@ def _store(study: Study, target: Target, corruption: str) -> Store:
 
 
 def _patch_and_write(study: Study, corruption: str, stores: dict[Target, Store]) -> None:
-    vlm, results = study.vlm, study.options.out
-    started = perf_counter()
-    pairs, left_out = study.pairs_for([store.path for store in stores.values()], corruption)
-    cells = {target: [cells_of(study, pair, target.tokens) for pair in pairs] for target in stores}
+    vlm, started = study.vlm, perf_counter()
+    pairs, left_out = study.pairs(corruption, [store.path for store in stores.values()])
+    cells = {target: [pair.cells(target.tokens) for pair in pairs] for target in stores}
     chosen = _plan(study, corruption, pairs)
     by_name = {target.name: store for target, store in stores.items()}
-    todo = _batches(study, [pair.sample["sample_id"] for pair in pairs], by_name, chosen.samples)
+    todo = _batches(study, [pair.sample_id for pair in pairs], by_name, chosen.samples)
     done = len(pairs) - sum(len(batch.samples) for batch in todo)
-    measure(study, Patching(corruption, tuple(stores), chosen), todo, by_name, f"{vlm.name} {corruption} {', '.join(by_name)}", done)
+    run_batches(study, Patching(corruption, tuple(stores), chosen), todo, by_name, f"{vlm.name} {corruption} {', '.join(by_name)}", done)
     made = {"samples": len(pairs), "seconds": round(perf_counter() - started, 1), "left_out": left_out}
     made |= {"peak_memory_gib": round(peak_memory(vlm.device) / 2**30, 2), "samples_a_trace": chosen.samples}
     for target, store in stores.items():
-        parts = (store.get(pair.sample["sample_id"]) for pair in pairs)
-        update_manifest(results, "runs", str(store.path.relative_to(results)), {"status": "finished", **made})
+        parts = (store.get(pair.sample_id) for pair in pairs)
+        note_finished(study.options.out, store.path, made)
         store.finish(_assemble(study, corruption, target, pairs, cells[target], parts), effects.write)
 
 
 def _batches(study: Study, names: Sequence[str], stores: Mapping[str, Store], samples: int) -> list[Batch]:
     """The batches of which a file lacks a sample, with these files."""
-    found: list[Batch] = []
+    todo: list[Batch] = []
     computed = 0
     for numbers in batches(len(names), samples):
-        here = tuple(names[number] for number in numbers)
-        lacking = tuple(file for file, store in stores.items() if not all(map(store.has, here)))
+        together = tuple(names[number] for number in numbers)
+        lacking = tuple(file for file, store in stores.items() if not all(map(store.has, together)))
         if lacking:
-            found.append(Batch(here, lacking, tuple(name for i, name in enumerate(here, computed) if _to_verify(study, i, name))))
-            computed += len(here)
-    return found
+            checked = tuple(name for i, name in enumerate(together, computed) if _to_verify(study, i, name))
+            todo.append(Batch(together, lacking, checked))
+            computed += len(together)
+    return todo
 
 
-def _plan(study: Study, corruption: str, pairs: Sequence[Pair]) -> Plan:
+def _plan(study: Study, corruption: str, pairs: Sequence[PreparedPair]) -> Plan:
     """The plan of a study: the one it began with, if on the same device and in the same dtype, or as the options say."""
     if study.options.batch:
         return Plan(study.options.batch if study.vlm.batches_pairs else 1, tokens_in_a_trace(study.vlm))
@@ -154,7 +155,7 @@ def _plan(study: Study, corruption: str, pairs: Sequence[Pair]) -> Plan:
     known = read_manifest(study.options.out).get("plans", {}).get(key, {})
     if {name: known.get(name) for name in where} == where:
         return Plan(known["samples"], known["tokens"])
-    chosen = plan(study.vlm, [len(study.vlm.prompt(pair.clean_question).ids) for pair in pairs])
+    chosen = plan(study.vlm, [len(study.vlm.prompt(pair.pair.clean_question).ids) for pair in pairs])
     update_manifest(study.options.out, "plans", key, {"samples": chosen.samples, "tokens": chosen.tokens, **where})
     return chosen
 
@@ -167,7 +168,7 @@ def _to_verify(study: Study, computed: int, sample_id: str) -> bool:
 
 @dataclass(frozen=True)
 class Patching:
-    """The work of patching targets in some pairs at a time (see `interventions.backends.Work`)."""
+    """The work of patching targets in some pairs at a time (see `interventions.backends.work.Work`)."""
 
     corruption: str
     targets: tuple[Target, ...]
@@ -175,14 +176,14 @@ class Patching:
 
     def __call__(self, study: Study, batch: Batch) -> list[Mapping[str, Arrays]]:
         pairs = [study.pair(self.corruption, name) for name in batch.samples]
-        wanted = {t: [cells_of(study, pair, t.tokens) for pair in pairs] for t in self.targets if t.name in batch.files}
+        wanted = {t: [pair.cells(t.tokens) for pair in pairs] for t in self.targets if t.name in batch.files}
         checked = [i for i, name in enumerate(batch.samples) if name in batch.checked]
         return _patch_pairs(study, pairs, self.corruption, wanted, self.plan, checked)
 
 
 def _patch_pairs(
     study: Study,
-    pairs: Sequence[Pair],
+    pairs: Sequence[PreparedPair],
     corruption: str,
     targets: Mapping[Target, Sequence[Sequence[Cell]]],
     chosen: Plan,
@@ -200,21 +201,20 @@ def _patch_pairs(
     patched: dict[Target, list[np.ndarray]] = {target: [] for target in targets}
     examples = chain.from_iterable(study.examples(pair, corruption) for pair in pairs)
     for start in range(0, draws * len(pairs), chosen.samples):
-        here = list(islice(examples, chosen.samples))
-        of_here = [of_all[start : start + len(here)] for of_all in every.values()]
-        held = tuple(i for i in range(len(here)) if (start + i) // draws in checked and (start + i) % draws == 0)
-        found, measured = vlm.run(measure_pairs, here, tuple(components.values()), of_here, chosen.tokens, study.options.divergence, held)
-        runs += found
+        some = list(islice(examples, chosen.samples))
+        of_some = [of_all[start : start + len(some)] for of_all in every.values()]
+        held = tuple(i for i in range(len(some)) if (start + i) // draws in checked and (start + i) % draws == 0)
+        both, measured = vlm.run(measure_pairs, some, tuple(components.values()), of_some, chosen.tokens, study.options.divergence, held)
+        runs += both
         for target, of_examples in zip(targets, measured, strict=True):
             patched[target] += of_examples
-    exchanged = study.options.direction == "noising"
     kept: list[dict[str, Arrays]] = [{} for _ in pairs]
     for target, cells in targets.items():
         for i in range(len(pairs)):
             shape = (draws, vlm.n_layers, *([vlm.n_heads] if target.heads else []), len(cells[i]), runs[0].shape[-1])
-            own = slice(i * draws, (i + 1) * draws)
-            both = np.stack(runs[own])[:, ::-1] if exchanged else np.stack(runs[own])
-            kept[i][target.name] = {"patched": np.stack(patched[target][own]).reshape(shape), "runs": both}
+            of_pair = slice(i * draws, (i + 1) * draws)
+            of_runs = clean_first(np.stack(runs[of_pair]), study.base)
+            kept[i][target.name] = {"patched": np.stack(patched[target][of_pair]).reshape(shape), "runs": of_runs}
     return list(kept)
 
 
@@ -232,56 +232,26 @@ def _assemble(
     study: Study,
     corruption: str,
     target: Target,
-    pairs: Sequence[Pair],
+    pairs: Sequence[PreparedPair],
     cells: Sequence[Sequence[Cell]],
     parts: Iterable[Arrays],
 ) -> xr.Dataset:
     """The file of effects; `parts` are the pairs' arrays, which are read one after the other."""
     vlm, component, heads = study.vlm, target.component, target.heads
-    longest = max(map(len, cells))
+    whole = stacked(parts, len(pairs), max(map(len, cells)), {"patched": 3 if heads else 2})
+    whole["patched"][:, :, layers_without(vlm, component)] = np.nan
     dims = ("sample", "draw", "layer", *(["head"] if heads else []), "token")
-    names = effects.MEASURED[: len(effects.MEASUREMENTS) + study.options.divergence]
-    sizes = (study.draws(corruption), vlm.n_layers, *([vlm.n_heads] if heads else []), longest)
-    patched = np.full((len(pairs), *sizes, len(names)), np.nan, np.float32)
-    texts = {name: np.full((len(pairs), longest), "", object) for name in ("role", "text")}
-    runs_of: list[np.ndarray] = []
-    for row, (here, part) in enumerate(zip(cells, parts, strict=True)):
-        patched[row, ..., : len(here), :] = part["patched"]
-        runs_of.append(part["runs"])
-        patched[row, :, [layer for layer in range(vlm.n_layers) if target.component not in vlm.components_of(layer)]] = np.nan
-        texts["role"][row, : len(here)] = [cell.role for cell in here]
-        texts["text"][row, : len(here)] = [cell.text for cell in here]
-    runs = np.stack(runs_of)
-    variables = {name: (dims, patched[..., number]) for number, name in enumerate(names)}
-    for number, name in enumerate(names):
-        variables[f"clean_{name}"] = (("sample",), runs[:, 0, CLEAN, number])
-        variables[f"corrupt_{name}"] = (("sample", "draw"), runs[:, :, CORRUPT, number])
-    samples = [pair.sample for pair in pairs]
-    scored = [study.scored(pair) for pair in pairs]
-    prompts = [prompts_of(vlm, pair, found.forced) for pair, found in zip(pairs, scored, strict=True)]
-    coordinates = {
-        "sample": np.array([sample["sample_id"] for sample in samples], object),
-        "layer": np.arange(vlm.n_layers),
-        "token": np.arange(longest) if target.tokens == (EVERY,) else np.array(target.tokens, object),
-        "category": ("sample", np.array([sample["category"] for sample in samples], object)),
-        "correct_answer": ("sample", np.array([sample["correct_answer"] for sample in samples], object)),
-        "incorrect_answer": ("sample", np.array([sample["incorrect_answer"] for sample in samples], object)),
-        "correct_first": ("sample", np.array([sample["correct_first"] for sample in samples])),
-        "clean_prompt": ("sample", np.array([clean.text for clean, _ in prompts], object)),
-        "corrupt_prompt": ("sample", np.array([corrupt.text for _, corrupt in prompts], object)),
-        "given_answer": ("sample", np.array([vlm.processor.tokenizer.decode(found.forced) for found in scored], object)),
-        "token_role": (("sample", "token"), texts["role"]),
-        "token_text": (("sample", "token"), texts["text"]),
-    }
-    if heads:
-        coordinates["head"] = np.arange(vlm.n_heads)
-    dataset = xr.Dataset(variables, coordinates | {"draw": np.arange(runs.shape[1])})
-    if runs.shape[1] == 1:
-        dataset = dataset.isel(draw=0, drop=True)
-    for variable in map(str, dataset.variables):
-        if variable in effects.DESCRIPTIONS:
-            dataset[variable].attrs["long_name"] = effects.DESCRIPTIONS[variable]
     title = f"Effects of patching {component}{' heads' if heads else ''}"
-    dataset.attrs = patching_attributes(study, title, component, corruption)
-    dataset.attrs |= {"granularity": "heads" if heads else "module", "window": target.window}
-    return effects.validate(dataset)
+    attributes = study.patching_attributes(title, component, corruption)
+    return assemble(
+        attributes | {"granularity": "heads" if heads else "module", "window": target.window},
+        [pair.coordinates() for pair in pairs],
+        {
+            "layer": np.arange(vlm.n_layers),
+            **({"head": np.arange(vlm.n_heads)} if heads else {}),
+            **token_coordinates(cells, target.tokens),
+        },
+        {},
+        (dims, whole["patched"]),
+        whole["runs"],
+    )

@@ -8,16 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 
-from corruptions.base import Pair
-from interventions.engine.capture import CLEAN, CORRUPT, Example, capture
+from interventions.engine.capture import Example, capture
 from interventions.engine.oracle.patching import verify_patches
 from interventions.engine.oracle.paths import verify_paths
+from interventions.engine.pairs import PreparedPair
 from interventions.engine.path_names import (
     Ends,
     Head,
@@ -33,10 +32,11 @@ from interventions.engine.paths import Paths, run_paths
 from interventions.engine.plan import Heads, Patch
 from interventions.engine.sweep import sweep
 from interventions.methods.options import Mlps, PathPatching
-from interventions.methods.per_sample import cells_of, each_sample, patching_attributes, sample_coordinates
+from interventions.methods.per_sample import each_sample
 from interventions.methods.ranking import made_of, ranked_heads
 from interventions.models.vlm import Vlm
 from interventions.results import effects
+from interventions.results.assembling import assemble, clean_first, stacked
 from interventions.results.roles import EVERY
 from interventions.results.store import Arrays, Store
 from interventions.study.study import Study
@@ -73,7 +73,7 @@ def write(study: Study, options: PathPatching) -> Path:
     between = "" if ends.receiving == ends.sending else f"-to-{ends.receiving}"
     store = Store(study.folder / study.label(corruption) / f"{ends.sending}{between}-paths.nc", configuration, study.options.overwrite)
     if not store.is_finished:
-        pairs, parts = each_sample(study, store, corruption, partial(_of_pair, asked=asked))
+        pairs, parts = each_sample(study, store, partial(_of_pair, asked=asked))
         store.finish(_assemble(study, pairs, parts, asked), effects.write)
     return store.path
 
@@ -115,15 +115,14 @@ def _default_ranking(study: Study, component: str) -> Path:
     return path
 
 
-def _of_pair(study: Study, pair: Pair, check: bool, asked: Asked) -> Arrays:
+def _of_pair(study: Study, pair: PreparedPair, check: bool, asked: Asked) -> Arrays:
     """The arrays of each draw of the noise, or of the one corrupt run."""
-    (cell,) = cells_of(study, pair, (asked.token,))
+    (cell,) = pair.cells((asked.token,))
     paths = Paths(asked.ends, asked.senders, asked.receivers, cell.positions, asked.mlps == "frozen")
     examples = study.examples(pair, study.options.corruption)
     draws = [study.vlm.run(_of_example, ours, paths, check, study.options.divergence) for ours in examples]
-    runs = np.stack([draw["runs"] for draw in draws])
-    exchanged = study.options.direction == "noising"
-    return {"patched": np.stack([draw["patched"] for draw in draws]), "runs": runs[:, ::-1] if exchanged else runs}
+    patched, runs = (np.stack([draw[name] for draw in draws]) for name in ("patched", "runs"))
+    return {"patched": patched, "runs": clean_first(runs, study.base)}
 
 
 def _of_example(vlm: Vlm, ours: Example, paths: Paths, check: bool, divergence: bool) -> Arrays:
@@ -139,18 +138,10 @@ def _of_example(vlm: Vlm, ours: Example, paths: Paths, check: bool, divergence: 
     return {"patched": torch.cat([measured, total[:, None]], 1).cpu().numpy(), "runs": captured.measured[0].cpu().numpy()}
 
 
-def _assemble(study: Study, pairs: Sequence[Pair], parts: Sequence[Arrays], asked: Asked) -> xr.Dataset:
-    patched, runs = (np.stack([part[name] for part in parts]).astype(np.float32) for name in ("patched", "runs"))
-    dims = ("sample", "draw", "sender", "receiver")
-    variables: dict[str, Any] = {}
-    for number, name in enumerate(effects.MEASURED[: runs.shape[-1]]):
-        variables[name] = (dims, patched[..., number])
-        variables[f"clean_{name}"] = (("sample",), runs[:, 0, CLEAN, number])
-        variables[f"corrupt_{name}"] = (("sample", "draw"), runs[:, :, CORRUPT, number])
+def _assemble(study: Study, pairs: Sequence[PreparedPair], parts: Sequence[Arrays], asked: Asked) -> xr.Dataset:
+    whole = stacked(parts, len(parts))
     heads = [*(receiver.head for receiver in asked.receivers), None]
     coordinates = {
-        **sample_coordinates(study, pairs),
-        "draw": np.arange(runs.shape[1]),
         "sender": np.array(list(map(str, asked.senders)), object),
         "sender_layer": ("sender", np.array([sender.layer for sender in asked.senders])),
         "sender_head": ("sender", np.array([sender.number for sender in asked.senders])),
@@ -159,13 +150,16 @@ def _assemble(study: Study, pairs: Sequence[Pair], parts: Sequence[Arrays], aske
         "receiver_head": ("receiver", np.array([head.number if head else NO_HEAD for head in heads])),
         "receiver_input": ("receiver", np.array([*(receiver.input for receiver in asked.receivers), ""], object)),
     }
-    dataset = xr.Dataset(variables, coordinates)
-    if runs.shape[1] == 1:
-        dataset = dataset.isel(draw=0, drop=True)
     title = f"Effects of patching direct paths from {asked.ends.sending} heads to {asked.ends.receiving} heads and the answer"
-    dataset.attrs = patching_attributes(study, title, asked.ends.sending, study.options.corruption)
-    dataset.attrs |= {"receiver_component": asked.ends.receiving, "token": asked.token, "mlps": asked.mlps, "granularity": "paths"}
-    return dataset
+    attributes = study.patching_attributes(title, asked.ends.sending, study.options.corruption) | {"granularity": "paths"}
+    return assemble(
+        attributes | {"receiver_component": asked.ends.receiving, "token": asked.token, "mlps": asked.mlps},
+        [pair.coordinates() for pair in pairs],
+        coordinates,
+        {},
+        (("sample", "draw", "sender", "receiver"), whole["patched"]),
+        whole["runs"],
+    )
 
 
 def summary(path: Path) -> str:

@@ -12,10 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from corruptions.base import Pair
-from interventions.engine.capture import Captured, Example, capture
+from interventions.engine.capture import BASE, SOURCE, Captured, Example, capture
+from interventions.engine.pairs import PreparedPair
 from interventions.methods.options import Replacement
-from interventions.methods.per_sample import roles_of
 from interventions.study.study import Study
 
 log = logging.getLogger(__name__)
@@ -104,10 +103,10 @@ class Sources:
     lonely : ids of the samples that cannot be resampled, since no other's prompt is as long
     """
 
-    def __init__(self, study: Study, component: str, pairs: Sequence[Pair], replacements: Sequence[str]) -> None:
+    def __init__(self, study: Study, component: str, pairs: Sequence[PreparedPair], replacements: Sequence[str]) -> None:
         self._component, self._replacements = component, replacements
-        names = [pair.sample["sample_id"] for pair in pairs]
-        lengths = [len(roles_of(study, pair)) for pair in pairs]
+        names = [pair.sample_id for pair in pairs]
+        lengths = [len(pair.roles) for pair in pairs]
         self._partners = partners_of(names, lengths, study.options.seed) if "resample" in replacements else {}
         self.lonely = [name for name in names if name not in self._partners] if "resample" in replacements else []
         if self.lonely:
@@ -117,16 +116,16 @@ class Sources:
             raise ValueError("z would leave the remote host for its mean over samples: choose zero, resample or corrupt (--replacements)")
         if "mean" in replacements:
             for pair in tqdm(pairs, desc=f"{study.vlm.name} mean z of {component}", unit="sample"):
-                captured = capture(study.vlm, [_clean_last(study, pair)], (component,))
-                self._means.add(roles_of(study, pair), captured.states[component][0, 1])
+                captured = capture(study.vlm, [_clean_base(study, pair)], (component,))
+                self._means.add(pair.roles, captured.states[component][0, BASE])
 
-    def of(self, study: Study, pair: Pair) -> "Material":
+    def of(self, study: Study, pair: PreparedPair) -> "Material":
         """What a pair's replacements are made of."""
-        ours = _clean_last(study, pair)
-        partner = self._partners.get(pair.sample["sample_id"])
-        others = [_clean_last(study, study.pair(study.options.corruption, partner))] if partner else []
+        ours = _clean_base(study, pair)
+        partner = self._partners.get(pair.sample_id)
+        others = [_clean_base(study, study.pair(study.options.corruption, partner))] if partner else []
         means = self._means if "mean" in self._replacements else None
-        return Material([ours, *others], means, roles_of(study, pair) if means else [], tuple(self._replacements))
+        return Material([ours, *others], means, list(pair.roles) if means else [], tuple(self._replacements))
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ class Material:
 
     Attributes
     ----------
-    examples : the pair with its second run clean, and the one, if any, whose z is drawn for it
+    examples : the pair with the clean run as its base, and the one, if any, whose z is drawn for it
     means, names : the mean z and the role of each position, where the mean is wanted
     """
 
@@ -147,14 +146,14 @@ class Material:
     def put_in(self, captured: Captured, component: str) -> dict[str, Float[Tensor, "layer token width"]]:
         """What replaces z in the captured pair, by the name of the replacement."""
         states = captured.states[component]
-        found = {"zero": torch.zeros_like(states[0, 1]), "corrupt": states[0, 0]}
+        found = {"zero": torch.zeros_like(states[0, BASE]), "corrupt": states[0, SOURCE]}
         if len(self.examples) > 1:
-            found["resample"] = states[1, 1]
+            found["resample"] = states[1, BASE]
         if self.means is not None:
-            found["mean"] = self.means.without(self.names, states[0, 1]).to(states)
+            found["mean"] = self.means.without(self.names, states[0, BASE]).to(states)
         return {name: found[name] for name in self.wanted if name in found}
 
 
-def _clean_last(study: Study, pair: Pair) -> Example:
-    """A pair whose second run, into which states are put, is the clean one."""
-    return study.examples(pair, study.options.corruption)[0].exchanged()
+def _clean_base(study: Study, pair: PreparedPair) -> Example:
+    """A pair of which states are put into the clean run; of noise, with the first draw."""
+    return study.examples(pair, study.options.corruption, base="clean")[0]

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def parse(method: type[T]) -> tuple[Options, T]:
-    """The shared options and those of a method, from the command line."""
+def parse(method: type[T], args: Sequence[str] | None = None) -> tuple[Options, T]:
+    """The shared options and those of a method, from the command line or other words."""
     parts: dict[str, Any] = {"study": Options, "method": method}
     command = make_dataclass(
         "Command", [(name, Annotated[part, OmitArgPrefixes], field(default_factory=part)) for name, part in parts.items()]
     )
-    parsed: Any = tyro.cli(command, description=method.__doc__)
+    parsed: Any = tyro.cli(command, args=args, description=method.__doc__)
     return parsed.study, parsed.method
 
 
@@ -34,7 +34,7 @@ def run_script(
     """Read the options, let `verb` write its files, and print where they are, below a summary of the file."""
     with reporting(f"interventions.{Path(sys.argv[0]).stem}", ValueError):
         options, chosen = parse(method)
-        from interventions.study.study import prepare  # loads the libraries: not before `--help`
+        from interventions.backends.opening import prepare
 
         written = verb(prepare(options), chosen)
         for path in [written] if isinstance(written, Path) else written:

@@ -15,15 +15,17 @@ from datasets import Dataset, Value
 from data_prep.tables import schema as samples
 from data_prep.tables.candidates import rng_of
 from data_prep.tables.sample import SampleError
-from interventions import backends
+from interventions.backends.answering import ask_backend
+from interventions.backends.opening import open_model
+from interventions.backends.running import choose
 from interventions.methods.options import SelectSamples
 from interventions.models.names import HUB, resolve
 from interventions.models.vlm import Vlm
 from interventions.results.store import check_writable, write_text
 from interventions.study.answer_match import is_normalised_match
-from interventions.study.answers import answer_all, ask_backend, is_exact_match
+from interventions.study.answers import answer_all, is_exact_match
+from interventions.study.opening import open_study, read_data
 from interventions.study.options import Options
-from interventions.study.study import Study, open_model
 
 ALL = "(all)"
 PUBLISHED: Mapping[str, Mapping[str, float]] = {  # % by exact match, over a whole data set (Golovanevsky et al., What Do VLMs NOTICE?)
@@ -61,13 +63,13 @@ def select(options: SelectSamples, vlm: Vlm | None = None) -> Selection:
     _check(options)
     check_writable(options.out.resolve().parent)
     source = HUB[options.published] if options.published else resolve(options.model)[1]
-    table, old = samples.load(options.table), samples.provenance(options.table)
-    fingerprint, old_name = samples.fingerprint(table), table[0]["dataset"]
+    data, old = read_data(options.table), samples.provenance(options.table)
+    table = data.table
     asked = Options(options.model, str(options.table), out=options.results, **options.running())
-    backends.choose(asked)  # raises where it cannot be used
+    choose(asked)  # raises where it cannot be used
     vlm = vlm or open_model(asked)
-    study = Study(asked, vlm, old_name, table, fingerprint, {}, options.table)
-    answers = answer_all(vlm, table, fingerprint, options.results, old_name, options.batch, partial(ask_backend, study))
+    ask = partial(ask_backend, open_study(asked, vlm, data))
+    answers = answer_all(vlm, table, data.fingerprint, options.results, data.name, options.batch, ask)
 
     judged = judge(table, answers)
     accuracy = accuracy_table(judged, PUBLISHED.get(source, {}))
@@ -80,9 +82,9 @@ def select(options: SelectSamples, vlm: Vlm | None = None) -> Selection:
         first = [f"{judged.sample_id[index]}: {reason}" for index, reason in list(reasons.items())[:3]]
         lines = [*first, *accuracy.to_string(index=False).splitlines()]
         raise SampleError(f"{vlm.name} answers no sample of {options.table} correctly ({options.match} match); the first, and all:", lines)
-    name = options.name or f"{old_name}-{vlm.name}-selected"
+    name = options.name or f"{data.name}-{vlm.name}-selected"
     selection = {
-        "table_fingerprint": fingerprint,
+        "table_fingerprint": data.fingerprint,
         "model": vlm.name,
         "model_revision": vlm.revision,
         "dtype": vlm.number_format,

@@ -59,7 +59,7 @@ DESCRIPTIONS = {
     "category": "the task",
     "correct_first": "whether the correct option comes first in the question",
 }
-REQUIRED_ATTRIBUTES = ("model", "dataset", "corruption", "component", "granularity", "main_token")
+REQUIRED_ATTRIBUTES = ("model", "dataset", "corruption", "modality", "component", "granularity", "main_token")
 
 
 class SchemaError(ValueError):
@@ -92,7 +92,10 @@ def validate(effects: xr.Dataset) -> xr.Dataset:
             problems.append(f"variable {name!r} has dims {effects[name].dims}, wanted {expected}")
     problems += [f"index {dim!r} is missing" for dim in dims if dim not in effects.indexes]
     if problems:
-        raise SchemaError("not a dataset of effects: " + "; ".join(problems))
+        advice = ""
+        if len(problems) == 1 and "modality" not in effects.attrs:
+            advice = ". An earlier version of the program wrote it: delete the file, and run the command that made it again"
+        raise SchemaError("not a dataset of effects: " + "; ".join(problems) + advice)
     return effects
 
 

@@ -1,4 +1,4 @@
-"""The results folder: who writes where, the manifest of what ran, and the finished samples of a run that is not finished."""
+"""Files of a results folder: how they are written, and the finished samples of a file that is not finished."""
 
 import hashlib
 import json
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from filelock import FileLock
 
 from data_prep.tables.command import Fault
 
@@ -45,20 +44,6 @@ def write_text(path: Path, text: str) -> None:
         raise ResultsError(f"could not write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def read_manifest(results: Path) -> dict[str, Any]:
-    """What `manifest.json` says; empty where there is none."""
-    path = results / "manifest.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def update_manifest(results: Path, section: str, key: str, entry: Any) -> None:
-    """Set one entry of `manifest.json`; safe among processes."""
-    with FileLock(results / ".manifest.lock"):
-        manifest = read_manifest(results)
-        manifest.setdefault(section, {})[key] = entry
-        write_text(results / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
 
 def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

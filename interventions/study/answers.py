@@ -2,25 +2,20 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 from datasets import Dataset
 from tqdm import tqdm
 
 from data_prep.tables.sample import Sample
-from interventions import __version__, backends
+from interventions import __version__
 from interventions.models.vlm import ANSWER_TOKENS, Vlm
-from interventions.results.store import Arrays, differences, update_manifest, write_text
+from interventions.results.manifest import update_manifest
+from interventions.results.store import differences, write_text
 
-if TYPE_CHECKING:
-    from interventions.study.study import Study
-
-Ask = Callable[[Sequence[Sequence[int]], int], "Generator[dict[str, str]]"]
+Ask = Callable[[Sequence[Sequence[int]], int], Generator[dict[str, str]]]
 
 
 def is_exact_match(generated: str, correct: str) -> bool:
@@ -39,7 +34,7 @@ def answer_all(
 
     Parameters
     ----------
-    ask : the answers of some batches of rows, in any order, of at most so many tokens; default: those that the model gives here
+    ask : the answers of some batches of rows, in any order, of at most so many tokens; default: the loaded model's
     """
     path = results / vlm.name / dataset / "answers.json"
     tokens = answer_tokens(vlm, samples)
@@ -75,23 +70,6 @@ def answer_tokens(vlm: Vlm, samples: Dataset) -> int:
     options = {*samples["correct_answer"], *samples["incorrect_answer"]}
     longest = max(len(vlm.processor.tokenizer(option, add_special_tokens=False)["input_ids"]) for option in options)
     return max(ANSWER_TOKENS, longest + 2)
-
-
-def ask_backend(study: "Study", rows: Sequence[Sequence[int]], tokens: int) -> "Generator[dict[str, str]]":
-    """The answers of some batches of a study's rows, from its backend."""
-    names = study.table["sample_id"]
-    paths = (f"{study.vlm.name}/{study.name}/answers.json",)
-    todo = [backends.Batch(tuple(names[i] for i in some), ("answers",), paths=paths) for some in rows]
-    if todo:
-        with closing(backends.choose(study.options).run(study, partial(_answer, tokens=tokens), todo)) as measured:
-            for batch, found in measured:
-                yield {name: str(files["answers"]["text"]) for name, files in zip(batch.samples, found, strict=True)}
-
-
-def _answer(study: "Study", batch: backends.Batch, tokens: int) -> list[Mapping[str, Arrays]]:
-    """The work of answering (see `interventions.backends.Work`)."""
-    answers = generate_answers(study.vlm, [study.sample(name) for name in batch.samples], tokens)
-    return [{"answers": {"text": np.array(answers[name])}} for name in batch.samples]
 
 
 def generate_answers(vlm: Vlm, rows: Sequence[Sample], tokens: int) -> dict[str, str]:

@@ -9,13 +9,12 @@ import pytest
 
 from analysis import figures, report, robust_heads, universal_heads
 from analysis.heads.options import RobustRule
-from analysis.store import command
 from analysis.store.folder import ResultsError
+from data_prep.tables import command
 from tests.support.synthetic_results import write_results
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = {path.stem for path in (ROOT / "analysis").glob("*.py") if "def main()" in path.read_text(encoding="utf-8")}
-VERB = {"compare_corruptions": "find_and_write"}
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +36,11 @@ def test_an_interrupted_or_failing_command_says_so_in_a_line(name, monkeypatch, 
     monkeypatch.setattr(sys, "argv", [name, "--results", str(tmp_path / "nothing")])
     with pytest.raises(SystemExit, match=f"^{name}: no results folder at"):
         module.main()
-    monkeypatch.setattr(module, VERB.get(name, "write"), lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(module, "write", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(SystemExit) as ended:
         module.main()
     assert ended.value.code == command.INTERRUPTED
-    assert capsys.readouterr().err == f"{name}: interrupted; no file is half written\n"
+    assert capsys.readouterr().err == f"\n{name}: interrupted; what is finished is kept, run the same command to go on\n"
 
 
 @pytest.mark.parametrize("name", ["universal_heads", "figures"])

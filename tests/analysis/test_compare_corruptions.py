@@ -6,8 +6,12 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from analysis.compare_corruptions import Comparing, claim, compare, find, find_and_write, thirds
-from analysis.corruptions.views import cut, share_table
+from analysis.compare_corruptions import find, write
+from analysis.corruptions.comparable import compare_folder
+from analysis.corruptions.options import Comparing
+from analysis.corruptions.statistics import claim, compare
+from analysis.corruptions.tables import cut, share_table
+from analysis.stats.thirds import thirds
 from analysis.store.folder import ResultsError
 from tests.support.synthetic_results import effects, save, write_results
 
@@ -32,7 +36,9 @@ def by_layer(weights: list[float], seed: int = 0) -> np.ndarray:
 def write_heads(folder, corruption: str, logits: np.ndarray, tokens=("correct",), **attrs) -> xr.Dataset:
     """A file of heads; `logits` [sample, layer, head] at every token."""
     of_tokens = np.repeat(logits[..., None], len(tokens), axis=-1)
-    dataset = effects(of_tokens, list(tokens), list(tokens), model="m", dataset="d", corruption=corruption, **attrs)
+    modality = {"str": "text", "str-noising": "text"}.get(corruption, "image")
+    attrs = {"model": "m", "dataset": "d", "corruption": corruption, "modality": modality, **attrs}
+    dataset = effects(of_tokens, list(tokens), list(tokens), **attrs)
     save(dataset, folder / "m" / "d" / corruption / "cross_attention-heads.nc")
     return dataset
 
@@ -102,7 +108,7 @@ def test_only_samples_that_every_corruption_has_are_compared(tmp_path):
     one[20:], other[:5] = np.nan, np.nan
     write_heads(tmp_path, "sip", one)
     write_heads(tmp_path, "str", other)
-    found, left_out = find(tmp_path, QUICK)
+    found, left_out = compare_folder(tmp_path, QUICK)
     (compared,) = found.values()
     assert list(compared["samples"].values) == [15, 15]
     np.testing.assert_allclose(compared["mean_effect"].sel(corruption="sip"), one[5:20].mean(axis=0), atol=1e-6)
@@ -155,10 +161,10 @@ def test_cells_and_samples_without_effects_are_left_out_alike():
 def test_no_effect_at_all_has_no_share_and_leaves_the_claim_undecided(tmp_path):
     for corruption, logits in {"sip": by_layer(EVEN), "gaussian_noise": np.zeros((SAMPLES, LAYERS, HEADS))}.items():
         write_heads(tmp_path, corruption, logits)
-    found, words = find_and_write(tmp_path, QUICK)
-    (compared,) = found.values()
+    written = write(tmp_path, QUICK)
+    (compared,) = written.data.values()
     assert np.isnan(compared["share"].sel(corruption="gaussian_noise")).all()
-    assert "undecided" in words
+    assert "undecided" in written.words
 
 
 def test_draws_are_averaged_before_effects_are_sized(tmp_path):
@@ -170,15 +176,15 @@ def test_draws_are_averaged_before_effects_are_sized(tmp_path):
         | {f"corrupt_{n}": noise[f"corrupt_{n}"].expand_dims(draw=2, axis=1) for n in names}
     ).assign_coords(draw=[0, 1])
     draws["logit_correct"] = draws["logit_correct"] + xr.DataArray([5.0, -5.0], dims="draw")  # larger than any effect
-    plain = find(tmp_path, QUICK)[0]["m/d/cross_attention-heads"]
+    plain = find(tmp_path, QUICK)["m/d/cross_attention-heads"]
     save(draws, tmp_path / "m" / "d" / "gaussian_noise" / "cross_attention-heads.nc")
-    of_draws = find(tmp_path, QUICK)[0]["m/d/cross_attention-heads"]
+    of_draws = find(tmp_path, QUICK)["m/d/cross_attention-heads"]
     np.testing.assert_allclose(of_draws["mean_absolute_effect"], plain["mean_absolute_effect"], atol=1e-5)
 
 
 def test_tables_files_and_figures(tmp_path):
     write_results(tmp_path)
-    _, words = find_and_write(tmp_path, Comparing(resamples=200, model="llava-small", component="self_attention"))
+    words = write(tmp_path, Comparing(resamples=200, model="llava-small", component="self_attention")).words
     table = pd.read_csv(tmp_path / "compare_corruptions.csv")
     assert set(table["row"]) == {"share", "claim"}
     assert set(table.loc[table["row"] == "claim", "claim"]) == {"not judged: no gaussian_noise"}
@@ -201,7 +207,7 @@ def test_tables_files_and_figures(tmp_path):
 def test_the_claim_is_a_row_with_its_differences(tmp_path):
     for seed, (corruption, weights) in enumerate({"sip": EVEN, "str": EVEN, "gaussian_noise": LATE, "inpainting": LATE}.items()):
         write_heads(tmp_path, corruption, by_layer(weights, seed))
-    table = share_table(find(tmp_path, QUICK)[0])
+    table = share_table(find(tmp_path, QUICK))
     assert list(table["row"]) == ["share"] * 4 + ["difference"] * 2 + ["claim"]
     assert list(table["corruption"])[-3:] == ["gaussian_noise - sip", "gaussian_noise - str", "gaussian_noise against sip, str"]
     assert list(table["corruption"])[3] == "gaussian_noise"
@@ -212,20 +218,22 @@ def test_the_claim_is_a_row_with_its_differences(tmp_path):
 def test_only_like_is_compared_with_like(tmp_path):
     for corruption in ("sip", "str", "sip-noising", "str-noising"):
         write_heads(tmp_path, corruption, by_layer(EVEN), direction="noising" if "-" in corruption else "denoising")
-    mlp = effects(by_layer(EVEN), range(HEADS), ["noun"] * HEADS, model="m", dataset="d", component="mlp").assign_attrs(window=3)
+    mlp = effects(by_layer(EVEN), range(HEADS), ["noun"] * HEADS, model="m", dataset="d", component="mlp", modality="image").assign_attrs(
+        window=3
+    )
     save(mlp, tmp_path / "m" / "d" / "sip" / "mlp-window3.nc")
-    found, left_out = find(tmp_path, QUICK)
+    found, left_out = compare_folder(tmp_path, QUICK)
     assert sorted(found) == ["m/d/cross_attention-heads", "m/d/cross_attention-heads-noising"]
     assert list(found["m/d/cross_attention-heads-noising"]["corruption"].values) == ["sip", "str"]
     (reason,) = left_out
     assert reason.startswith("m/d/mlp-window3: only sip to compare")
-    assert f"module_patching --model m --data data/d --corruption str --components mlp --out {tmp_path} --window 3" in reason
+    assert f"module_patching --model m --data data/d --out {tmp_path} --corruption str --components mlp --window 3" in reason
 
 
 def test_tokens_that_all_corruptions_have(tmp_path):
     write_heads(tmp_path, "sip", by_layer(EVEN), tokens=("correct", "last"))
     write_heads(tmp_path, "str", by_layer(EVEN), tokens=("last", "or"))
-    assert find(tmp_path, QUICK)[0]["m/d/cross_attention-heads"].attrs["token"] == "last"  # the main one is "correct"
+    assert find(tmp_path, QUICK)["m/d/cross_attention-heads"].attrs["token"] == "last"  # the main one is "correct"
     with pytest.raises(ResultsError, match=r"not every corruption has heads at token 'or' \(sip: correct, last; str: last, or\)"):
         find(tmp_path, Comparing(token="or"))
 
@@ -245,7 +253,9 @@ def test_too_few_corruptions_or_samples_are_said_with_what_makes_more(tmp_path):
     with pytest.raises(ResultsError, match="no effects below"):
         find(tmp_path, QUICK)
     write_heads(tmp_path, "sip", by_layer(EVEN))
-    with pytest.raises(ResultsError, match=r"only sip to compare; make another .*head_patching --model m --data data/d --corruption str"):
+    with pytest.raises(
+        ResultsError, match=r"only sip to compare; make another .*head_patching --model m --data data/d --out .* --corruption str"
+    ):
         find(tmp_path, QUICK)
     write_heads(tmp_path, "str", by_layer(EVEN)[:1])
     with pytest.raises(ResultsError, match=r"str is left out: 1 sample\(s\) with an effect"):

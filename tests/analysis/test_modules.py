@@ -8,7 +8,8 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from analysis.compare_corruptions import Comparing, compare
+from analysis.corruptions.options import Comparing
+from analysis.corruptions.statistics import compare
 from analysis.module_effects.maps import describe, peak
 from analysis.module_effects.options import MapRule
 from analysis.modules import find, write

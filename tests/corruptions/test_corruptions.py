@@ -2,16 +2,19 @@
 
 import json
 import math
+import re
+import zlib
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from corruptions.base import LeftOut, named
+from corruptions.base import LeftOut, Prompt, named
 from corruptions.gaussian_noise import NoiseOptions
 from corruptions.options import CorruptionOptions
 from corruptions.semantic_image_pairs import SemanticImagePairs
-from corruptions.symmetric_token_replacement import SymmetricTokenReplacement, replace_options
+from corruptions.symmetric_token_replacement import SymmetricTokenReplacement, mismatch, replace_options
 from data_prep.tables.sample import option_spans
 
 
@@ -43,13 +46,24 @@ def test_sip_changes_the_image_alone(vlm, shapes):
         ([{"colour": "red", "size": "small"}], [{"colour": "blue", "size": "large"}], "size of object 0"),
         ([{"colour": "red"}, {"colour": "red"}], [{"colour": "blue"}, {"colour": "blue"}], "colour of object 1"),
         ([{"colour": "red"}], [{"colour": "red"}], "differs in nothing"),
+        ([{"size": "small"}], [{"size": "large"}], "must differ in the colour .* differs in size of object 0"),
         ([{"colour": "red"}], [], "0 objects"),
+        ([{"colour": "red", "size": "small"}], [{"colour": "red", "size": "large"}], "it differs in size of object 0$"),
+        ([{"colour": "red"}, {"size": "small"}], [{"colour": "red"}, {"size": "large"}], "it differs in size of object 1$"),
+        ([{"colour": "red"}], [{"colour": "red", "texture": "striped"}], "it differs in texture of object 0$"),
+        ([{"colour": "red", "texture": "striped"}], [{"colour": "blue"}], "colour of object 0, texture of object 0"),
     ],
 )
-def test_sip_leaves_out_a_partner_that_differs_in_more(clean, corrupt, reason):
+def test_sip_leaves_out_a_partner_that_differs_in_more_or_in_something_else(clean, corrupt, reason):
     row = sample(clean_attributes=json.dumps(clean), corrupt_attributes=json.dumps(corrupt))
     with pytest.raises(LeftOut, match=reason):
         SemanticImagePairs().corrupt(row, None)
+
+
+def test_sip_takes_a_partner_that_differs_in_the_asked_attribute_of_one_object():
+    clean, corrupt = ([{"colour": "green", "size": "small"}, {"colour": colour, "size": "small"}] for colour in ("red", "blue"))
+    row = sample(clean_attributes=json.dumps(clean), corrupt_attributes=json.dumps(corrupt))
+    assert SemanticImagePairs().corrupt(row, None).corrupt_image is row["corrupt_image"]
 
 
 def test_sip_leaves_out_an_identical_partner():
@@ -129,6 +143,55 @@ def test_a_stated_corrupt_question_must_meet_the_definition(blip, stated, reason
             maker.corrupt(row, blip.prompt)
 
 
+def in_pieces(question, size=4, last=""):
+    """A tokenizer that cuts words into pieces of so many letters; the token of the last piece depends on a word before it, where that is
+    given."""
+    spans = [
+        (start, min(start + size, match.end()))
+        for match in re.finditer(r"\w+|[^\w\s]", question)
+        for start in range(match.start(), match.end(), size)
+    ]
+    words = tuple(question[start:end] for start, end in spans)
+    ids = [zlib.crc32(word.encode()) for word in words]
+    ids[-1] += len(last) * (last in question)
+    return Prompt(question, tuple(ids), tuple(spans), words, ("question",) * len(words))
+
+
+@pytest.mark.parametrize(
+    ("new", "tokenize", "reason"),
+    [
+        (("pink", "tan"), in_pieces, None),
+        (("pink", "orange"), in_pieces, "has 8 tokens, the clean one 7"),
+        (("pink", "tan"), partial(in_pieces, last="tan"), "differs outside the options, at token 6"),
+        (("pink", "tan"), partial(in_pieces, last="red"), "differs outside the options, at token 6"),
+    ],
+)
+def test_str_changes_no_token_outside_the_options(new, tokenize, reason):
+    """Whether the corrupt question is drawn or stated: a token may depend on the words around it."""
+    drawn = sample("Is the hat red or blue?")
+    stated = sample("Is the hat red or blue?", corrupt_question=f"Is the hat {new[0]} or {new[1]}?", sample_id="t")
+    pool = sample(f"Is the hat {new[0]} or {new[1]}?", *new, sample_id="u")
+    maker = SymmetricTokenReplacement([drawn, stated, pool], seed=0)
+    if reason is None:
+        assert maker.corrupt(stated, tokenize).corrupt_question == stated["corrupt_question"]
+        assert maker.corrupt(drawn, tokenize).corrupt_question in ("Is the hat pink or tan?", "Is the hat tan or pink?")
+        return
+    with pytest.raises(LeftOut, match=f"the given corrupt question {reason}"):
+        maker.corrupt(stated, tokenize)
+    with pytest.raises(LeftOut, match="no two other options of 'colour' take 1 and 1 tokens"):
+        maker.corrupt(drawn, tokenize)
+
+
+def test_str_puts_options_of_as_many_tokens_in_each_place():
+    """As many in all would not do: the second option would stand elsewhere."""
+    row = sample("Is the hat purple or red?", "purple", "red", corrupt_question="Is the hat tan or orange?")
+    with pytest.raises(LeftOut, match="the given corrupt question has an option in other token positions"):
+        SymmetricTokenReplacement([row], seed=0).corrupt(row, in_pieces)
+    pool = [sample("Is the hat purple or red?", "purple", "red"), sample("Is it tan or orange?", "tan", "orange", sample_id="u")]
+    pair = SymmetricTokenReplacement(pool, seed=0).corrupt(pool[0], in_pieces)
+    assert pair.corrupt_question == "Is the hat orange or tan?"
+
+
 def test_replace_options_in_both_orders():
     question = "Is it blue or red?"
     spans = option_spans(question, "red", "blue")
@@ -153,3 +216,26 @@ def test_noise_that_cannot_be_drawn_is_refused(options, message):
 def test_unknown_corruption_names_those_there_are():
     with pytest.raises(ValueError, match="unknown corruption 'noise'; choose from sip, str"):
         named("noise")
+
+
+@pytest.mark.parametrize(
+    ("ids", "question_spans", "reason"),
+    [
+        ((1, 7, 3, 8, 5), ((3, 6), (10, 14)), None),
+        ((9, 7, 3, 8, 5), ((3, 6), (10, 14)), "differs outside the options, at token 0"),
+        ((1, 7, 4, 8, 5), ((3, 6), (10, 14)), "differs outside the options, at token 2"),
+        ((1, 7, 3, 8, 9), ((3, 6), (10, 14)), "differs outside the options, at token 4"),
+        ((1, 7, 3, 8), ((3, 6), (10, 14)), "has 4 tokens, the clean one 5"),
+        ((1, 7, 3, 8, 5), ((0, 2), (10, 14)), "has an option in other token positions"),
+    ],
+)
+def test_two_prompts_are_symmetric_where_they_differ_in_the_options_alone(ids, question_spans, reason):
+    """Is red or blue? with a token for each word: tokens 1 and 3 are the options."""
+    words = (("Is", (0, 2)), ("red", (3, 6)), ("or", (7, 9)), ("blue", (10, 14)), ("?", (14, 15)))
+
+    def prompt(ids):
+        texts, spans = zip(*words[: len(ids)], strict=True)
+        return Prompt("", ids, spans, texts, ("question",) * len(ids))
+
+    clean = ((3, 6), (10, 14))
+    assert mismatch(prompt((1, 2, 3, 4, 5)), clean, prompt(ids), question_spans) == reason

@@ -17,6 +17,7 @@ from corruptions.painting import inpainter
 from corruptions.painting.cache import ImageCache
 from corruptions.painting.inpainter import Inpainter, InpaintingError
 from interventions.engine.capture import example
+from interventions.engine.pairs import prepare_pair
 from interventions.models.vlm import Scored
 from tests.support.tiny_diffusion import SIDE, save_tiny_pipeline
 
@@ -114,7 +115,7 @@ def test_noise_depends_on_the_seed_and_the_sample_alone(options):
 def test_a_model_gets_the_painted_image(options, blip):
     row = sample(size=(64, 64))
     pair = CORRUPTIONS["inpainting"].make([], 0, options).corrupt(row, blip.prompt)
-    pixels = example(blip, pair, Scored(5, 6)).pixels["pixel_values"]
+    pixels = example(blip, prepare_pair(blip, pair, Scored(5, 6))).pixels["pixel_values"]
     torch.testing.assert_close(pixels[1:], blip.pixels([Image.open(pair.corrupt_image_from)])["pixel_values"])
     assert not torch.equal(pixels[0], pixels[1])
 

@@ -11,10 +11,10 @@ from corruptions.base import CORRUPTIONS
 from corruptions.inpainting import Region
 from corruptions.options import CorruptionOptions
 from data_prep.tables import schema as sample_table
+from interventions.backends.opening import prepare
 from interventions.head_patching import patch_heads
 from interventions.results import effects
 from interventions.study.options import Options
-from interventions.study.study import prepare
 from tests.support.tiny_diffusion import save_tiny_pipeline
 
 

@@ -17,13 +17,15 @@ from benchmarks.models import llava as random_llava
 from corruptions.base import LeftOut
 from data_prep.tables import schema as sample_table
 from interventions import attention_knockout as knockout_script
-from interventions.attention_knockout import attention_knockout
+from interventions.attention_knockout import knock_out_attention
+from interventions.backends.opening import prepare
 from interventions.engine import blocking
 from interventions.engine.blocking import Block, sweep_blocks
-from interventions.engine.capture import CORRUPT, Example, capture, example
+from interventions.engine.capture import BASE, Example, capture, example
 from interventions.engine.edges import Places
 from interventions.engine.oracle.knockout import run_plain, verify_blocks
 from interventions.engine.oracle.verify import VerificationError
+from interventions.engine.pairs import prepare_pair
 from interventions.methods.attention_knockout import ANSWER_EDGES, DECODER_EDGES, ENCODER_EDGES, default_edges, default_window
 from interventions.methods.options import AttentionKnockout
 from interventions.models.loading import wrap
@@ -31,7 +33,6 @@ from interventions.models.parts import part_of
 from interventions.results import effects
 from interventions.results.store import ResultsError
 from interventions.study.options import Options
-from interventions.study.study import prepare
 from tests.interventions.models.test_architectures import LAYERS, QUESTIONS, pictures
 from tests.support import zoo
 from tests.support.hooks import answer_logits
@@ -106,13 +107,13 @@ def oracle(vlm, layers, run, block, answers, keep=None):
 def shipped(vlm, pair, keep=None):
     """A pair whose clean run is blocked: as an example, and by hooks."""
     answers = [pair.sample[name] for name in ("correct_answer", "incorrect_answer")]
-    ours = example(vlm, pair, vlm.scored(pair.clean_question, *answers)).exchanged()
+    ours = example(vlm, prepare_pair(vlm, pair, vlm.scored(pair.clean_question, *answers)), base="clean")
     module = vlm.module
     layers = module.text_encoder.encoder.layer if hasattr(module, "text_encoder") else module.model.language_model.layers
 
     def by_hooks(block):
-        pixels = ours.pixels["pixel_values"][CORRUPT]
-        return oracle(vlm, layers, lambda: answer_logits(module, ours.ids[CORRUPT:], pixels, ours.forced)[0], block, ours.answers, keep)
+        pixels = ours.pixels["pixel_values"][BASE]
+        return oracle(vlm, layers, lambda: answer_logits(module, ours.ids[BASE:], pixels, ours.forced)[0], block, ours.answers, keep)
 
     return ours, by_hooks
 
@@ -147,14 +148,14 @@ def blocks_of_all_kinds(vlm, ids):
 @pytest.mark.parametrize("number", [0, 3])
 def test_blocked_runs_agree_with_hooks_and_with_the_plain_path(vlm, make_pair, number):
     ours, by_hooks = shipped(vlm, make_pair(vlm, "sip", number))
-    blocks = blocks_of_all_kinds(vlm, ours.ids[CORRUPT])
+    blocks = blocks_of_all_kinds(vlm, ours.ids[BASE])
     captured = capture(vlm, [ours], ())
     measured = sweep_blocks(vlm, captured, blocks)
     for block, row in zip(blocks, measured, strict=True):
         torch.testing.assert_close(row, by_hooks(block), atol=TOLERANCE, rtol=0)
     for block, row in list(zip(blocks, measured, strict=True))[::2]:
         torch.testing.assert_close(run_plain(vlm, ours, block), row, atol=TOLERANCE, rtol=0)
-    changed = (measured - captured.measured[0, CORRUPT]).abs().amax(1) > 1e-3
+    changed = (measured - captured.measured[0, BASE]).abs().amax(1) > 1e-3
     assert changed.sum() > len(blocks) // 2
 
 
@@ -168,7 +169,7 @@ def test_blocked_runs_of_other_architectures_agree_with_hooks(name):
     inputs.pop("labels", None)
     ours = Example(vlm.ids([prompt, prompt]), vlm.pixels([image, image]), (5, 6))
     last, red = len(prompt.ids) - 1, prompt.positions((20, 23))
-    keys = image_positions(vlm, ours.ids[CORRUPT])
+    keys = image_positions(vlm, ours.ids[BASE])
     every = [((last,), keys), (red, keys[::2]), ((last,), red), ((last, *red), tuple(range(last + 1)))]
     every = [(queries, {"self_attention": seen}) for queries, seen in [*every, (keys, keys[:3])]]
     if "cross_attention" in vlm.architecture.components:
@@ -203,7 +204,7 @@ def test_blocking_nothing_changes_nothing(vlm, make_pair):
     blocks = [Block(layers, (last,), {}), Block(layers, (3, last), {"self_attention": ()})]
     blocks += [Block(layers, (2, 5), {"self_attention": (6, last)})] if vlm.architecture.causal else []
     captured = capture(vlm, [ours], ())
-    clean = captured.measured[0, CORRUPT]
+    clean = captured.measured[0, BASE]
     torch.testing.assert_close(sweep_blocks(vlm, captured, blocks), clean.expand(len(blocks), -1), atol=1e-5, rtol=0)
     for block in blocks:
         torch.testing.assert_close(run_plain(vlm, ours, block), clean, atol=1e-5, rtol=0)
@@ -212,13 +213,13 @@ def test_blocking_nothing_changes_nothing(vlm, make_pair):
 def test_blocking_the_image_from_a_token_is_removing_it_from_its_keys(llava, make_pair):
     """The last token, by a cache from which the image's keys and values are cut out."""
     ours, _ = shipped(llava, make_pair(llava, "sip"))
-    ids, image = ours.ids[CORRUPT:], image_positions(llava, ours.ids[CORRUPT])
+    ids, image = ours.ids[BASE:], image_positions(llava, ours.ids[BASE])
     last = ids.shape[1] - 1
     block = Block(tuple(range(llava.n_layers)), (last,), {"self_attention": image})
     (measured,) = sweep_blocks(llava, capture(llava, [ours], ()), [block])
     kept = [i for i in range(last) if i not in image]
     with torch.no_grad():
-        before = llava.module(input_ids=ids[:, :-1], pixel_values=ours.pixels["pixel_values"][CORRUPT], use_cache=True).past_key_values
+        before = llava.module(input_ids=ids[:, :-1], pixel_values=ours.pixels["pixel_values"][BASE], use_cache=True).past_key_values
         cut = DynamicCache([(layer.keys[:, :, kept], layer.values[:, :, kept]) for layer in before.layers])
         text = llava.module.model.language_model(
             input_ids=ids[:, -1:], past_key_values=cut, position_ids=torch.tensor([[last]]), use_cache=True
@@ -235,12 +236,12 @@ def test_without_the_image_the_answer_does_not_depend_on_it(vlm, make_pair):
     for swap in (False, True):
         ours, _ = shipped(vlm, pair)
         ours = dataclasses.replace(ours, pixels={name: values.flip(0) for name, values in ours.pixels.items()}) if swap else ours
-        ids = ours.ids[CORRUPT]
+        ids = ours.ids[BASE]
         image = image_positions(vlm, ids) if vlm.architecture.causal else tuple(range(65))
         text = tuple(range(image[-1] + 1 if vlm.architecture.causal else 0, len(ids)))
         blocks = [Block(tuple(range(vlm.n_layers)), text, {vlm.architecture.head_component: image})]
         captured = capture(vlm, [ours], ())
-        found.append((captured.measured[0, CORRUPT], sweep_blocks(vlm, captured, blocks)[0]))
+        found.append((captured.measured[0, BASE], sweep_blocks(vlm, captured, blocks)[0]))
     (clean, blocked), (other_clean, other_blocked) = found
     assert (clean - other_clean).abs().max() > 0.1
     torch.testing.assert_close(blocked, other_blocked, atol=TOLERANCE, rtol=0)
@@ -250,7 +251,7 @@ def test_without_the_image_the_answer_does_not_depend_on_it(vlm, make_pair):
 def test_traces_of_fewer_runs_give_the_same_numbers(vlm, make_pair, monkeypatch):
     """Cut by a number of tokens, or halved where memory does not do."""
     ours, _ = shipped(vlm, make_pair(vlm, "sip"))
-    captured, blocks = capture(vlm, [ours], ()), blocks_of_all_kinds(vlm, ours.ids[CORRUPT])
+    captured, blocks = capture(vlm, [ours], ()), blocks_of_all_kinds(vlm, ours.ids[BASE])
     whole, real, sizes = sweep_blocks(vlm, captured, blocks), blocking._run_together, []
     torch.testing.assert_close(sweep_blocks(vlm, captured, blocks, tokens=30), whole, atol=TOLERANCE, rtol=0)
 
@@ -267,7 +268,7 @@ def test_traces_of_fewer_runs_give_the_same_numbers(vlm, make_pair, monkeypatch)
 
 def test_a_wrong_sweep_is_found_out(llava, make_pair):
     ours, _ = shipped(llava, make_pair(llava, "sip"))
-    blocks = blocks_of_all_kinds(llava, ours.ids[CORRUPT])
+    blocks = blocks_of_all_kinds(llava, ours.ids[BASE])
     measured = sweep_blocks(llava, capture(llava, [ours], ()), blocks)
     verify_blocks(llava, ours, blocks, measured)
     with pytest.raises(VerificationError, match=r"blocked attention, .* of llava-shapes"):
@@ -348,7 +349,7 @@ def values(path):
 def test_the_file_holds_what_hooks_measure(study):
     """By labels; windows are centred as in ROME."""
     vlm = study.vlm
-    path = attention_knockout(study, AttentionKnockout(window=2))
+    path = knock_out_attention(study, AttentionKnockout(window=2))
     assert path == study.folder / "attention_knockout-window2.nc"
     dataset = values(path)
     assert tuple(dataset.edge.values) == (DECODER_EDGES if vlm.architecture.causal else ENCODER_EDGES) == default_edges(vlm)
@@ -377,7 +378,7 @@ def test_a_sample_without_a_mask_is_nan_there_and_the_manifest_says_why(tmp_path
     sample_table.save(sample_table.build(rows), tmp_path / "data", {"name": "shapes", "seed": 0, "left_out": []})
     options = Options(model=blip.name, data=str(tmp_path / "data"), samples=2, out=tmp_path / "results", device="cpu", keep_wrong=True)
     study = prepare(options, blip)
-    path = attention_knockout(study, AttentionKnockout(("object:question",)))
+    path = knock_out_attention(study, AttentionKnockout(("object:question",)))
     missing = values(path).logit_correct.isnull().all("layer").sel(edge="object:question")
     assert dict(zip(missing.sample.values, missing.values, strict=True)) == {rows[0]["sample_id"]: True, rows[1]["sample_id"]: False}
     assert not values(path).clean_logit_correct.isnull().any()
@@ -395,10 +396,10 @@ def test_edges_that_no_sample_has_are_refused_when_asked_for_and_else_left_out(t
     with pytest.raises(
         ValueError, match=r"no sample of 'shapes' has the edge object:question in blip-shapes: .* neither an object mask nor a box"
     ):
-        attention_knockout(study, AttentionKnockout(("object:question",)))
+        knock_out_attention(study, AttentionKnockout(("object:question",)))
     with pytest.raises(ValueError, match=r"image:last .*nothing is 'last'; the prompt has \[CLS\], question"):
-        attention_knockout(study, AttentionKnockout(("image:last",)))
-    dataset = values(attention_knockout(study))
+        knock_out_attention(study, AttentionKnockout(("image:last",)))
+    dataset = values(knock_out_attention(study))
     assert "has the edge background:question" in caplog.text
     assert {edge for edge in ENCODER_EDGES if bool(dataset.logit_correct.sel(edge=edge).isnull().all())} == {
         "object:question",
@@ -421,7 +422,7 @@ def test_the_script_prints_the_mean_change_by_edge_and_layer(tmp_path, data, mon
 
 
 def test_a_metric_that_the_file_has_no_numbers_for_says_so(study):
-    dataset = values(attention_knockout(study, AttentionKnockout(("image:?",), window=1)))
+    dataset = values(knock_out_attention(study, AttentionKnockout(("image:?",), window=1)))
     with pytest.raises(
         effects.SchemaError, match=r"needs the variable 'corrupt_logit_correct', which the file \(The clean run with .*\) lacks"
     ):
@@ -438,26 +439,26 @@ def test_wrong_edges_and_windows_are_refused(study):
         (("image:question",), study.vlm.n_layers + 1, f"does not fit; {study.vlm.name} has {study.vlm.n_layers}"),
     ):
         with pytest.raises(ValueError, match=message):
-            attention_knockout(study, AttentionKnockout(edges, window))
+            knock_out_attention(study, AttentionKnockout(edges, window))
     if study.vlm.architecture.causal:
         with pytest.raises(ValueError, match="'question' stands before 'last' and does not see it anyway"):
-            attention_knockout(study, AttentionKnockout(("last:question",)))
+            knock_out_attention(study, AttentionKnockout(("last:question",)))
 
 
 def test_a_finished_file_is_left_alone_and_other_edges_are_refused(study):
     edges = ("options:?", "image:?")
-    path = attention_knockout(study, AttentionKnockout(edges))
+    path = knock_out_attention(study, AttentionKnockout(edges))
     before = path.stat().st_mtime_ns
-    assert attention_knockout(study, AttentionKnockout(edges)) == path
+    assert knock_out_attention(study, AttentionKnockout(edges)) == path
     assert path.stat().st_mtime_ns == before
     with pytest.raises(ResultsError, match="edges"):
-        attention_knockout(study, AttentionKnockout(edges[:1]))
+        knock_out_attention(study, AttentionKnockout(edges[:1]))
 
 
 def test_the_divergence_from_the_clean_run_is_measured_where_asked_for(study):
     """KL over the vocabulary, by hooks; 0 for the clean run itself."""
     study.options.divergence = True
-    dataset = values(attention_knockout(study, AttentionKnockout(("all:all",), window=1)))
+    dataset = values(knock_out_attention(study, AttentionKnockout(("all:all",), window=1)))
     pair = study.pairs("sip")[0][0]
     block = Places(study.vlm, study.vlm.prompt(pair.clean_question), pair).block("all:all")
     kept = []
@@ -475,19 +476,19 @@ def test_the_divergence_from_the_clean_run_is_measured_where_asked_for(study):
 def test_other_parts_of_a_model_are_refused(study):
     study.options.part = "vision"
     with pytest.raises(ValueError, match="not in --part vision"):
-        attention_knockout(study)
+        knock_out_attention(study)
 
 
 def decoder_pair(blip, pair):
     """A pair whose clean run is blocked in the answer decoder: as an example of that part, and by hooks."""
     part = part_of(blip, "decoder")
     answers = [pair.sample[name] for name in ("correct_answer", "incorrect_answer")]
-    ours = example(part, pair, part.scored(pair.clean_question, *answers)).exchanged()
+    ours = example(part, prepare_pair(part, pair, part.scored(pair.clean_question, *answers)), base="clean")
     ids = blip.ids([blip.prompt(pair.clean_question)])
     layers = blip.module.text_decoder.bert.encoder.layer
 
     def by_hooks(block):
-        pixels = ours.pixels["pixel_values"][CORRUPT]
+        pixels = ours.pixels["pixel_values"][BASE]
         return oracle(blip, layers, lambda: answer_logits(blip.module, ids, pixels, ours.forced)[0], block, ours.answers)
 
     return part, ours, by_hooks
@@ -509,7 +510,7 @@ def test_the_answer_decoder_is_blocked_from_the_encoded_question(blip, make_pair
         expected = by_hooks(block)
         torch.testing.assert_close(row, expected, atol=TOLERANCE, rtol=0)
         torch.testing.assert_close(run_plain(part, ours, block), expected, atol=TOLERANCE, rtol=0)
-    assert ((measured - captured.measured[0, CORRUPT]).abs().amax(1) > 1e-3).sum() > 8
+    assert ((measured - captured.measured[0, BASE]).abs().amax(1) > 1e-3).sum() > 8
     some = [i for i, block in enumerate(blocks) if block.keys in (sides[0], sides[4])]  # keys after the last named one: of one side all
     torch.testing.assert_close(sweep_blocks(part, captured, [blocks[i] for i in some]), measured[some], atol=TOLERANCE, rtol=0)
     whole, unnumbered = (measured[[i for i, block in enumerate(blocks) if block.keys == keys]] for keys in (sides[3], sides[4]))
@@ -523,7 +524,7 @@ def test_a_decoder_that_reads_nothing_answers_alike_whatever_is_asked(blip, make
         ours = dataclasses.replace(ours, answers=(5, 6))
         captured = capture(part, [ours], ())
         block = Block(tuple(range(part.n_layers)), (0,), {"cross_attention": None})
-        found.append((captured.measured[0, CORRUPT], sweep_blocks(part, captured, [block])[0]))
+        found.append((captured.measured[0, BASE], sweep_blocks(part, captured, [block])[0]))
     assert (found[0][0] - found[1][0]).abs().max() > 0.1
     torch.testing.assert_close(found[0][1], found[1][1], atol=TOLERANCE, rtol=0)
 
@@ -531,7 +532,7 @@ def test_a_decoder_that_reads_nothing_answers_alike_whatever_is_asked(blip, make
 def test_edges_into_the_answer_decoder_are_of_the_questions_roles(tmp_path, data, blip, make_pair):
     options = Options(model=blip.name, data=data, samples=1, out=tmp_path, device="cpu", part="decoder")
     study = prepare(options, blip)
-    path = attention_knockout(study)
+    path = knock_out_attention(study)
     assert path == tmp_path / "blip-shapes-decoder" / "shapes" / "attention_knockout.nc"
     dataset = values(path)
     assert tuple(dataset.edge.values) == ANSWER_EDGES == default_edges(study.vlm)
@@ -550,11 +551,11 @@ def test_edges_into_the_answer_decoder_are_of_the_questions_roles(tmp_path, data
         np.testing.assert_allclose(found, by_hooks(Block((2,), (0,), {"cross_attention": keys})), atol=1e-5)
     study.options.out = tmp_path / "others"
     with pytest.raises(ValueError, match="a window of 9 layers does not fit; blip-shapes-decoder has"):
-        attention_knockout(study, AttentionKnockout(window=9))
+        knock_out_attention(study, AttentionKnockout(window=9))
     with pytest.raises(ValueError, match=r"image:start .*nothing is 'image'; the prompt has start, \[CLS\], question"):
-        attention_knockout(study, AttentionKnockout(("image:start",)))
+        knock_out_attention(study, AttentionKnockout(("image:start",)))
     with pytest.raises(ValueError, match=r"question:last .*nothing is 'last'; the prompt has start"):
-        attention_knockout(study, AttentionKnockout(("question:last",)))
+        knock_out_attention(study, AttentionKnockout(("question:last",)))
 
 
 def test_a_decoder_that_is_given_the_beginning_of_the_answer_is_blocked_there_too(blip, make_pair):
@@ -565,7 +566,7 @@ def test_a_decoder_that_is_given_the_beginning_of_the_answer_is_blocked_there_to
     ids = blip.ids([blip.prompt(pair.clean_question)])
 
     def run():
-        return answer_logits(blip.module, ids, ours.pixels["pixel_values"][CORRUPT], ours.forced)[0]
+        return answer_logits(blip.module, ids, ours.pixels["pixel_values"][BASE], ours.forced)[0]
 
     for keys in ((2, 3), None):
         layers = blip.module.text_decoder.bert.encoder.layer

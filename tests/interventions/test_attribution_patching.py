@@ -12,9 +12,11 @@ from torch import nn
 from corruptions.options import CorruptionOptions
 from interventions import attribution_patching
 from interventions.attribution_patching import attribute_heads
+from interventions.backends.opening import prepare
 from interventions.engine import gradients
-from interventions.engine.capture import CLEAN, CORRUPT, capture, example
+from interventions.engine.capture import BASE, SOURCE, capture, example
 from interventions.engine.gradients import attribution, integrated_attribution, of_cells, quadrature
+from interventions.engine.pairs import prepare_pair
 from interventions.engine.plan import Patch, patches
 from interventions.engine.sweep import sweep
 from interventions.head_patching import patch_heads
@@ -23,10 +25,9 @@ from interventions.methods.attribution_patching import chosen_cells
 from interventions.methods.options import AttributionPatching, HeadPatching
 from interventions.models.loading import wrap
 from interventions.results import effects
-from interventions.results.estimate_agreement import agreement
+from interventions.results.estimates import compare_estimates
 from interventions.results.roles import every_token, roles
 from interventions.study.options import Options
-from interventions.study.study import prepare
 from tests.support.hooks import answer_logits, layers_and_modules
 
 COMPONENTS = ("self_attention", "cross_attention")
@@ -39,7 +40,7 @@ def study(tmp_path, data, vlm):
 
 def captured_pair(vlm, pair, components):
     scored = vlm.scored(pair.clean_question, pair.sample["correct_answer"], pair.sample["incorrect_answer"])
-    ours = example(vlm, pair, scored)
+    ours = example(vlm, prepare_pair(vlm, pair, scored))
     return capture(vlm, [ours], components), ours
 
 
@@ -74,7 +75,7 @@ def test_estimates_are_exact_where_the_model_is_linear_in_z(vlm, make_pair, corr
     prompt = model.prompt(pair.clean_question)
     cells = every_token(prompt, roles(prompt, pair, model.architecture.causal))
     (measured,) = sweep(model, captured, [patches(component, model.n_layers, model.n_heads, cells)])
-    exact = logit_difference(measured) - logit_difference(captured.measured[0, CORRUPT])
+    exact = logit_difference(measured) - logit_difference(captured.measured[0, BASE])
     exact = exact.view(model.n_layers, model.n_heads, len(cells))
     assert exact.abs().max() > 1e-3
     for estimate in (attribution(model, captured, component), integrated_attribution(model, captured, component, steps=2)):
@@ -118,7 +119,7 @@ def test_gradients_agree_with_raw_hooks(vlm, make_pair, component):
     with torch.no_grad():  # whatever the caller's mode
         torch.testing.assert_close(gradients.gradients(vlm, captured, component), expected, atol=1e-5, rtol=1e-4)
     states = captured.states[component][0]
-    by_hand = ((states[CLEAN] - states[CORRUPT]) * expected).unflatten(-1, (vlm.n_heads, -1)).sum(-1)
+    by_hand = ((states[SOURCE] - states[BASE]) * expected).unflatten(-1, (vlm.n_heads, -1)).sum(-1)
     torch.testing.assert_close(attribution(vlm, captured, component), by_hand, atol=1e-4, rtol=1e-4)
 
 
@@ -163,7 +164,7 @@ def test_integrated_gradients_sum_to_what_patching_the_whole_layer_changes(vlm, 
     captured, _ = captured_pair(vlm, make_pair(vlm, "sip", 1), (component,))
     everywhere = tuple(range(captured.lengths[0]))
     (measured,) = sweep(vlm, captured, [[Patch(component, (layer,), None, everywhere) for layer in range(vlm.n_layers)]])
-    exact = logit_difference(measured) - logit_difference(captured.measured[0, CORRUPT])
+    exact = logit_difference(measured) - logit_difference(captured.measured[0, BASE])
     sums = integrated_attribution(vlm, captured, component, steps=20).sum((1, 2))
     torch.testing.assert_close(sums, exact, atol=0.01, rtol=0)
     assert (attribution(vlm, captured, component).sum((1, 2)) - exact).abs().max() > 0.1
@@ -209,7 +210,7 @@ def test_with_the_top_cells_exact_the_others_are_not_there(study):
         estimate, there = abs(row["attribution"].values.ravel()), row["logit_correct"].notnull().values.ravel()
         assert there.sum() == 5
         np.testing.assert_allclose(sorted(estimate[there]), sorted(estimate[np.isfinite(estimate)])[-5:])
-    assert agreement(found, 5).empty  # the estimate itself chose these cells
+    assert compare_estimates(found, 5).empty  # the estimate itself chose these cells
     assert bool((found["integrated_attribution"].isnull() == (found["token_role"] == "")).all())
     nothing = effects.read(attribute_heads_elsewhere(study, exact="none"))
     assert bool(nothing["logit_correct"].isnull().all())
@@ -223,7 +224,7 @@ def test_by_default_the_first_samples_are_exact_everywhere(study):
     assert there.tolist() == [cells] * 3 + [5] * (len(there) - 3)
     exact = effects.read(attribute_heads_elsewhere(study, exact="all", top=5)).isel(sample=slice(3))
     xr.testing.assert_allclose(found["logit_correct"].isel(sample=slice(3)), exact["logit_correct"], atol=1e-5)
-    rows = agreement(found, 5)
+    rows = compare_estimates(found, 5)
     assert rows["samples"].tolist() == [3, 3]
     assert np.isfinite(rows["recall"]).all()
 
@@ -248,7 +249,7 @@ def test_in_the_noising_direction_the_gradient_is_the_clean_runs(study):
     clean = found["clean_logit_correct"] - found["clean_logit_incorrect"]
     assert bool((clean > 0).all())  # the model is right where nothing is corrupted
     assert float(effect.mean()) < 0
-    assert float(agreement(found, 5).loc[("attribution", "each sample"), "rank_correlation"]) > 0.5
+    assert float(compare_estimates(found, 5).loc[("attribution", "each sample"), "rank_correlation"]) > 0.5
 
 
 def test_draws_of_noise_are_kept_apart(study):
@@ -256,7 +257,7 @@ def test_draws_of_noise_are_kept_apart(study):
     found = effects.read(attribute_heads(study, AttributionPatching(exact="all")))
     assert found["attribution"].dims == ("sample", "draw", "layer", "head", "token")
     assert float(abs(found["attribution"].diff("draw")).max()) > 0
-    assert np.isfinite(agreement(found, 5)["rank_correlation"]).all()
+    assert np.isfinite(compare_estimates(found, 5)["rank_correlation"]).all()
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_values(study, monkeypatch, tmp_path):
@@ -325,7 +326,7 @@ def test_agreement_is_what_a_slow_computation_gives():
     rng = np.random.default_rng(0)
     exact = rng.integers(-4, 5, (3, 2, 3, 4)).astype(float)  # with ties, and zeros
     estimate = exact + rng.normal(0, 2, exact.shape)
-    rows = agreement(attributions(estimate, exact), top=5)
+    rows = compare_estimates(attributions(estimate, exact), top=5)
     columns = ["rank_correlation", "recall", "same_sign"]
     each = np.mean([by_hand(estimate[i].ravel().tolist(), exact[i].ravel().tolist(), 5) for i in range(3)], 0)
     np.testing.assert_allclose(rows.loc[("attribution", "each sample"), columns].astype(float), each)
@@ -333,19 +334,19 @@ def test_agreement_is_what_a_slow_computation_gives():
     np.testing.assert_allclose(rows.loc[("attribution", "mean"), columns].astype(float), mean)
     assert rows["cells"].tolist() == [24, 24]
     numbered = attributions(estimate, exact).assign_coords(token=range(4))  # every token by itself: no two samples' line up
-    assert agreement(numbered, top=5).index.tolist() == [("attribution", "each sample")]
+    assert compare_estimates(numbered, top=5).index.tolist() == [("attribution", "each sample")]
 
 
 def test_agreement_is_judged_by_samples_of_which_all_cells_are_exact():
     exact = np.array([[[[1.0, np.nan, -2.0, np.nan]]], [[[3.0, 0.0, -1.0, 2.0]]], [[[4.0, 4.0, 4.0, 4.0]]]])
     estimate = np.array([[[[-2.0, 0.1, 1.0, 0.1]]], [[[2.0, 0.0, -3.0, 1.0]]], [[[1.0, 2.0, 3.0, 4.0]]]])
-    rows = agreement(attributions(estimate, exact), top=2)
+    rows = compare_estimates(attributions(estimate, exact), top=2)
     row = rows.loc[("attribution", "each sample")]
     assert (row["samples"], row["cells"], row["same_sign"]) == (2, 4, 1)
     assert row["rank_correlation"] == pytest.approx(1)  # equal effects, in the last sample, have none
     assert row["recall"] == pytest.approx((1 / 2 + 0 / 2) / 2)
     assert rows["samples"].tolist() == [2, 2]
-    assert agreement(attributions(estimate, exact)[{"sample": [0]}], top=2).empty
+    assert compare_estimates(attributions(estimate, exact)[{"sample": [0]}], top=2).empty
 
 
 def test_the_script_prints_the_agreement_and_the_file(tmp_path, data, monkeypatch, capsys):

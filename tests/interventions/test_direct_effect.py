@@ -10,15 +10,16 @@ from PIL import Image
 from torch import nn
 
 from interventions import direct_effect
+from interventions.backends.opening import prepare
 from interventions.direct_effect import direct_effects
 from interventions.engine.capture import Example, example
+from interventions.engine.pairs import prepare_pair
 from interventions.methods import direct_effect as method
 from interventions.methods.direct_effect import NotAdditiveError, check_decoder, largest_heads, lens_table, of_example
 from interventions.models.loading import wrap
 from interventions.models.readout import readout
 from interventions.results import effects as effects_schema
 from interventions.study.options import Options
-from interventions.study.study import prepare
 from tests.support import zoo
 
 PARTS = ("head_effect", "mlp_effect", "embedding_effect", "bias_effect")
@@ -31,7 +32,9 @@ def study(tmp_path, data, llava):
 
 
 def example_of(vlm, pair):
-    return example(vlm, pair, vlm.scored(pair.clean_question, pair.sample["correct_answer"], pair.sample["incorrect_answer"]))
+    return example(
+        vlm, prepare_pair(vlm, pair, vlm.scored(pair.clean_question, pair.sample["correct_answer"], pair.sample["incorrect_answer"]))
+    )
 
 
 def tiny(name):
@@ -154,7 +157,7 @@ def test_the_file_names_everything_and_goes_on_where_it_was(study, monkeypatch):
         np.testing.assert_allclose(lens.isel(layer=-1), dataset.effects.logit_difference_of("clean"), atol=1e-5)
         assert float(dataset.effects.probability_of().isel(layer=-1).min()) > 0.3  # the answers are the model's own
         pair = study.pairs("sip")[0][2]
-        one = of_example(study.vlm, example(study.vlm, pair, study.scored(pair)))
+        one = of_example(study.vlm, example(study.vlm, pair))
         row = dataset.sel(sample=pair.sample["sample_id"])
         np.testing.assert_allclose(row["head_effect"], one["head_effect"], atol=1e-6)
         np.testing.assert_allclose([row[name][0] for name in effects_schema.MEASUREMENTS], one["lens"][0], atol=1e-6)

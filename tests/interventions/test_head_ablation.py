@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,24 +13,24 @@ from PIL import Image
 
 from analysis.plots.ablation import draw_ablation
 from interventions import head_ablation
+from interventions.backends.opening import prepare
 from interventions.engine import ablation as ablating
 from interventions.engine.ablation import run_ablated
 from interventions.engine.capture import Example, capture, example
 from interventions.engine.oracle.ablation import verify_ablations
 from interventions.engine.oracle.verify import VerificationError
+from interventions.engine.pairs import prepare_pair
 from interventions.engine.plan import all_heads
 from interventions.head_ablation import ablate_heads
 from interventions.head_patching import patch_heads
 from interventions.methods import head_ablation as method
 from interventions.methods.options import HeadAblation
-from interventions.methods.per_sample import roles_of
 from interventions.methods.ranking import RankingError, growing_sizes, made_of, random_order, ranked_heads
 from interventions.methods.replacements import MeanZ, partners_of
 from interventions.models.loading import wrap
 from interventions.results import effects
 from interventions.results.faithfulness import correct, faithfulness, table
 from interventions.study.options import Options
-from interventions.study.study import prepare
 from tests.support import zoo
 from tests.support.hooks import answer_logits, layers_and_modules
 from tests.support.planted import HEAD, LAYER, planted_blip
@@ -123,7 +124,11 @@ def does_not_hold(most, real):
 def test_ablated_runs_agree_with_raw_hooks(vlm, make_pair, monkeypatch):
     """Sets over one and several layers, none and all, put in: any numbers; in one trace and in several."""
     pair = make_pair(vlm, "sip", 1)
-    ours = example(vlm, pair, vlm.scored(pair.clean_question, pair.sample["correct_answer"], pair.sample["incorrect_answer"])).exchanged()
+    ours = example(
+        vlm,
+        prepare_pair(vlm, pair, vlm.scored(pair.clean_question, pair.sample["correct_answer"], pair.sample["incorrect_answer"])),
+        base="clean",
+    )
     torch.manual_seed(0)
     for component in vlm.architecture.attention:
         every = all_heads(vlm, component)
@@ -173,7 +178,7 @@ def test_without_the_planted_head_the_image_does_not_matter_and_it_alone_is_enou
     ours = Example(vlm.ids([prompt, prompt]), vlm.pixels([Image.new("RGB", (64, 64), colour) for colour in ("blue", "red")]), answers)
     head = as_mask(vlm, [(LAYER, HEAD)])
     runs = []
-    for one in (ours, ours.exchanged()):
+    for one in (ours, replace(ours, ids=ours.ids.flip(0), pixels={name: values.flip(0) for name, values in ours.pixels.items()})):
         captured = capture(vlm, [one], ("cross_attention",))
         nothing = torch.zeros_like(captured.states["cross_attention"][0, 0])
         measured, _ = run_ablated(vlm, captured, "cross_attention", torch.stack([head, ~head]), nothing)
@@ -230,7 +235,7 @@ def test_each_replacement_puts_in_what_it_says(study, ranking):
         study, HeadAblation(ranking=ranking, sizes=(0, 3, 4), random_sets=1, replacements=("mean", "zero", "resample", "corrupt"))
     )
     pairs, _ = study.pairs("sip")
-    examples = [example(vlm, pair, study.scored(pair)) for pair in pairs]
+    examples = [example(vlm, pair) for pair in pairs]
     clean = [hooked_z(vlm, component, ours.ids[:1], ours.pixels["pixel_values"][0]) for ours in examples]
     lengths = [ours.ids.shape[1] for ours in examples]
     ids = [pair.sample["sample_id"] for pair in pairs]
@@ -243,7 +248,7 @@ def test_each_replacement_puts_in_what_it_says(study, ranking):
         name = names[position]
         return (options.index(name) if name in options else name), names[:position].count(name)
 
-    names = [roles_of(study, other) for other in pairs]
+    names = [other.roles for other in pairs]
     put_in = {"zero": torch.zeros_like(clean[number]), "resample": clean[partner]}
     put_in["corrupt"] = hooked_z(vlm, component, ours.ids[1:], ours.pixels["pixel_values"][1])
     put_in["mean"] = torch.zeros_like(clean[number])
@@ -445,7 +450,7 @@ def test_a_sample_without_a_partner_is_in_the_manifest(tmp_path, data, blip, ran
         assert set(dataset.sample.values[missing.values]) == lonely
         assert not bool(dataset.logit_correct.sel(replacement="zero").isnull().any())
         assert bool((dataset.top_token.where(dataset.logit_correct.isnull(), -1) == -1).all())
-    lengths = {pair.sample["sample_id"]: len(roles_of(study, pair)) for pair in study.pairs("sip")[0]}
+    lengths = {pair.sample["sample_id"]: len(pair.roles) for pair in study.pairs("sip")[0]}
     assert lonely == {name for name, length in lengths.items() if list(lengths.values()).count(length) == 1}
     assert lonely  # the fixture has one
 

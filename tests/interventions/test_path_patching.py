@@ -18,10 +18,12 @@ from corruptions.options import CorruptionOptions
 from data_prep.scenes.small_models import blip_shapes
 from data_prep.tables import schema as sample_table
 from interventions import path_patching
+from interventions.backends.opening import prepare
 from interventions.engine import paths as path_runs
-from interventions.engine.capture import CORRUPT, Example, capture, example
+from interventions.engine.capture import BASE, Example, capture, example
 from interventions.engine.oracle.paths import run_plain, verify_paths
 from interventions.engine.oracle.verify import VerificationError
+from interventions.engine.pairs import prepare_pair
 from interventions.engine.path_names import Ends, Head, PathError, Receiver, check_component, default_receivers, parse_receiver
 from interventions.engine.paths import Paths, run_paths
 from interventions.engine.plan import Patch, all_heads
@@ -29,14 +31,12 @@ from interventions.engine.sweep import sweep
 from interventions.head_patching import patch_heads
 from interventions.methods import path_patching as method
 from interventions.methods.options import HeadPatching, PathPatching
-from interventions.methods.per_sample import cells_of
 from interventions.models.loading import wrap
 from interventions.models.parts import part_of
 from interventions.models.vlm import Scored
 from interventions.path_patching import patch_paths
 from interventions.results.store import ResultsError
 from interventions.study.options import Options
-from interventions.study.study import prepare
 from tests.interventions.models.test_architectures import LAYERS, QUESTIONS, pictures
 from tests.support import zoo
 from tests.support.hooks import answer_logits, layers_and_modules
@@ -50,7 +50,9 @@ PROJECTIONS = {
 
 
 def example_of(vlm, pair):
-    return example(vlm, pair, vlm.scored(pair.clean_question, pair.sample["correct_answer"], pair.sample["incorrect_answer"]))
+    return example(
+        vlm, prepare_pair(vlm, pair, vlm.scored(pair.clean_question, pair.sample["correct_answer"], pair.sample["incorrect_answer"]))
+    )
 
 
 def numbers(logits, answers):
@@ -199,7 +201,7 @@ def test_paths_agree_with_raw_hooks_and_with_the_plain_path(vlm, make_pair, corr
         )
         captured = capture(vlm, [ours], paths.components)
         measured = run_paths(vlm, captured, paths)
-        moved = (measured - captured.measured[0, CORRUPT]).abs().amax(-1) > 1e-4
+        moved = (measured - captured.measured[0, BASE]).abs().amax(-1) > 1e-4
         assert moved.any()
         every = list(product(enumerate(paths.senders), enumerate(paths.receivers)))
         for (row, sender), (column, receiver) in every[:: 1 if (corruption, freeze_mlps) == ("sip", False) else 3]:
@@ -230,7 +232,7 @@ def test_heads_that_share_keys_and_values_receive_one_by_one(name):
             vlm, lambda run: module(**inputs[run]).logits[0, -1], layers, sites, PROJECTIONS["llava"], paths, sender, receiver
         )
         torch.testing.assert_close(measured[row, column], numbers(logits, ours.answers), atol=5e-5, rtol=0)
-    assert ((measured[0] - captured.measured[0, CORRUPT]).abs().amax(-1) > 1e-4).all()
+    assert ((measured[0] - captured.measured[0, BASE]).abs().amax(-1) > 1e-4).all()
     verify_paths(vlm, ours, paths, measured, count=2)
 
 
@@ -253,7 +255,7 @@ def test_models_of_other_kinds_agree_with_the_plain_path(name):
 @pytest.mark.parametrize("name", ["decoder", "vision"])
 def test_parts_of_blip_agree_with_the_plain_path(blip, make_pair, name):
     part = part_of(blip, name)
-    ours = example(part, make_pair(blip, "sip"), Scored(5, 6))
+    ours = example(part, prepare_pair(part, make_pair(blip, "sip"), Scored(5, 6)))
     component = part.architecture.head_component if name == "decoder" else "self_attention"
     texts = ("L2.H1", "L3.H0.q" if name == "decoder" else "L3.H0.qkv", "answer")
     paths = Paths(Ends(component, component), (Head(0, 1), Head(1, 2)), receivers_of(part, component, *texts), (0,))
@@ -262,7 +264,7 @@ def test_parts_of_blip_agree_with_the_plain_path(blip, make_pair, name):
     for (row, sender), (column, receiver) in product(enumerate(paths.senders), enumerate(paths.receivers)):
         plain = run_plain(part, ours, replace(paths, senders=(sender,), receivers=(receiver,)))
         torch.testing.assert_close(measured[row, column], plain, atol=2e-5, rtol=0)
-    assert (measured[:, -1] - captured.measured[0, CORRUPT]).abs().max() > 1e-4
+    assert (measured[:, -1] - captured.measured[0, BASE]).abs().max() > 1e-4
 
 
 # ---------------------------------------------------------------------- what theory says
@@ -277,11 +279,11 @@ def test_equal_runs_and_receivers_before_the_sender_have_no_effect_at_all(vlm, m
         before = receivers_of(vlm, receiving, "L0.H1", "L1.H3", *(["L2.H1"] if receiving in ("self_attention", component) else []))
         paths = Paths(Ends(component, receiving), (Head(2, 0), Head(2, 1)), before, every)
         captured = capture(vlm, [ours], paths.components)
-        assert torch.equal(run_paths(vlm, captured, paths), captured.measured[0, CORRUPT].expand(2, len(before), -1))
+        assert torch.equal(run_paths(vlm, captured, paths), captured.measured[0, BASE].expand(2, len(before), -1))
         after = replace(paths, receivers=receivers_of(vlm, receiving, "L3.H1", "answer"))
-        assert not torch.equal(run_paths(vlm, captured, after), captured.measured[0, CORRUPT].expand(2, 2, -1))
+        assert not torch.equal(run_paths(vlm, captured, after), captured.measured[0, BASE].expand(2, 2, -1))
         captured = capture(vlm, [same], paths.components)
-        assert torch.equal(run_paths(vlm, captured, after), captured.measured[0, CORRUPT].expand(2, 2, -1))
+        assert torch.equal(run_paths(vlm, captured, after), captured.measured[0, BASE].expand(2, 2, -1))
 
 
 def total_of(vlm, captured, paths):
@@ -359,11 +361,11 @@ def test_in_a_linear_model_direct_paths_sum_to_the_total_effect(tmp_path, make_p
     """Every path has one head that is its first, or none: with heads frozen, effects of first steps add up."""
     torch.manual_seed(0)
     vlm, ends = linear_blip(tmp_path) if name == "blip" else linear_llava()
-    ours = example(vlm, make_pair(vlm, "sip"), Scored(5, 6))
+    ours = example(vlm, prepare_pair(vlm, make_pair(vlm, "sip"), Scored(5, 6)))
     receivers = (*(Receiver(Head(*head)) for head in all_heads(vlm, ends.receiving)), Receiver(None))
     paths = Paths(ends, (Head(0, 1), Head(1, 3)), receivers, tuple(range(ours.ids.shape[1])))
     captured = capture(vlm, [ours], paths.components)
-    base = captured.measured[0, CORRUPT, :2]
+    base = captured.measured[0, BASE, :2]
     effects = (run_paths(vlm, captured, paths)[..., :2] - base).double()
     total = (total_of(vlm, captured, paths)[..., :2] - base).double()
     assert (total.abs() > 0.02).any()
@@ -464,8 +466,8 @@ def test_the_file_names_every_path_and_its_total_is_that_of_head_patching(study)
         expected = heads.sel(layer=int(sender.sender_layer), head=int(sender.sender_head))
         np.testing.assert_allclose(total.sel(sender=sender), expected, atol=TOLERANCE)
     pair = study.pairs("sip")[0][1]
-    ours = example(vlm, pair, study.scored(pair))
-    (cell,) = cells_of(study, pair, (token,))
+    ours = example(vlm, pair)
+    (cell,) = pair.cells((token,))
     paths = Paths(Ends(component, component), (Head(0, 1),), receivers_of(vlm, component, "L2.H1.q"), cell.positions)
     oracle = shipped_hooks(vlm, ours)(paths, paths.senders[0], paths.receivers[0])
     cell = dataset.sel(sample=pair.sample["sample_id"], sender="L0.H1", receiver="L2.H1.q")
@@ -505,7 +507,7 @@ def test_noising_puts_corrupt_states_into_the_clean_run(tmp_path, data, vlm):
     assert path.parent.name == "sip-noising"
     assert float(dataset.effects.logit_difference_of("clean").min()) > 0
     pair = study.pairs("sip")[0][0]
-    ours = example(vlm, pair, study.scored(pair)).exchanged()
+    ours = example(vlm, pair, base="clean")
     component = vlm.architecture.head_component
     paths = Paths(Ends(component, component), (Head(1, 2),), (Receiver(None),), tuple(range(ours.ids.shape[1])))
     oracle = shipped_hooks(vlm, ours)(paths, paths.senders[0], paths.receivers[0])

@@ -13,6 +13,7 @@ from PIL import Image
 
 from data_prep.tables import schema as samples
 from data_prep.tables.sample import SampleError
+from interventions.backends.opening import prepare
 from interventions.methods.options import SelectSamples
 from interventions.methods.select_samples import ALL, PUBLISHED, accuracy_table, draw, in_halves
 from interventions.models import names
@@ -20,7 +21,6 @@ from interventions.select_samples import main, select_samples
 from interventions.study import answers, study
 from interventions.study.answer_match import is_normalised_match, normalised
 from interventions.study.options import Options
-from interventions.study.study import prepare
 from tests.conftest import ROOT
 
 REFERENCE = ROOT.parent / "shared" / "REFERENCE.md"

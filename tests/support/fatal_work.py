@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from interventions.backends import Work
+from interventions.backends.work import Work
 
 
 @dataclass(frozen=True)

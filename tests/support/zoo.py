@@ -4,6 +4,7 @@ They are made from configs, with no download. Layouts, special tokens and chat t
 not: a prompt with one image of 64 x 64 pixels has fewer than 150 tokens.
 """
 
+import copy
 import importlib
 import math
 import string
@@ -37,19 +38,34 @@ def make(name: str) -> Made:
     with torch.random.fork_rng(devices=[]), _torchvision():
         torch.manual_seed(0)
         model, processor = _MAKERS[name]()
-        with torch.no_grad():
-            for path, weights in model.named_parameters():
-                if weights.dim() > 1:
-                    weights.normal_(0, GAIN / math.sqrt(weights[0].numel()))
-                elif path.endswith("bias"):
-                    weights.normal_(0, 0.1)
-                elif "gate" in path:  # Mllama's image reaches the text through gates that start closed
-                    weights.fill_(1.0)
+        _randomize(model)
     tokenizer = processor.tokenizer
     model.generation_config.update(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     return model.eval().requires_grad_(False), processor
+
+
+def smaller(model: Any) -> Any:
+    """A model of the same kind with few layers and random weights."""
+    config = copy.deepcopy(model.config)
+    config.text_config.num_hidden_layers, config.vision_config.num_hidden_layers = LAYERS, 2
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        made = type(model)(config)
+        _randomize(made)
+    return made.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _randomize(model: Any) -> None:
+    for path, weights in model.named_parameters():
+        if weights.dim() > 1:
+            weights.normal_(0, GAIN / math.sqrt(weights[0].numel()))
+        elif path.endswith("bias"):
+            weights.normal_(0, 0.1)
+        elif "gate" in path:  # Mllama's image reaches the text through gates that start closed
+            weights.fill_(1.0)
 
 
 def _tokenizer(

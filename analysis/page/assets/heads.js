@@ -1,7 +1,5 @@
 "use strict";
 
-const MAIN_SCORES = ["object_gain", "object_selectivity", "auroc", "pointing", "outlier_ratio", "evenness"];
-
 /** The page of one head. */
 function headPage(study, head) {
   const step = (to, text) => element("button", { type: "button", disabled: !(to in study.names), click: () => { location.hash = headRoute(study, to); } }, text);
@@ -63,8 +61,8 @@ function headFunctions(study, head) {
   const scores = at < 0 ? [] : Object.keys(found.scores).filter((name) => !/_(low|high)$/.test(name));
   const rows = (names) => rowsOf(names, score);
   section.append(tableOf(`Function and main scores of ${study.names[head]}; in brackets 95 % intervals`, tasks,
-    [...rowsOf(Object.keys(found.classes), (name, task) => words(found.classes[name][task][head])), ...rows(scores.filter((name) => MAIN_SCORES.includes(name)))]));
-  const others = scores.filter((name) => !MAIN_SCORES.includes(name));
+    [...rowsOf(Object.keys(found.classes), (name, task) => words(found.classes[name][task][head])), ...rows(scores.filter((name) => DATA.main_scores.includes(name)))]));
+  const others = scores.filter((name) => !DATA.main_scores.includes(name));
   if (others.length) section.append(element("details", {}, element("summary", {}, "All other scores"), tableOf(`Other scores of ${study.names[head]}`, tasks, rows(others))));
   if (at < 0) section.append(element("p", { class: "soft" }, "The scores of this head are not in this page; they are in head_functions.csv."));
   return section;

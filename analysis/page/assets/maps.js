@@ -73,8 +73,8 @@ function headTable(study) {
     ]));
 }
 
-const COMPONENTS = ["cross_attention", "self_attention", "mlp", "block"];
-const rank = (component) => (COMPONENTS.includes(component) ? COMPONENTS.indexOf(component) : COMPONENTS.length);
+/** The place of a component among others: the sites in their order, then others. */
+const rank = (component) => (DATA.components.includes(component) ? DATA.components.indexOf(component) : DATA.components.length);
 
 /** The module maps of a model and data set: one component, a map for each corruption. */
 function moduleMaps(model, dataset) {

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from nnsight import save
 from torch import Tensor
 
-from interventions.engine.capture import CORRUPT, Example
+from interventions.engine.capture import BASE, Example
 from interventions.engine.oracle.runs import add_noise, answers_of, columns_of, inputs_of
 from interventions.engine.oracle.verify import chosen, hold
 from interventions.models.vlm import Vlm, measure
@@ -14,10 +14,10 @@ from interventions.models.vlm import Vlm, measure
 def run_plain(
     vlm: Vlm, example: Example, component: str, ablated: Bool[Tensor, "layer head"], put_in: Float[Tensor, "layer token width"]
 ) -> Float[Tensor, " measurement"]:
-    """The measurements of a pair's second run with the z of some heads replaced by `put_in` at every token."""
+    """The measurements of a pair's base run with the z of some heads replaced by `put_in` at every token."""
     port = vlm.port(component)
-    with torch.no_grad(), vlm.model.trace(**inputs_of(vlm, example, CORRUPT)):
-        add_noise(vlm, example, CORRUPT)
+    with torch.no_grad(), vlm.model.trace(**inputs_of(vlm, example, BASE)):
+        add_noise(vlm, example, BASE)
         for number, layer in enumerate(vlm.layers):
             if component in vlm.components_of(number):
                 z = port.read(layer).clone()

@@ -5,15 +5,15 @@ from jaxtyping import Float
 from nnsight import save
 from torch import Tensor
 
-from interventions.engine.capture import CLEAN, Example
+from interventions.engine.capture import Example
 from interventions.engine.oracle.runs import inputs_of
 from interventions.engine.oracle.verify import chosen, hold
 from interventions.models.vlm import Vlm
 
 
 def run_plain(vlm: Vlm, example: Example, component: str, number: int) -> Float[Tensor, "head query key"]:
-    """The probabilities of one layer in a pair's first run."""
-    with vlm.showing_attention(), torch.no_grad(), vlm.model.trace(**inputs_of(vlm, example, CLEAN)):
+    """The probabilities of one layer in a pair's clean run."""
+    with vlm.showing_attention(), torch.no_grad(), vlm.model.trace(**inputs_of(vlm, example, example.clean_run)):
         probabilities = save(vlm.architecture.attention[component].probabilities.read(vlm.layers[number])[0].clone())
     return probabilities
 

@@ -8,29 +8,29 @@ from jaxtyping import Float
 from nnsight import save
 from torch import Tensor
 
-from interventions.engine.capture import CLEAN, CORRUPT, Example
+from interventions.engine.capture import BASE, SOURCE, Example
 from interventions.engine.oracle.runs import add_noise, answers_of, columns_of, inputs_of
 from interventions.engine.oracle.verify import chosen, hold
 from interventions.models.vlm import Vlm, measure
 
 
 def run_plain(vlm: Vlm, example: Example, component: str, number: int, steps: int = 0) -> Float[Tensor, "token head"]:
-    """The estimate of one layer's heads and tokens: (z_first - z_second) . dLD/dz in the second run.
+    """The estimate of one layer's heads and tokens: (z_source - z_base) . dLD/dz in the base run.
 
     Parameters
     ----------
-    steps : points of Gauss and Legendre's quadrature on the straight path from the second run's z of the layer to the first's, over which
-        the gradient is averaged; 0 takes it at the second run's z alone
+    steps : points of Gauss and Legendre's quadrature on the straight path from the base run's z of the layer to the source run's, over
+        which the gradient is averaged; 0 takes it at the base run's z alone
     """
-    first, second = (_state(vlm, example, component, number, run) for run in (CLEAN, CORRUPT))
+    source, base = (_state(vlm, example, component, number, run) for run in (SOURCE, BASE))
     gradient = partial(_gradient, vlm, example, component, number)
     if steps:
         points, weights = np.polynomial.legendre.leggauss(steps)  # between -1 and 1
-        on_path = [gradient(torch.lerp(second, first, (point + 1) / 2)) * weight / 2 for point, weight in zip(points, weights, strict=True)]
+        on_path = [gradient(torch.lerp(base, source, (point + 1) / 2)) * weight / 2 for point, weight in zip(points, weights, strict=True)]
         slope = torch.stack(on_path).sum(0)
     else:
-        slope = gradient(second)
-    products = (first.float() - second.float()) * slope
+        slope = gradient(base)
+    products = (source.float() - base.float()) * slope
     return torch.stack([products[:, columns_of(vlm, head)].sum(-1) for head in range(vlm.n_heads)], -1)
 
 
@@ -42,10 +42,10 @@ def _state(vlm: Vlm, example: Example, component: str, number: int, run: int) ->
 
 
 def _gradient(vlm: Vlm, example: Example, component: str, number: int, z: Tensor) -> Float[Tensor, "token width"]:
-    """dLD/dz in the second run, whose z of one layer is this."""
+    """dLD/dz in the base run, whose z of one layer is this."""
     z = z.detach().clone()[None].requires_grad_()
-    with torch.enable_grad(), vlm.model.trace(**inputs_of(vlm, example, CORRUPT)):
-        add_noise(vlm, example, CORRUPT)
+    with torch.enable_grad(), vlm.model.trace(**inputs_of(vlm, example, BASE)):
+        add_noise(vlm, example, BASE)
         vlm.port(component).write(vlm.layers[number], z)
         measured = measure(vlm.logits(), answers_of(vlm, example))
         with (measured[0, 0] - measured[0, 1]).backward():

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from nnsight import save
 from torch import Tensor
 
-from interventions.engine.capture import CLEAN, Example
+from interventions.engine.capture import Example
 from interventions.engine.oracle.runs import columns_of, inputs_of
 from interventions.engine.oracle.verify import chosen, hold
 from interventions.models.architecture import Port
@@ -20,9 +20,9 @@ COMPONENT = "self_attention"
 
 @torch.no_grad()
 def run_plain(vlm: Vlm, example: Example, number: int, head: int | None) -> Float[Tensor, ""]:
-    """The direct effect on LD of a head of one layer, or of its MLP (None), in a pair's first run, in logits."""
+    """The direct effect on LD of a head of one layer, or of its MLP (None), in a pair's clean run, in logits."""
     layer, last = vlm.layers[number], vlm.layers[-1]
-    with vlm.model.trace(**inputs_of(vlm, example, CLEAN)):
+    with vlm.model.trace(**inputs_of(vlm, example, example.clean_run)):
         state = save(vlm.port("mlp" if head is None else COMPONENT).read(layer)[0, -1].clone())
         stream = save(vlm.architecture.block.read(last)[0, -1].clone())
     part = state
@@ -44,7 +44,7 @@ def run_plain(vlm: Vlm, example: Example, number: int, head: int | None) -> Floa
 def _scale(norm: torch.nn.Module, state: Float[Tensor, " width"]) -> Float[Tensor, ""]:
     """What a norm divides by."""
     centred = state - state.mean() if isinstance(norm, torch.nn.LayerNorm) else state
-    epsilon = norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps
+    epsilon: float = getattr(norm, "variance_epsilon", None) or getattr(norm, "eps", 0.0)
     return (centred.pow(2).mean() + epsilon).sqrt()
 
 

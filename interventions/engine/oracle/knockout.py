@@ -8,7 +8,7 @@ from nnsight import save
 from torch import Tensor
 
 from interventions.engine.blocking import Block
-from interventions.engine.capture import CORRUPT, Example
+from interventions.engine.capture import BASE, Example
 from interventions.engine.oracle.runs import add_noise, answers_of, inputs_of
 from interventions.engine.oracle.verify import chosen, hold
 from interventions.models.packing import additive
@@ -16,9 +16,9 @@ from interventions.models.vlm import Vlm, measure
 
 
 def run_plain(vlm: Vlm, example: Example, block: Block) -> Float[Tensor, " measurement"]:
-    """The measurements of a pair's second run with one block: its queries do not see its keys, and z = 0 where a query sees nothing."""
-    with torch.no_grad(), vlm.model.trace(**inputs_of(vlm, example, CORRUPT)):
-        add_noise(vlm, example, CORRUPT)
+    """The measurements of a pair's base run with one block: its queries do not see its keys, and z = 0 where a query sees nothing."""
+    with torch.no_grad(), vlm.model.trace(**inputs_of(vlm, example, BASE)):
+        add_noise(vlm, example, BASE)
         for number in sorted(block.layers):
             for component in vlm.components_of(number):
                 if component in block.keys and block.queries:

@@ -1,4 +1,4 @@
-"""Activation patching of modules and heads, in one layer or in a window: one patch, one whole trace of the corrupt inputs."""
+"""Activation patching of modules and heads, in one layer or in a window: one patch, one whole trace of the base run."""
 
 from collections.abc import Sequence
 
@@ -7,33 +7,33 @@ from jaxtyping import Float
 from nnsight import save
 from torch import Tensor
 
-from interventions.engine.capture import CLEAN, CORRUPT, Example
+from interventions.engine.capture import BASE, SOURCE, Example
 from interventions.engine.oracle.runs import add_noise, answers_of, columns_of, inputs_of
 from interventions.engine.oracle.verify import chosen, hold
 from interventions.engine.plan import Patch
 from interventions.models.vlm import Vlm, measure
 
 
-def clean_states(vlm: Vlm, example: Example, patch: Patch) -> dict[int, Float[Tensor, "token width"]]:
-    """The clean run's states of a patch, by layer."""
-    with torch.no_grad(), vlm.model.trace(**inputs_of(vlm, example, CLEAN)):
-        add_noise(vlm, example, CLEAN)
+def source_states(vlm: Vlm, example: Example, patch: Patch) -> dict[int, Float[Tensor, "token width"]]:
+    """The source run's states of a patch, by layer."""
+    with torch.no_grad(), vlm.model.trace(**inputs_of(vlm, example, SOURCE)):
+        add_noise(vlm, example, SOURCE)
         states: dict[int, Tensor] = save({})
         for layer in layers_of(vlm, patch):
             states[layer] = vlm.port(patch.component).read(vlm.layers[layer])[0].clone()
     return states
 
 
-def run_plain(vlm: Vlm, example: Example, patch: Patch, clean: dict[int, Tensor] | None = None) -> Float[Tensor, " measurement"]:
-    """The measurements of one patched run; `clean` spares a clean run where the states are at hand."""
-    clean = clean_states(vlm, example, patch) if clean is None else clean
+def run_plain(vlm: Vlm, example: Example, patch: Patch, source: dict[int, Tensor] | None = None) -> Float[Tensor, " measurement"]:
+    """The measurements of one patched run; `source` spares a source run where the states are at hand."""
+    source = source_states(vlm, example, patch) if source is None else source
     port, columns = vlm.port(patch.component), columns_of(vlm, patch.head)
-    with torch.no_grad(), vlm.model.trace(**inputs_of(vlm, example, CORRUPT)):
-        add_noise(vlm, example, CORRUPT)
+    with torch.no_grad(), vlm.model.trace(**inputs_of(vlm, example, BASE)):
+        add_noise(vlm, example, BASE)
         for layer in layers_of(vlm, patch):
             state = port.read(vlm.layers[layer]).clone()
             for position in patch.positions:
-                state[0, position, columns] = clean[layer][position, columns]
+                state[0, position, columns] = source[layer][position, columns]
             port.write(vlm.layers[layer], state)
         measured = save(measure(vlm.logits(), answers_of(vlm, example)))
     return measured[0]

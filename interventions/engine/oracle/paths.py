@@ -9,8 +9,8 @@ from jaxtyping import Float
 from nnsight import save
 from torch import Tensor
 
-from interventions.engine.capture import CORRUPT, Example
-from interventions.engine.oracle.patching import clean_states
+from interventions.engine.capture import BASE, Example
+from interventions.engine.oracle.patching import source_states
 from interventions.engine.oracle.runs import add_noise, answers_of, columns_of, inputs_of
 from interventions.engine.oracle.verify import chosen, hold
 from interventions.engine.paths import Paths
@@ -21,22 +21,22 @@ from interventions.models.vlm import Vlm, measure
 def run_plain(vlm: Vlm, example: Example, paths: Paths) -> Float[Tensor, " measurement"]:
     """The measurements of one path: the first sender's to the first receiver."""
     sender, receiver = paths.senders[0], paths.receivers[0]
-    of_source = clean_states(vlm, example, Patch(paths.ends.sending, (sender.layer,), sender.number, paths.positions))[sender.layer]
+    of_source = source_states(vlm, example, Patch(paths.ends.sending, (sender.layer,), sender.number, paths.positions))[sender.layer]
     held = [*vlm.architecture.attention, *(["mlp"] if paths.freeze_mlps else [])]
     ports = vlm.architecture.attention[paths.ends.receiving].inputs
     received = [port for name, port in ports.items() if receiver.input in ("", name)]
     answers, columns = answers_of(vlm, example), columns_of(vlm, sender.number)
 
-    with torch.no_grad(), vlm.model.trace(**inputs_of(vlm, example, CORRUPT)):
-        add_noise(vlm, example, CORRUPT)
+    with torch.no_grad(), vlm.model.trace(**inputs_of(vlm, example, BASE)):
+        add_noise(vlm, example, BASE)
         base: dict[tuple[int, str], Tensor] = save({})
         for number, layer in enumerate(vlm.layers):
             for component in vlm.components_of(number):
                 if component in held:
                     base[number, component] = vlm.port(component).read(layer).clone()
 
-    with torch.no_grad(), vlm.model.trace(**inputs_of(vlm, example, CORRUPT)):
-        add_noise(vlm, example, CORRUPT)
+    with torch.no_grad(), vlm.model.trace(**inputs_of(vlm, example, BASE)):
+        add_noise(vlm, example, BASE)
         changed: list[Any] = save([])
         for number, layer in enumerate(vlm.layers):
             for component in vlm.components_of(number):
@@ -53,8 +53,8 @@ def run_plain(vlm: Vlm, example: Example, paths: Paths) -> Float[Tensor, " measu
         return at_answer
 
     columns = columns_of(vlm, receiver.head.number)
-    with torch.no_grad(), vlm.model.trace(**inputs_of(vlm, example, CORRUPT)):
-        add_noise(vlm, example, CORRUPT)
+    with torch.no_grad(), vlm.model.trace(**inputs_of(vlm, example, BASE)):
+        add_noise(vlm, example, BASE)
         layer = vlm.layers[receiver.head.layer]
         for port, state in zip(received, changed, strict=True):
             port.write(layer, state)

@@ -15,8 +15,8 @@ def inputs_of(vlm: Vlm, example: Example, run: int) -> Inputs:
 
 def add_noise(vlm: Vlm, example: Example, run: int) -> None:
     """Inside a trace, first: change a run's embeddings as its noise says, if it has any."""
-    if example.noise is not None and example.noisy == run:
-        vlm.change_embeddings(example.noise.modality, example.noise.values[None], example.noise.kept[None])
+    if (noise := example.noise_of(run)) is not None:
+        vlm.change_embeddings(noise.modality, noise.values[None], noise.kept[None])
 
 
 def answers_of(vlm: Vlm, example: Example) -> Tensor:

@@ -13,7 +13,7 @@ from analysis.claims.outcome import FAILS, HOLDS, UNDECIDED, Undecidable, beyond
 from analysis.claims.subject import Subject
 from analysis.claims.table import CLAIMS
 from analysis.claims.universal import possible_kinds
-from analysis.corruptions.statistics import Comparing
+from analysis.corruptions.options import Comparing
 from analysis.heads.head_effects import HeadEffects
 from analysis.heads.options import RobustRule
 from analysis.paper_claims import PaperClaims, find
@@ -156,7 +156,7 @@ def universal(folder, effects: HeadEffects) -> dict[str, str]:
     of_model = xr.Dataset(
         {"universal_q": (("corruption", "layer", "head"), np.ones((2, *shape)))}, {"corruption": ["sip", "str"], "layer": range(shape[0])}
     )
-    kept = {"heads": {"m": effects}, ("complete heads", "m"): effects, "robust_heads": {"m": of_model}}
+    kept = {"heads": {"m": effects}, ("complete heads", "m"): effects, "robust_heads.nc": {"m": of_model}}
     subject = Subject(Folder(folder, COMPARING, kept), "m")
     return {kind: OF[f"notice-universal-{kind}"].judge(subject).result for kind in KINDS}
 

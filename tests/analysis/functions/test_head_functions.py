@@ -12,12 +12,13 @@ from analysis.functions import tables
 from analysis.functions.registry import OVERALL, Thresholds, of_object
 from analysis.head_functions import HeadFunctions, find, write
 from analysis.page.tables import _function, function_rows
-from analysis.store.folder import ResultsError, read_tree
+from analysis.store.errors import NothingToAnalyse, ResultsError
+from analysis.store.folder import read_tree
 from analysis.universal_heads import UniversalHeads
 from analysis.universal_heads import write as write_universal
-from interventions.attention_patterns import attention_patterns
+from interventions.attention_patterns import map_attention
+from interventions.backends.opening import prepare
 from interventions.study.options import Options
-from interventions.study.study import prepare
 from tests.support.synthetic_attention import null_attention
 from tests.support.synthetic_results import (
     DETECTS,
@@ -49,7 +50,7 @@ def results(tmp_path_factory):
 def shipped(blip, tmp_path_factory):
     """What heads of the shipped model do, from its own attention on rendered scenes."""
     out = tmp_path_factory.mktemp("shipped")
-    attention_patterns(prepare(Options(model="blip-shapes", data="shapes", samples=12, out=out, seed=3), blip))
+    map_attention(prepare(Options(model="blip-shapes", data="shapes", samples=12, out=out, seed=3), blip))
     return find(out, Thresholds(resamples=200, permutations=20))["blip-shapes"]
 
 
@@ -124,7 +125,8 @@ def test_the_shipped_model_has_object_heads_and_with_masks_of_other_samples_none
 def test_without_attention_nothing_is_written_and_nothing_stale_stays(tmp_path):
     for name in FILES:
         (tmp_path / name).write_text("old")
-    assert write(tmp_path).data == {}
+    with pytest.raises(NothingToAnalyse, match="collect attention maps first"):
+        write(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,20 +9,21 @@ import pytest
 import xarray as xr
 
 from data_prep.tables.command import reporting
-from interventions import backends
-from interventions.attention_knockout import attention_knockout
-from interventions.attention_patterns import attention_patterns
+from interventions.attention_knockout import knock_out_attention
+from interventions.attention_patterns import map_attention
 from interventions.attribution_patching import attribute_heads
-from interventions.backends import Backend, BackendError
+from interventions.backends import running
 from interventions.backends.local import Local
+from interventions.backends.opening import prepare
+from interventions.backends.work import Backend
 from interventions.direct_effect import direct_effects
 from interventions.head_ablation import ablate_heads
 from interventions.head_patching import patch_heads
 from interventions.methods import patching
 from interventions.methods.options import AttributionPatching, HeadAblation, HeadPatching, ModulePatching
 from interventions.methods.patching import head_target, module_targets
+from interventions.study.errors import BackendError
 from interventions.study.options import Options
-from interventions.study.study import prepare
 
 
 class Backwards(Backend):
@@ -47,8 +48,8 @@ def patch_all(study):
 
 VERBS = {
     "patching": patch_all,
-    "attention": lambda study: [attention_patterns(study)],
-    "knockout": lambda study: [attention_knockout(study)],
+    "attention": lambda study: [map_attention(study)],
+    "knockout": lambda study: [knock_out_attention(study)],
     "attribution": lambda study: [attribute_heads(study, AttributionPatching(steps=2))],
     "ablation": lambda study: [patch_heads(study), ablate_heads(study, HeadAblation(replacements=("mean", "zero", "resample", "corrupt")))],
     "direct": lambda study: [direct_effects(study)],
@@ -61,7 +62,7 @@ def test_files_do_not_depend_on_the_order_of_batches_and_work_is_pickled(verb, l
         return prepare(Options(model=llava.name, data=data, samples=2, out=tmp_path / folder, device="cpu", batch=3), llava)
 
     here = VERBS[verb](study("here"))
-    monkeypatch.setattr(backends, "choose", lambda options: Backwards())
+    monkeypatch.setattr(running, "choose", lambda options: Backwards())
     there = VERBS[verb](study("there"))
     for one, other in zip(here, there, strict=True):
         xr.testing.assert_identical(read(one), read(other))
@@ -86,10 +87,10 @@ def test_an_interruption_keeps_what_is_finished_and_the_rest_alone_is_measured(b
             return super().run(study, work, batches)
 
     whole = patch_heads(study("whole"))
-    monkeypatch.setattr(backends, "choose", lambda options: Interrupted())
+    monkeypatch.setattr(running, "choose", lambda options: Interrupted())
     with pytest.raises(KeyboardInterrupt):
         patch_heads(study("parts"))
-    monkeypatch.setattr(backends, "choose", lambda options: Counting())
+    monkeypatch.setattr(running, "choose", lambda options: Counting())
     resumed = patch_heads(study("parts"))
     assert seen == [3]  # of 8: 3, 3, 2, of which the last two batches were finished
     xr.testing.assert_identical(read(whole), read(resumed))
@@ -147,7 +148,7 @@ def test_without_ray_the_message_names_the_file_of_requirements(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", no_ray)
     with pytest.raises(BackendError, match=r"needs the package ray.*pip install -r requirements-ray\.txt"):
-        backends.choose(Options(backend="ray"))
+        running.choose(Options(backend="ray"))
 
 
 def test_a_backends_error_is_one_message(capsys):

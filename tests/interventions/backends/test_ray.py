@@ -19,15 +19,17 @@ from ray.cluster_utils import Cluster
 from corruptions.options import CorruptionOptions
 from interventions import accuracy
 from interventions.attribution_patching import attribute_heads
-from interventions.backends import BackendError, Batch, ray_cluster
+from interventions.backends import ray_cluster
+from interventions.backends.opening import prepare
 from interventions.backends.ray_cluster import RayCluster, connect, disconnect
 from interventions.backends.ray_worker import Task
+from interventions.backends.work import Batch
 from interventions.methods import patching
 from interventions.methods.options import HeadPatching, ModulePatching
 from interventions.methods.patching import head_target, module_targets, patch_study
 from interventions.results.store import Store
+from interventions.study.errors import BackendError
 from interventions.study.options import Options, RayOptions
-from interventions.study.study import prepare
 from tests.conftest import ROOT
 from tests.support.fatal_work import Fatal, KilledOnce
 

@@ -16,6 +16,7 @@ from interventions.backends.remote import DryRun, RemoteServer
 from interventions.backends.shipping import Request, ship
 from interventions.engine.capture import Example, example
 from interventions.engine.measuring import measure_pairs
+from interventions.engine.pairs import prepare_pair
 from interventions.engine.plan import patches
 from interventions.models.loading import load
 from interventions.models.parts import part_of
@@ -72,7 +73,7 @@ def both(request, remote):
 
 def asked(vlm, make_pair, corruption="sip", count=2):
     """Arguments of `measure_pairs`: heads, MLPs and blocks at two cells, the first pair held against the plain path."""
-    pairs = [example(vlm, make_pair(vlm, corruption, number), Scored(3, 4)) for number in range(count)]
+    pairs = [example(vlm, prepare_pair(vlm, make_pair(vlm, corruption, number), Scored(3, 4))) for number in range(count)]
     components = (vlm.architecture.head_component, "mlp", "block")
     every = []
     for component in components:
@@ -141,7 +142,7 @@ def test_answers_are_generated_there(both, shapes):
 
 def test_an_image_travels_once(remote, make_pair):
     there = remote("llava")
-    pair = example(there, make_pair(there, "str"), Scored(3, 4))
+    pair = example(there, prepare_pair(there, make_pair(there, "str"), Scored(3, 4)))
     one = torch.rand(1, *pair.pixels["pixel_values"].shape[1:], generator=torch.Generator().manual_seed(0))
     incompressible = one.expand(2, *one.shape[1:]).clone()  # the same in both runs
     every = [[patches("block", there.n_layers, None, [Cell("", "", (1,))])]]

@@ -14,7 +14,6 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from nnsight.intervention.backends import remote as nnsights
 from nnsight.modeling import huggingface
 
-from interventions.backends import BackendError
 from interventions.backends import host as host_module
 from interventions.backends.__main__ import Doctor, examine
 from interventions.backends.description import hash_of_weights
@@ -22,6 +21,7 @@ from interventions.backends.host import Exchange, Host
 from interventions.models.loading import choose_device
 from interventions.models.names import ModelError
 from interventions.models.wrappers import BlipModel, DecoderModel
+from interventions.study.errors import BackendError
 
 
 class WebServer(BaseHTTPRequestHandler):

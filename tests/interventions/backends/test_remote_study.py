@@ -16,14 +16,14 @@ import xarray as xr
 from nnsight.schema.config import CONFIG
 
 from corruptions.options import CorruptionOptions
-from interventions.attention_knockout import attention_knockout
-from interventions.attention_patterns import attention_patterns
+from interventions.attention_knockout import knock_out_attention
+from interventions.attention_patterns import map_attention
 from interventions.attribution_patching import attribute_heads
-from interventions.backends import BackendError
 from interventions.backends import host as host_module
 from interventions.backends.__main__ import Doctor, examine
 from interventions.backends.host import Host
 from interventions.backends.journal import Journal
+from interventions.backends.opening import open_model, prepare
 from interventions.backends.remote import RemoteServer
 from interventions.direct_effect import direct_effects
 from interventions.engine.corrupt_embeddings import embedding_deviation
@@ -34,8 +34,8 @@ from interventions.models.loading import load
 from interventions.module_patching import patch_modules
 from interventions.path_patching import patch_paths
 from interventions.results.store import ResultsError, Store
+from interventions.study.errors import BackendError
 from interventions.study.options import Options, RemoteOptions
-from interventions.study.study import open_model, prepare
 from tests.support.loopback.client import KEY, ROOT, serving
 
 UNKNOWN_KEY = "7c1e5a52-0000-4000-8000-2f1f5d1c7a11"
@@ -110,7 +110,7 @@ def test_a_study_there_gives_the_files_of_a_study_here(options, model, server):
     components = ("mlp", "block")
     for ours, theirs in zip(patch_modules(here, ModulePatching(components)), patch_modules(there, ModulePatching(components)), strict=True):
         assert_same_file(ours, theirs)
-    assert_same_file(attention_patterns(here), attention_patterns(there))
+    assert_same_file(map_attention(here), map_attention(there))
     said = json.loads((there.options.out / "manifest.json").read_text())["remote"]
     heads = said[str(patch_heads(there).relative_to(there.options.out))]
     assert (heads["host"], heads["samples"], heads["jobs"]) == (server.url, 4, 4)
@@ -122,7 +122,7 @@ def test_a_study_there_gives_the_files_of_a_study_here(options, model, server):
 @pytest.mark.parametrize(
     "script",
     [
-        attention_knockout,
+        knock_out_attention,
         partial(attribute_heads, options=AttributionPatching(steps=2)),
         direct_effects,
         partial(patch_paths, options=PathPatching(senders=["L0.H1"], receivers=["L2.H0.q", "answer"])),
@@ -154,7 +154,7 @@ def test_noise_is_measured_once_for_all_threads(study, server, monkeypatch):
         measured.append(arguments)
         return embedding_deviation(*arguments)
 
-    monkeypatch.setattr("interventions.study.study.embedding_deviation", deviation)
+    monkeypatch.setattr("interventions.study.corrupt_runs.embedding_deviation", deviation)
     server.fault(delay=0.2)
     patch_heads(ours)
     assert len(measured) == 1

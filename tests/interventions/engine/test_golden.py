@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from interventions.engine.capture import CLEAN, CORRUPT, Example, capture
+from interventions.engine.capture import BASE, SOURCE, Example, capture
 from interventions.engine.plan import patches
 from interventions.engine.sweep import sweep
 from interventions.models.loading import load
@@ -46,9 +46,9 @@ def metrics(measured, captured):
     correct, incorrect, normalizer = measured.double().unbind(-1)
     runs = captured.measured[0].double()
     ld = runs[:, 0] - runs[:, 1]
-    probability, corrupt = torch.exp(correct - normalizer), torch.exp(runs[CORRUPT, 0] - runs[CORRUPT, 2])
-    difference = correct - incorrect - ld[CORRUPT]
-    return torch.stack([probability, probability - corrupt, difference, difference / (ld[CLEAN] - ld[CORRUPT])], -1).numpy()
+    probability, corrupt = torch.exp(correct - normalizer), torch.exp(runs[BASE, 0] - runs[BASE, 2])
+    difference = correct - incorrect - ld[BASE]
+    return torch.stack([probability, probability - corrupt, difference, difference / (ld[SOURCE] - ld[BASE])], -1).numpy()
 
 
 CASES = {
@@ -98,7 +98,7 @@ def test_clean_and_corrupt_logits_match(golden):
     vlm, inputs = golden
     for row in range(6):
         captured = pair_of(vlm, inputs, row, ())
-        for run, name in ((CLEAN, "logits_clean_image"), (CORRUPT, "logits_corrupt_image")):
+        for run, name in ((SOURCE, "logits_clean_image"), (BASE, "logits_corrupt_image")):
             logits = inputs[name][row]
             expected = [*logits[captured.answers[0].tolist()], np.log(np.exp(logits.astype(np.float64)).sum())]
             np.testing.assert_allclose(captured.measured[0, run], expected, atol=TOLERANCES[vlm.architecture.name]["logit_diff"])

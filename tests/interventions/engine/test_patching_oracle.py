@@ -8,8 +8,9 @@ import torch
 
 from benchmarks.models import llava
 from interventions.engine import sweep as sweep_module
-from interventions.engine.capture import CLEAN, CORRUPT, capture, example
+from interventions.engine.capture import BASE, SOURCE, capture, example
 from interventions.engine.oracle.patching import run_plain
+from interventions.engine.pairs import prepare_pair
 from interventions.engine.plan import Patch, patches, window_of
 from interventions.engine.sweep import Run, changing_runs, run_together, sweep
 from interventions.models.vlm import Scored
@@ -22,7 +23,7 @@ TOLERANCE = 1e-5
 
 def example_of(vlm, pair):
     answers = [pair.sample[name] for name in ("correct_answer", "incorrect_answer")]
-    return example(vlm, pair, vlm.scored(pair.clean_question, *answers))
+    return example(vlm, prepare_pair(vlm, pair, vlm.scored(pair.clean_question, *answers)))
 
 
 def captured_pair(vlm, pair, components=None):
@@ -108,7 +109,7 @@ def test_windows_of_layers_agree_with_raw_hooks(vlm, make_pair, corruption):
 def test_answers_told_apart_after_forced_tokens_agree_with_raw_hooks(vlm, make_pair):
     """Pairs with none, one and two of them in one trace; a decoder's prompt goes on with them."""
     pairs = [make_pair(vlm, "sip", number) for number in range(3)]
-    examples = [example(vlm, pair, Scored(5, 6, forced)) for pair, forced in zip(pairs, ((), (7,), (8, 9)), strict=True)]
+    examples = [example(vlm, prepare_pair(vlm, pair, Scored(5, 6, forced))) for pair, forced in zip(pairs, ((), (7,), (8, 9)), strict=True)]
     ended = [ours.ids.shape[1] - len(vlm.prompt(pair.clean_question).ids) for ours, pair in zip(examples, pairs, strict=True)]
     assert ended == ([0, 1, 2] if vlm.architecture.causal else [0, 0, 0])
     captured = capture(vlm, examples, ("self_attention",))
@@ -163,7 +164,7 @@ def test_baselines_are_those_of_the_model_alone(vlm, make_pair):
     captured, ours = captured_pair(vlm, make_pair(vlm, "sip"))
     pixels = ours.pixels["pixel_values"].flatten(0, 1)
     with torch.no_grad():
-        logits = torch.cat([answer_logits(vlm.module, ours.ids[[run]], pixels[[run]]) for run in (CLEAN, CORRUPT)])
+        logits = torch.cat([answer_logits(vlm.module, ours.ids[[run]], pixels[[run]]) for run in (SOURCE, BASE)])
     torch.testing.assert_close(captured.measured[0, :, :2], logits[:, list(ours.answers)], atol=TOLERANCE, rtol=0)
     torch.testing.assert_close(captured.measured[0, :, 2], logits.logsumexp(-1), atol=TOLERANCE, rtol=0)
 
@@ -172,11 +173,11 @@ def test_baselines_are_those_of_the_model_alone(vlm, make_pair):
 def test_corrupt_into_corrupt_has_no_effect(vlm, make_pair, corruption):
     pair = make_pair(vlm, corruption)
     captured, _ = captured_pair(vlm, pair)
-    same = {name: states[:, [CORRUPT, CORRUPT]] for name, states in captured.states.items()}
+    same = {name: states[:, [BASE, BASE]] for name, states in captured.states.items()}
     identity = dataclasses.replace(captured, states=same)
     for component in vlm.architecture.components:
         every = all_patches(vlm, pair, component, heads=False)
-        expected = captured.measured[0, CORRUPT].expand(len(every), -1)
+        expected = captured.measured[0, BASE].expand(len(every), -1)
         assert torch.equal(sweep_one(vlm, identity, every), expected)
         runs = [Run(0, i, patch, {patch.layers[0]: patch.positions}, 0) for i, patch in enumerate(every)]
         through_the_model = run_together(vlm, identity, sorted(runs, key=lambda run: run.first_layer))
@@ -198,7 +199,7 @@ def test_all_tokens_of_block_give_the_clean_run(vlm, make_pair, corruption):
 
 def test_tokens_before_the_first_change_of_a_causal_prompt_are_not_run(llava, make_pair):
     captured, ours = captured_pair(llava, make_pair(llava, "str"))
-    first = int((ours.ids[CLEAN] != ours.ids[CORRUPT]).nonzero()[0])
+    first = int((ours.ids[SOURCE] != ours.ids[BASE]).nonzero()[0])
     for position in (0, first - 1):
         assert changing_runs(llava, captured, [[Patch("block", (llava.n_layers - 1,), None, (position,))]]) == [[]]
     everywhere = Patch("block", (llava.n_layers - 1,), None, tuple(range(captured.lengths[0])))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from interventions.engine.capture import CLEAN, CORRUPT, Example, capture
+from interventions.engine.capture import BASE, SOURCE, Example, capture
 from interventions.engine.plan import Patch, patches
 from interventions.engine.sweep import sweep
 from interventions.models.checks import check_sites
@@ -30,8 +30,8 @@ def logit_difference(measured):
 def test_the_model_answers_from_the_image_and_passes_the_causal_checks(planted):
     vlm, captured, _ = planted
     check_sites(vlm)
-    assert logit_difference(captured.measured[0])[CLEAN] > 0.1
-    assert logit_difference(captured.measured[0])[CORRUPT] < -0.1
+    assert logit_difference(captured.measured[0])[SOURCE] > 0.1
+    assert logit_difference(captured.measured[0])[BASE] < -0.1
 
 
 @pytest.mark.parametrize("positions", ["correct", "all"])
@@ -43,7 +43,7 @@ def test_patching_finds_the_planted_head_and_no_other(planted, positions):
     assert [prompt.words[i] for i in where][:1] == (["red"] if positions == "correct" else ["[CLS]"])
     for component in vlm.architecture.attention:
         every = patches(component, vlm.n_layers, vlm.n_heads, [Cell("", "", where)])
-        effect = logit_difference(sweep(vlm, captured, [every])[0] - captured.measured[0, CORRUPT]).reshape(vlm.n_layers, vlm.n_heads)
+        effect = logit_difference(sweep(vlm, captured, [every])[0] - captured.measured[0, BASE]).reshape(vlm.n_layers, vlm.n_heads)
         others = effect.copy()
         if component == "cross_attention":
             assert effect[LAYER, HEAD] > 0.02
@@ -54,4 +54,4 @@ def test_patching_finds_the_planted_head_and_no_other(planted, positions):
 def test_the_planted_head_at_all_tokens_restores_everything(planted):
     vlm, captured, prompt = planted
     measured = sweep(vlm, captured, [[Patch("cross_attention", (LAYER,), HEAD, tuple(range(len(prompt.ids))))]])
-    np.testing.assert_allclose(measured[0][0], captured.measured[0, CLEAN], atol=1e-5)
+    np.testing.assert_allclose(measured[0][0], captured.measured[0, SOURCE], atol=1e-5)

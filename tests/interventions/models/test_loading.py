@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, Blip2Config, BlipForConditionalGeneration, Gemma4TextConfig
 
 from benchmarks.models import blip_base, llava
-from interventions.engine.capture import CORRUPT, Example, capture, example
+from interventions.engine.capture import BASE, Example, capture, example
 from interventions.engine.oracle.patching import run_plain
+from interventions.engine.pairs import prepare_pair
 from interventions.engine.plan import Patch, patches
 from interventions.engine.sweep import sweep
 from interventions.models import names
@@ -242,7 +243,7 @@ def test_the_real_checkpoints_shapes_with_random_weights(kind):
     (measured,) = sweep(vlm, captured, [patches])
     for patch, row in zip(patches, measured, strict=True):
         torch.testing.assert_close(row, run_plain(vlm, pair, patch), atol=1e-4, rtol=1e-5)
-        assert not torch.equal(row, captured.measured[0, CORRUPT])
+        assert not torch.equal(row, captured.measured[0, BASE])
 
 
 def test_four_bit_weights_go_the_same_way(tmp_path, make_pair):
@@ -255,7 +256,7 @@ def test_four_bit_weights_go_the_same_way(tmp_path, make_pair):
     assert (vlm.number_format, exact.number_format) == ("nf4", "float32")
     pair = make_pair(vlm, "sip")
     component = vlm.architecture.head_component
-    ours, theirs = (example(model, pair, Scored(5, 6)) for model in (vlm, exact))
+    ours, theirs = (example(model, prepare_pair(model, pair, Scored(5, 6))) for model in (vlm, exact))
     captured = capture(vlm, [ours], (component,))
     every = patches(component, vlm.n_layers, vlm.n_heads, [Cell("", "", (captured.lengths[0] - 1,))])
     (measured,) = sweep(vlm, captured, [every])

@@ -9,16 +9,18 @@ import torch
 from PIL import Image
 
 from interventions.backends.journal import name_of
+from interventions.backends.opening import prepare
 from interventions.backends.shipping import Request, ship
 from interventions.engine.ablation import run_ablated
+from interventions.engine.attention_maps import capture_attention
 from interventions.engine.capture import Example, capture, example
 from interventions.engine.gradients import attribution, of_cells
 from interventions.engine.oracle.ablation import verify_ablations
 from interventions.engine.oracle.patching import run_plain, verify_patches
+from interventions.engine.pairs import prepare_pair
 from interventions.engine.plan import patches
 from interventions.engine.sweep import sweep
 from interventions.head_patching import patch_heads
-from interventions.methods.attention_patterns import capture_attention
 from interventions.methods.options import ModulePatching
 from interventions.models.checks import check_sites
 from interventions.models.loading import wrap
@@ -28,7 +30,6 @@ from interventions.module_patching import patch_modules
 from interventions.results import effects
 from interventions.results.roles import Cell
 from interventions.study.options import Options
-from interventions.study.study import prepare
 from tests.support import zoo
 from tests.support.hooks import answer_logits, patched
 
@@ -57,7 +58,7 @@ def test_parts_of_blip_agree_with_raw_hooks(blip, make_pair, name, corruption):
     check_sites(part)
     pairs = [make_pair(blip, corruption, number) for number in (0, 4)]
     assert len({len(blip.prompt(pair.clean_question).ids) for pair in pairs}) == 2
-    examples = [example(part, pair, Scored(5, 6)) for pair in pairs]
+    examples = [example(part, prepare_pair(part, pair, Scored(5, 6))) for pair in pairs]
     if name == "decoder":
         assert not part.batches_pairs
         pairs, examples = pairs[:1], examples[:1]
@@ -129,7 +130,7 @@ def test_a_job_of_a_part_is_named_by_its_questions_and_carries_no_others(blip, m
     pairs = [make_pair(blip, "sip", number) for number in (0, 4)]
 
     def job(part, pair):
-        arguments = ([example(part, pair, Scored(5, 6))], ("mlp",))
+        arguments = ([example(part, prepare_pair(part, pair, Scored(5, 6)))], ("mlp",))
         request = Request(compress=False)
         ship(part, capture, arguments, request)
         return name_of("a model", capture, arguments), len(request.content)
@@ -166,7 +167,7 @@ def test_heads_of_a_part_are_ablated_and_attributed(blip, make_pair, name):
     """Whole runs of a part are one row each: against one run at a time, and attribution in the linear limit of a small change of z."""
     part = part_of(blip, name)
     component = part.architecture.head_component if name == "decoder" else "self_attention"
-    ours = example(part, make_pair(blip, "sip"), Scored(5, 6))
+    ours = example(part, prepare_pair(part, make_pair(blip, "sip"), Scored(5, 6)))
     captured = capture(part, [ours], (component,))
     sets = torch.zeros(3, part.n_layers, part.n_heads, dtype=torch.bool)
     sets[1, 1, 2], sets[2] = True, True

@@ -7,9 +7,10 @@ import pytest
 import xarray as xr
 
 from corruptions.options import CorruptionOptions
-from interventions.attention_knockout import attention_knockout
-from interventions.attention_patterns import attention_patterns
+from interventions.attention_knockout import knock_out_attention
+from interventions.attention_patterns import map_attention
 from interventions.attribution_patching import attribute_heads
+from interventions.backends.opening import prepare
 from interventions.direct_effect import direct_effects
 from interventions.head_ablation import ablate_heads
 from interventions.head_patching import patch_heads
@@ -18,7 +19,6 @@ from interventions.module_patching import patch_modules
 from interventions.path_patching import patch_paths
 from interventions.results.store import ResultsError
 from interventions.study.options import Options
-from interventions.study.study import prepare
 
 RANKING = "layer,head\n1,0\n2,1\n"
 
@@ -36,9 +36,9 @@ CORRUPT_RUNS = {
     "path_patching": partial(patch_paths, options=PathPatching(senders=("L1.H0",), receivers=("answer",))),
 }
 CLEAN_RUNS = {
-    "attention_knockout": partial(attention_knockout, options=AttentionKnockout(edges=("image:last",), window=1)),
+    "attention_knockout": partial(knock_out_attention, options=AttentionKnockout(edges=("image:last",), window=1)),
     "direct_effect": direct_effects,
-    "attention_patterns": attention_patterns,
+    "attention_patterns": map_attention,
 }
 
 
@@ -79,7 +79,7 @@ def test_other_noise_makes_other_results_and_is_in_the_file(study_of, script):
             script(study_of(**options | {"corruption_options": replace(noise, **changed)}))
     with xr.open_dataset(path) as dataset:
         assert (dataset.attrs["noise_multiple"], dataset.attrs["noise_draws"]) == (2, 1)
-        assert dataset.attrs["noise_sigma"] == pytest.approx(2 * study.embedding_deviation("gaussian_noise"))
+        assert dataset.attrs["noise_sigma"] == pytest.approx(2 * study.corrupt_runs.embedding_deviation("gaussian_noise"))
 
 
 @pytest.mark.parametrize("script", CLEAN_RUNS.values(), ids=CLEAN_RUNS)

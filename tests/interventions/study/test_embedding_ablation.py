@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from corruptions.base import CORRUPTIONS
-from interventions.engine.capture import CORRUPT, capture
+from interventions.engine.capture import BASE, capture
 from interventions.engine.plan import patches
 from interventions.engine.sweep import sweep
 from interventions.head_patching import patch_heads
@@ -53,7 +53,7 @@ def places(vlm, pair, modality):
     """The positions of the image or the question, by the kinds of tokens alone; all states of BLIP's vision tower."""
     if modality == "image" and not vlm.architecture.causal:
         return slice(None)
-    return torch.tensor([kind == {"image": "image", "text": "question"}[modality] for kind in vlm.prompt(pair.clean_question).kinds])
+    return torch.tensor([kind == {"image": "image", "text": "question"}[modality] for kind in vlm.prompt(pair.sample["question"]).kinds])
 
 
 @pytest.mark.parametrize("kind", ["mean_ablation", "mean_ablation_text", "zero_ablation", "zero_ablation_text"])
@@ -63,8 +63,8 @@ def test_a_study_agrees_with_raw_hooks(tmp_path, data, vlm, kind):
     pairs, _ = study.pairs(kind)
 
     def logits(pair, values):
-        prompt = vlm.prompt(pair.clean_question)
-        pixels = vlm.pixels([pair.clean_image])["pixel_values"].flatten(0, 1)
+        prompt = vlm.prompt(pair.sample["question"])
+        pixels = vlm.pixels([pair.sample["clean_image"]])["pixel_values"].flatten(0, 1)
         with embeddings_replaced(vlm, modality, places(vlm, pair, modality), values) as hooked:
             return answer_logits(vlm.module, torch.tensor([prompt.ids]), pixels)[0], hooked.seen[0]
 
@@ -74,13 +74,13 @@ def test_a_study_agrees_with_raw_hooks(tmp_path, data, vlm, kind):
         assert len(every) > len(pairs)
         seen = [logits(pair, torch.zeros(1))[1] for pair in every]
         by = torch.stack(seen).mean(0) if modality == "image" else torch.cat(seen).mean(0)
-        torch.testing.assert_close(study.embedding_mean(kind).float().squeeze(0), by, atol=1e-5, rtol=0)
+        torch.testing.assert_close(study.corrupt_runs.embedding_mean(kind).float().squeeze(0), by, atol=1e-5, rtol=0)
     dataset = effects.read(patch_heads(study.under(kind)))
     assert dataset.attrs["modality"] == modality
     for pair in pairs[:3]:
         oracle, _ = logits(pair, by)
         row = dataset.sel(sample=pair.sample["sample_id"])
-        scored = study.scored(pair)
+        scored = pair.scored
         assert float(row.corrupt_logit_correct) == pytest.approx(float(oracle[scored.correct]), abs=5e-5)
         assert float(row.corrupt_logit_incorrect) == pytest.approx(float(oracle[scored.incorrect]), abs=5e-5)
     (ours,) = study.examples(pairs[0], kind)
@@ -95,12 +95,12 @@ def test_a_study_agrees_with_raw_hooks(tmp_path, data, vlm, kind):
 
         def run(number, values=by):
             pixels = ours.pixels["pixel_values"].flatten(0, 1)[number : number + 1]
-            if number != CORRUPT:
+            if number != BASE:
                 return answer_logits(vlm.module, ours.ids[number : number + 1], pixels)[0]
             with embeddings_replaced(vlm, modality, clean, values):
                 return answer_logits(vlm.module, ours.ids[number : number + 1], pixels)[0]
 
         columns = slice(patch.head * vlm.head_dim, (patch.head + 1) * vlm.head_dim)
         expected = patched(run, {0: pick(layers[patch.layers[0]])}, side, patch.positions, columns)
-        scored = study.scored(pairs[0])
+        scored = pairs[0].scored
         assert float(row[0]) == pytest.approx(float(expected[scored.correct]), abs=5e-5)

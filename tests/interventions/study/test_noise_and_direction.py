@@ -8,9 +8,11 @@ import torch
 
 from corruptions.base import CORRUPTIONS, LeftOut
 from corruptions.options import CorruptionOptions
+from interventions.backends.opening import prepare
 from interventions.engine.capture import capture, example
 from interventions.engine.corrupt_embeddings import draw_noise, embedding_deviation, replaced
 from interventions.engine.oracle.patching import run_plain, verify_patches
+from interventions.engine.pairs import prepare_pair
 from interventions.engine.plan import patches
 from interventions.engine.sweep import sweep
 from interventions.head_patching import patch_heads
@@ -19,11 +21,10 @@ from interventions.models.parts import part_of
 from interventions.models.vlm import Scored
 from interventions.module_patching import patch_modules
 from interventions.results import effects
+from interventions.results.manifest import read_manifest
 from interventions.results.roles import Cell
-from interventions.results.store import read_manifest
-from interventions.study import study as study_module
+from interventions.study import corrupt_runs
 from interventions.study.options import Options
-from interventions.study.study import prepare
 from tests.support.hooks import answer_logits, layers_and_modules, patched
 
 KINDS = ("gaussian_noise", "gaussian_noise_text")
@@ -73,9 +74,8 @@ def test_patching_under_noise_agrees_with_raw_hooks(vlm, make_pair, kind, direct
     """Two pairs of unequal length in one trace."""
     pairs = [make_pair(vlm, kind, number) for number in (0, 4)]
     noises = [draw_noise(vlm, pair, CORRUPTIONS[kind].modality, sigma=1.0, seed=0, draw=0) for pair in pairs]
-    examples = [example(vlm, pair, Scored(5, 6), noise) for pair, noise in zip(pairs, noises, strict=True)]
-    if direction == "noising":
-        examples = [ours.exchanged() for ours in examples]
+    base = "clean" if direction == "noising" else "corrupt"
+    examples = [example(vlm, prepare_pair(vlm, pair, Scored(5, 6)), noise, base) for pair, noise in zip(pairs, noises, strict=True)]
     captured = capture(vlm, examples, ("self_attention", "block"))
     layers, modules = layers_and_modules(vlm.module)
     for component, heads in (("self_attention", vlm.n_heads), ("block", None)):
@@ -85,7 +85,7 @@ def test_patching_under_noise_agrees_with_raw_hooks(vlm, make_pair, kind, direct
 
             def run(row, ours=ours, noise=noise):
                 pixels = ours.pixels["pixel_values"].flatten(0, 1)[row : row + 1]
-                if row != ours.noisy:
+                if row != ours.corrupt_run:
                     return answer_logits(vlm.module, ours.ids[row : row + 1], pixels)[0]
                 with hooked_noise(vlm.module, noise):
                     return answer_logits(vlm.module, ours.ids[row : row + 1], pixels)[0]
@@ -102,7 +102,7 @@ def test_patching_under_noise_agrees_with_raw_hooks(vlm, make_pair, kind, direct
 def test_noise_does_not_reach_tokens_of_the_answer_that_are_given(llava, make_pair, kind):
     pair = make_pair(llava, kind)
     noise = draw_noise(llava, pair, CORRUPTIONS[kind].modality, sigma=1.0, seed=0, draw=0)
-    ours = example(llava, pair, Scored(5, 6, (7,)), noise)
+    ours = example(llava, prepare_pair(llava, pair, Scored(5, 6, (7,))), noise)
     assert ours.ids.shape[1] == len(noise.values) + 1
     measured = capture(llava, [ours], ("block",)).measured[0, 1]
     longer = replace(noise, values=torch.cat([noise.values, torch.zeros(1, llava.width)]))
@@ -128,7 +128,7 @@ def test_embeddings_are_changed_before_the_decoder_as_in_the_whole_model(blip, m
     noisy = draw_noise(blip, pair, CORRUPTIONS[kind].modality, sigma=1.0, seed=0, draw=0)
     entry = CORRUPTIONS[kind]
     noise = noisy if entry.draws else replaced(blip, pair, entry.modality, torch.ones(1, 1) if entry.embeddings == "mean" else None)
-    ours, whole = (example(vlm, pair, Scored(5, 6), noise) for vlm in (decoder, blip))
+    ours, whole = (example(vlm, prepare_pair(vlm, pair, Scored(5, 6)), noise) for vlm in (decoder, blip))
     captured = capture(decoder, [ours], ("mlp",))
     torch.testing.assert_close(captured.measured, capture(blip, [whole], ("mlp",)).measured, atol=2e-5, rtol=0)
     assert (captured.measured[0, 0] - captured.measured[0, 1]).abs().max() > 0.01
@@ -184,26 +184,28 @@ def test_what_a_sample_gets_does_not_depend_on_which_are_run(tmp_path, data, vlm
 
 
 def test_of_a_large_table_the_same_samples_are_measured_whoever_asks(tmp_path, data, vlm, monkeypatch):
-    monkeypatch.setattr(study_module, "MOST_MEASURED", 3)
+    monkeypatch.setattr(corrupt_runs, "MOST_MEASURED", 3)
     study = study_of(vlm, data, tmp_path)
-    drawn = [[row["sample_id"] for row in one.measured_samples()] for one in (study, study_of(vlm, data, tmp_path / "other", seed=5))]
+    drawn = [
+        [row["sample_id"] for row in one.corrupt_runs.measured_samples()]
+        for one in (study, study_of(vlm, data, tmp_path / "other", seed=5))
+    ]
     assert drawn[0] == drawn[1]
     assert len(set(drawn[0])) == 3
     assert drawn[0] != study.table["sample_id"][:3]
     monkeypatch.setattr(vlm, "longest_prompt", sorted(len(vlm.prompt(question).ids) for question in study.table["question"])[2] - 1)
-    assert len(study.measured_samples()) < 3  # prompts that do not fit are not run
+    assert len(study.corrupt_runs.measured_samples()) < 3  # prompts that do not fit are not run
 
 
 def test_a_deviation_is_measured_once_for_a_model_and_its_data(tmp_path, data, vlm, monkeypatch):
-    found = study_of(vlm, data, tmp_path).embedding_deviation("gaussian_noise")
-    real, measured = study_module.embedding_deviation, []
-    monkeypatch.setattr(study_module, "embedding_deviation", lambda *of: measured.append(of) or real(*of))
+    found = study_of(vlm, data, tmp_path).corrupt_runs.embedding_deviation("gaussian_noise")
+    real, measured = corrupt_runs.embedding_deviation, []
+    monkeypatch.setattr(corrupt_runs, "embedding_deviation", lambda *of: measured.append(of) or real(*of))
     changed = study_of(vlm, data, tmp_path, corruption_options=CorruptionOptions(noise_multiple=1.0), keep_wrong=True)
-    assert changed.embedding_deviation("gaussian_noise") == found
+    assert changed.corrupt_runs.embedding_deviation("gaussian_noise") == found
     assert not measured
-    other = study_of(vlm, data, tmp_path)
-    other.fingerprint = "0123"
-    assert other.embedding_deviation("gaussian_noise") == found
+    other = replace(study_of(vlm, data, tmp_path), fingerprint="0123")
+    assert other.corrupt_runs.embedding_deviation("gaussian_noise") == found
     assert len(measured) == 1
 
 
@@ -260,7 +262,9 @@ def test_divergence_from_the_clean_run(tmp_path, data, vlm, direction):
     ours = study.examples(pair, "str")[0]
     ids, pixels = ours.ids, ours.pixels["pixel_values"].flatten(0, 1)
     with torch.no_grad():
-        clean, corrupt = (answer_logits(vlm.module, ids[[run]], pixels[[run]]).log_softmax(-1) for run in (ours.clean, 1 - ours.clean))
+        clean, corrupt = (
+            answer_logits(vlm.module, ids[[run]], pixels[[run]]).log_softmax(-1) for run in (ours.clean_run, ours.corrupt_run)
+        )
     expected = torch.nn.functional.kl_div(corrupt, clean, log_target=True, reduction="sum")
     found = dataset.corrupt_kl_from_clean.sel(sample=pair.sample["sample_id"])
     assert float(found) == pytest.approx(float(expected), abs=1e-4)

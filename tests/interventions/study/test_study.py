@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,24 +17,25 @@ import xarray as xr
 from corruptions.base import LeftOut
 from data_prep.tables import schema as sample_table
 from data_prep.tables.command import reporting
-from interventions.attention_patterns import attention_patterns
+from interventions.attention_patterns import map_attention
+from interventions.backends.opening import prepare
 from interventions.engine import budget as planning
 from interventions.engine import measuring
-from interventions.engine.capture import CLEAN, capture, example
+from interventions.engine.attention_maps import capture_attention
+from interventions.engine.capture import SOURCE, capture, example
 from interventions.engine.oracle.verify import VerificationError
-from interventions.engine.plan import patches
+from interventions.engine.pairs import prepare_pair
+from interventions.engine.plan import Patch
 from interventions.engine.sweep import sweep
 from interventions.head_patching import patch_heads
 from interventions.methods import patching
-from interventions.methods.attention_patterns import capture_attention
 from interventions.methods.options import HeadPatching, ModulePatching
-from interventions.methods.per_sample import cells_of
 from interventions.models.vlm import Scored
 from interventions.module_patching import patch_modules
 from interventions.results import effects
-from interventions.results.store import ResultsError, Store, update_manifest
+from interventions.results.manifest import update_manifest
+from interventions.results.store import ResultsError, Store
 from interventions.study.options import Options, RayOptions, RemoteOptions
-from interventions.study.study import prepare
 from tests.conftest import ROOT
 from tests.support.hooks import layers_and_modules
 
@@ -74,16 +76,16 @@ def test_the_file_holds_what_the_engine_measured(study):
     dataset = effects.read(path)
     pairs, _ = study.pairs("sip")
     pair, vlm = pairs[3], study.vlm
-    ours = example(vlm, pair, study.scored(pair))
-    cells = cells_of(study, pair, list(dataset.token.values))
-    (measured,) = sweep(
-        vlm,
-        captured := capture(vlm, [ours], (path.stem.removesuffix("-heads"),)),
-        [patches(path.stem.removesuffix("-heads"), vlm.n_layers, vlm.n_heads, cells)],
-    )
+    ours = example(vlm, pair)
+    cells = pair.cells(list(dataset.token.values))
+    component = path.stem.removesuffix("-heads")
+    labels = list(product(range(vlm.n_layers), range(vlm.n_heads), cells))
+    captured = capture(vlm, [ours], (component,))
+    (measured,) = sweep(vlm, captured, [[Patch(component, (layer,), head, cell.positions) for layer, head, cell in labels]])
     row = dataset.sel(sample=pair.sample["sample_id"])
     for number, name in enumerate(effects.MEASUREMENTS):
-        np.testing.assert_allclose(row[name].values.ravel(), measured[:, number], atol=1e-5)  # there, other pairs are in the trace too
+        by_label = [float(row[name].sel(layer=layer, head=head, token=cell.role)) for layer, head, cell in labels]
+        np.testing.assert_allclose(by_label, measured[:, number], atol=1e-5)  # there, other pairs are in the trace too
         assert float(row[f"clean_{name}"]) == pytest.approx(float(captured.measured[0, 0, number]), abs=1e-5)
         assert float(row[f"corrupt_{name}"]) == pytest.approx(float(captured.measured[0, 1, number]), abs=1e-5)
     assert row.attrs["modality"] == "image"
@@ -240,7 +242,7 @@ def test_memory_stays_flat(study):
     """What a sample leaves behind does not grow: after some warm up, nothing lives on but its numbers."""
     pairs, _ = study.pairs("sip")
     target = patching.Target(study.vlm.architecture.head_component, True, ("all",))
-    cells = [cells_of(study, pair, target.tokens) for pair in pairs]
+    cells = [pair.cells(target.tokens) for pair in pairs]
 
     def once():
         patching._patch_pairs(study, pairs, "sip", {target: cells}, patching.Plan(8, 1000))
@@ -344,7 +346,7 @@ def test_a_full_disk_loses_no_finished_sample(study, monkeypatch):
 
 
 def test_attention_patterns_are_probabilities_over_patches(study):
-    with xr.open_dataset(attention_patterns(study)) as dataset:
+    with xr.open_dataset(map_attention(study)) as dataset:
         sums = dataset.attention.sum("patch")
         assert bool((dataset.attention >= 0).all())
         assert bool((sums <= 1 + 1e-5).all())
@@ -370,7 +372,7 @@ def test_attention_sums_to_one_and_weighs_the_values(vlm, make_pair):
         probabilities = capture_attention(vlm, vlm.ids([vlm.prompt(pair.clean_question)]), vlm.pixels([pair.clean_image]), component)
     assert probabilities.shape[:3] == (vlm.n_layers, vlm.n_heads, len(vlm.prompt(pair.clean_question).ids))
     np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
-    z = capture(vlm, [example(vlm, pair, Scored(1, 2))], (component,)).states[component][0, CLEAN]
+    z = capture(vlm, [example(vlm, prepare_pair(vlm, pair, Scored(1, 2)))], (component,)).states[component][0, SOURCE]
     for handle in handles:
         handle.remove()
     for number in range(vlm.n_layers):
