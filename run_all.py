@@ -19,6 +19,7 @@ from data_prep.tables.command import reporting
 from interventions.methods.options import AttentionPatterns, HeadPatching, ModulePatching
 from interventions.models.names import resolve
 from interventions.results.finished import Stage, named_paths
+from interventions.results.metrics import METRICS
 from interventions.study.options import Settings
 
 DEFAULT_MODELS = ("blip-shapes", "llava-shapes")
@@ -56,7 +57,7 @@ class RunAll(Measurements):
     Example: python run_all.py --models blip-shapes --samples 20 --out results-small
     """
 
-    metric: Literal["logit_difference", "restoration_probability", "log_odds", "normalized_effect"] = "logit_difference"
+    metric: Literal[tuple(METRICS)] = "logit_difference"  # type: ignore[valid-type]
     """Metric by which heads are judged."""
     power_runs: int = 10
     """Simulated studies behind each point of the power curves: 10 take some 15 s for both shipped models, more make smoother curves;
@@ -88,7 +89,7 @@ def measure(options: RunAll) -> None:
 
 def _measure(options: RunAll, stage: Stage) -> None:
     """Run every stage; one for which no sample is left is said to be not run, here and in the manifest, and the others go on."""
-    from interventions.attention_patterns import attention_patterns
+    from interventions.attention_patterns import map_attention
     from interventions.backends.opening import check_options, open_model, prepare
     from interventions.methods.patching import head_target, module_targets, patch_study
     from interventions.results.store import check_writable
@@ -127,7 +128,7 @@ def _measure(options: RunAll, stage: Stage) -> None:
                         written += patch_study(study.under(corruption), targets)
                     stages.update()
                 with noting_what_is_left_out():
-                    written.append(attention_patterns(study, options.attention_patterns))
+                    written.append(map_attention(study, options.attention_patterns))
                 stages.update()
     stage.end(before, written, reasons)
 

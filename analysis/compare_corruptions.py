@@ -60,7 +60,7 @@ def write(results: Path, options: Comparing | None = None) -> Written[dict[str, 
     """`find`, then write tables and figures into the results folder.
 
     `compare_corruptions.nc` has a group <model>/<dataset>/<component> for each comparison, the CSV files the rows of
-    `corruptions.views.share_table` and `rank_table`, `figures/<model>/<dataset>/` two figures a comparison. A later run replaces the
+    `corruptions.tables.share_table` and `rank_table`, `figures/<model>/<dataset>/` two figures a comparison. A later run replaces the
     tables. The words say what was left out, and why.
 
     >>> written = write(Path("results"), CompareCorruptions(component="mlp", resamples=20))
@@ -69,10 +69,11 @@ def write(results: Path, options: Comparing | None = None) -> Written[dict[str, 
     >>> sorted(path.name for path in Path("results/figures/blip-small/shapes").glob("compare-*.png"))
     ['compare-mlp-by-layer.png', 'compare-mlp.png']
     """
-    from analysis.corruptions import views
+    from analysis.corruptions import tables
     from analysis.corruptions.comparable import compare_folder
-    from analysis.figures import FOLDER
+    from analysis.plots.corruptions import draw_layers, draw_maps
     from analysis.plots.style import save, styled
+    from analysis.products import FIGURES_FOLDER
     from analysis.store.folder import write_tree
     from analysis.store.tables import write_table
 
@@ -80,14 +81,14 @@ def write(results: Path, options: Comparing | None = None) -> Written[dict[str, 
     comparisons, left_out = compare_folder(results, options or Comparing())
     paths = (results / f"{FILE}.nc", results / f"{FILE}.csv", results / f"{FILE}_ranks.csv")
     write_tree(comparisons, paths[0])
-    write_table(views.share_table(comparisons), paths[1])
-    write_table(views.rank_table(comparisons), paths[2])
+    write_table(tables.share_table(comparisons), paths[1])
+    write_table(tables.rank_table(comparisons), paths[2])
     with styled():
         for group, compared in comparisons.items():
-            folder, name = (results / FOLDER / group).parent, f"compare-{Path(group).name}"
-            save(views.draw_maps(compared), folder / f"{name}.png")
-            save(views.draw_layers(compared), folder / f"{name}-by-layer.png")
-    return Written(comparisons, paths, "\n".join([views.summary(comparisons), *(f"left out: {reason}" for reason in left_out)]))
+            folder, name = (results / FIGURES_FOLDER / group).parent, f"compare-{Path(group).name}"
+            save(draw_maps(compared), folder / f"{name}.png")
+            save(draw_layers(compared), folder / f"{name}-by-layer.png")
+    return Written(comparisons, paths, "\n".join([tables.summary(comparisons), *(f"left out: {reason}" for reason in left_out)]))
 
 
 def main() -> None:

@@ -16,14 +16,13 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from analysis import products
-from analysis.store.command import reporting
 from analysis.store.written import Written
+from data_prep.tables.command import reporting
 from interventions.results.metrics import help_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
 
-FOLDER = "figures"
 NOT_DRAWN = "not_drawn.txt"
 
 
@@ -76,7 +75,7 @@ def write(results: Path, options: Figures | None = None) -> Written:
     from analysis.plots.style import save, styled
     from analysis.store.folder import write_whole
 
-    folder = Path(results) / FOLDER
+    folder = Path(results) / products.FIGURES_FOLDER
     with styled():
         drawn = [
             save(figure, folder / f"{name}.png") if figure is not None else folder / f"{name}.png"

@@ -69,11 +69,11 @@ def write(results: Path, options: MapRule | None = None) -> Written[dict[str, "x
     >>> [path.name for path in written.paths]
     ['modules.nc', 'modules.csv', 'modules_text_image.csv']
     """
-    from analysis.figures import FOLDER
     from analysis.module_effects import tables
     from analysis.module_effects.folder_maps import files_of_modules, maps_of_folder, text_beside_image
     from analysis.plots.module_maps import draw_side_by_side
     from analysis.plots.style import save, styled
+    from analysis.products import FIGURES_FOLDER
     from analysis.store.folder import write_tree
     from analysis.store.tables import write_table
 
@@ -92,7 +92,7 @@ def write(results: Path, options: MapRule | None = None) -> Written[dict[str, "x
     write_table(beside, paths[2])
     with styled():
         for place, of_place in maps.items():
-            save(draw_side_by_side(of_place), (results / FOLDER / place).parent / f"{FILE}-{Path(place).name}.png")
+            save(draw_side_by_side(of_place), (results / FIGURES_FOLDER / place).parent / f"{FILE}-{Path(place).name}.png")
     return Written(maps, paths, tables.summary(maps, beside))
 
 

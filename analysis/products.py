@@ -23,6 +23,7 @@ from interventions.methods import options as methods
 from interventions.study.option_words import defaults, words
 from interventions.study.options import Options
 
+FIGURES_FOLDER = "figures"
 HEADS, MODULES, ATTENTION = "effects of heads", "effects of whole modules", "attention to image patches"
 PLACE = ("model", "dataset")
 RESULTS = "{results}"  # stands for the results folder in commands until they are handed out
@@ -59,7 +60,7 @@ class Product:
 
     @property
     def is_figure(self) -> bool:
-        return self.files[0].startswith("figures/")
+        return self.files[0].startswith(f"{FIGURES_FOLDER}/")
 
     @property
     def of_place(self) -> bool:
@@ -152,7 +153,9 @@ JUDGED = (
 
 
 def _figure(title: str, files: str, *inputs: str) -> Product:
-    return Product(f"figure: {title}", (f"figures/{files}.png", f"figures/{files}.pdf"), title, "analysis.figures", inputs, inputs)
+    return Product(
+        f"figure: {title}", (f"{FIGURES_FOLDER}/{files}.png", f"{FIGURES_FOLDER}/{files}.pdf"), title, "analysis.figures", inputs, inputs
+    )
 
 
 FIGURES = (
@@ -175,7 +178,7 @@ FIGURES = (
 PAGES = (
     Product("answers", ("{model}/{dataset}/answers.json",), "Answers of the clean run", "interventions.head_patching"),
     Product("manifest", ("manifest.json",), "What was run, and what was left out", "interventions.head_patching"),
-    Product("figures", ("figures/not_drawn.txt",), "What could not be drawn", "analysis.figures"),
+    Product("figures", (f"{FIGURES_FOLDER}/not_drawn.txt",), "What could not be drawn", "analysis.figures"),
     Product("report", ("report.html",), "The report", "analysis.report", tuple(one.name for one in (*MEASURED, *JUDGED))),
 )
 PRODUCTS = {one.name: one for one in (*MEASURED, *JUDGED, *FIGURES, *PAGES)}
@@ -333,6 +336,15 @@ def command_for(path: Path) -> str:
                 return _handed_out(_measure(results, product, said["model"], said["dataset"], said, {}, again=path), results)
             return command(results, product.name)
     return ""
+
+
+def made_by(script: str) -> str:
+    """The product that a script makes without more options.
+
+    >>> made_by("head_patching"), made_by("robust_heads")
+    ('effects of heads', 'robust heads')
+    """
+    return next(one.name for one in (*MEASURED, *JUDGED) if one.command.split(".")[-1] == script and not one.flags)
 
 
 def whole_study(results: Path, models: Iterable[str] = (), datasets: Iterable[str] = (), called: str = "", **options: Any) -> str:

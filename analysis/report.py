@@ -8,28 +8,12 @@ from typing import Any
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from analysis.store.command import reporting
-from analysis.store.folder import ResultsError, write_whole
+from analysis.page.limits import Limits
+from analysis.store.folder import write_whole
 from analysis.store.written import Written
+from data_prep.tables.command import reporting
 
 FILE = "report.html"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much of a large results folder the page holds; what was left out is said in it."""
-
-    samples: int = 100
-    """Most samples of each category in the sample browser."""
-    megabytes: float = 10.0
-    """Most megabytes that samples take: of each category as many as fit."""
-    heads: int = 64
-    """Heads of a model, the most telling first, that have attention overlays and function scores."""
-
-    def __post_init__(self) -> None:
-        for name in ("samples", "megabytes", "heads"):
-            if getattr(self, name) <= 0:
-                raise ResultsError(f"--{name} is {getattr(self, name)}; it must be more than 0")
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ class Corruption:
 
 
 class Registry(Mapping[str, Corruption]):
-    """The corruptions by name, the default ones first. The files of this folder are read when it is first asked."""
+    """The corruptions by name, the default ones first, then by file. The files of this folder are read when it is first asked."""
 
     def __init__(self) -> None:
         self._entries: dict[str, Corruption] = {}
@@ -204,7 +204,7 @@ class Registry(Mapping[str, Corruption]):
         if entry.name in self._entries:
             raise ValueError(f"the corruption {entry.name!r} is registered already, by {self._entries[entry.name].maker.__module__}")
         self._entries[entry.name] = entry
-        self._entries = dict(sorted(self._entries.items(), key=lambda item: not item[1].default))
+        self._entries = dict(sorted(self._entries.items(), key=lambda item: (not item[1].default, item[1].maker.__module__)))
 
     def discover(self) -> None:
         """Import the files of this folder that are not imported yet."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 DEFAULT = AttentionKnockout()
 
 
-def attention_knockout(study: "Study", options: AttentionKnockout = DEFAULT) -> Path:
+def knock_out_attention(study: "Study", options: AttentionKnockout = DEFAULT) -> Path:
     """Write `<out>/<model>/<dataset>/attention_knockout[-window<n>].nc`, for the samples that the study's corruption uses.
 
     Variables: logit_correct, logit_incorrect, log_normalizer (sample, edge, layer), of the run in which an edge is blocked in the window
@@ -49,7 +49,7 @@ def main() -> None:
 
         return attention_knockout.summary(path)
 
-    run_script(AttentionKnockout, attention_knockout, summary)
+    run_script(AttentionKnockout, knock_out_attention, summary)
 
 
 if __name__ == "__main__":

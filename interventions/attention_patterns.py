@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 DEFAULT = AttentionPatterns()
 
 
-def attention_patterns(study: "Study", options: AttentionPatterns = DEFAULT) -> Path:
+def map_attention(study: "Study", options: AttentionPatterns = DEFAULT) -> Path:
     """Write `<out>/<model>/<dataset>/attention.nc`, for the samples that the study's corruption uses.
 
     Variables: attention (sample, layer, head, patch), probabilities that sum to at most 1 over the patches; object_share (sample,
     patch), the part of each patch that the object's mask covers, NaN without a mask; image (sample, y, x, rgb), what the model saw.
+    Coordinates: patch_row, patch_col (patch), question (sample), and those of all files (see `interventions.results.assembling`).
     """
     from interventions.methods.attention_patterns import write
 
@@ -29,7 +30,7 @@ def attention_patterns(study: "Study", options: AttentionPatterns = DEFAULT) -> 
 
 
 def main() -> None:
-    run_script(AttentionPatterns, attention_patterns)
+    run_script(AttentionPatterns, map_attention)
 
 
 if __name__ == "__main__":

@@ -30,12 +30,12 @@ def accurate(subject: Subject, published: float) -> Finding:
 def ranked_heads_cost_more(subject: Subject) -> Finding:
     """Whether knocking out the highest-ranked heads costs more logit difference than knocking out random heads of the same layers."""
     variables, options = ("logit_correct", "logit_incorrect"), {"corruption": "sip"}
-    ablated, path = subject.first_file("sip/*-ablation.nc", "head_ablation", variables, **options)
+    ablated, path = subject.first_file("sip/*-ablation.nc", "ablation", variables, **options)
     out = ablated.isel(replacement=0).sel(operation="knock_out")
     random = [str(name) for name in out["set"].values if name != faithfulness.RANKED]
     sizes = [size for size in out["heads"].values if 0 < size < out["heads"].values.max()]
     if not random or not sizes:
-        again = subject.command("head_ablation", **options, overwrite=True)
+        again = subject.command("ablation", **options, overwrite=True)
         raise NotRun(f"{path.name} lacks random sets, or sets of some heads", again)
     left = out.effects.logit_difference_of().sel(heads=sizes).mean("heads").transpose("sample", "set")
     cost = (left.sel(set=random).mean("set") - left.sel(set=faithfulness.RANKED)).values

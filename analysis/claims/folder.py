@@ -1,6 +1,5 @@
 """A results folder as claims read it: its models and their kinds, what other analyses wrote, and how sure intervals are."""
 
-import json
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -37,8 +36,8 @@ class Folder:
         return self.kept[name]
 
     def groups(self, name: str) -> dict[str, xr.Dataset]:
-        """The file `<name>.nc` of another analysis, by model; empty where there is none."""
-        return self.once(name, lambda: read_tree(self.path / f"{name}.nc"))
+        """A file of another analysis, by model; empty where there is none."""
+        return self.once(name, lambda: read_tree(self.path / name))
 
     @cached_property
     def models(self) -> dict[str, str]:
@@ -55,15 +54,6 @@ class Folder:
     def datasets(self, model: str) -> list[str]:
         """The data sets of a model; empty where the folder has no such model."""
         return sorted(path.name for path in (self.path / model).glob("*") if path.is_dir() and any(path.rglob("*.nc")))
-
-    def configuration(self, model: str) -> dict[str, Any]:
-        """The options of the first file of a model that says with which it was made."""
-
-        def first() -> dict[str, Any]:
-            paths = (path for path in sorted((self.path / model).rglob("*.nc")) if not path.name.startswith("."))
-            return next(filter(None, (json.loads(attributes(path).get("configuration", "{}")) for path in paths)), {})
-
-        return self.once(("configuration", model), first)
 
 
 def read(path: Path, variables: tuple[str, ...]) -> xr.Dataset:

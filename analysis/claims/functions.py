@@ -22,9 +22,9 @@ Head = tuple[int, int]
 
 def functions_of(subject: Subject) -> tuple[xr.Dataset, Path]:
     """The functions of all heads, and the file they are in."""
-    functions, path = subject.analysed("head_functions")
+    functions, path = subject.analysed("head functions")
     if "verdict" not in functions:
-        raise NotRun("head_functions.nc is of an earlier version", subject.analysis("head_functions"))
+        raise NotRun("head_functions.nc is of an earlier version", subject.command("head functions"))
     return functions, path
 
 
@@ -90,7 +90,7 @@ def _universal_heads(subject: Subject, functions: xr.Dataset, kinds: tuple[str, 
     Undecidable
         When there is none, or they are heads of another component than that whose attention is known.
     """
-    universal, path = subject.analysed("universal_heads", notices_rule=True)
+    universal, path = subject.analysed("universal heads", notices_rule=True)
     component = functions.attrs.get("component", universal.attrs["component"])
     if universal.attrs["component"] != component:
         raise Undecidable(f"universal heads are of {universal.attrs['component']}, attention of {component}")

@@ -11,6 +11,7 @@ from analysis.claims.halves import at_largest, both_signs, halves, largest_less
 from analysis.claims.layers import CONSTRAINT, MOST, drops, restored
 from analysis.claims.outcome import Finding, Undecidable, beyond, every
 from analysis.claims.subject import SIP, Subject, by_role, enough_layers
+from analysis.products import ATTENTION
 from analysis.stats.thirds import thirds
 
 FEW = 0.1  # of the patches
@@ -108,7 +109,7 @@ def window_more_than_sum(subject: Subject, window: int) -> Finding:
 
 def few_patches(subject: Subject) -> Finding:
     """Whether a tenth of the image's patches, chosen on half of the samples, gets most of the attention in the others."""
-    attention, path = subject.first_file("attention.nc", "attention_patterns", ("attention",), query=CONSTRAINT)
+    attention, path = subject.first_file("attention.nc", ATTENTION, ("attention",), query=CONSTRAINT)
     enough_layers(attention.sizes["layer"])
     early = np.flatnonzero(thirds(attention.sizes["layer"]) == 0)
     maps = attention["attention"].isel(layer=early).mean(("layer", "head")).transpose("sample", "patch").values.astype("float64")

@@ -69,9 +69,9 @@ def drops(subject: Subject, *edges: str) -> tuple[np.ndarray, Path]:
     -------
     [sample, edge, layer], of the samples that have all these edges: the relative change of P of Zhang et al. with its sign turned
     """
-    knockout, path = subject.first_file("attention_knockout*.nc", "attention_knockout", MEASURED)
+    knockout, path = subject.first_file("attention_knockout*.nc", "knockout", MEASURED)
     if missing := [edge for edge in edges if edge not in knockout["edge"].values]:
-        again = subject.command("attention_knockout", edges=edges, overwrite=True)
+        again = subject.command("knockout", edges=edges, overwrite=True)
         raise NotRun(f"{path.name} lacks {', '.join(missing)}", again)
     values = -knockout.effects.relative_change().sel(edge=list(edges)).transpose("sample", "edge", "layer").values
     values = values[np.isfinite(values).all(axis=(1, 2))]

@@ -4,8 +4,8 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.claims.commands import RESULTS_FOLDER
 from analysis.claims.outcome import NOT_RUN, RESULTS
+from analysis.claims.subject import RESULTS_FOLDER
 
 
 def markdown(rows: pd.DataFrame, confidence: float = 0.95) -> str:

@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from analysis.claims.commands import RUN_ALL, command
 from analysis.claims.folder import ENCODER, Folder, read
 from analysis.claims.outcome import Estimate, NotRun, Undecidable, estimate
 from analysis.module_effects.maps import by_order
-from analysis.products import is_stale
+from analysis.products import HEADS, MODULES, PRODUCTS, command, files, is_stale, whole_study
 from analysis.stats.resampling import bootstrap_weights, stream, weighted_means
 from analysis.stats.thirds import THIRDS
 from analysis.store.folder import EffectsFile, read_effects
@@ -20,7 +20,7 @@ LLAVA = ("llava-1.5-7b", "llava-1.5-7b-hf")
 NOTICE_DATA = ("svo_probes", "mit_states", "fer2013")
 PAPERS_SAMPLES = 500
 NOTICES_RULE = {"metric": "logit_difference", "deviations": 2.0, "at_least": 0}
-MADE_OF = {"head_functions": "*/attention.nc", "universal_heads": "*/*/*-heads.nc", "robust_heads": "*/*/*-heads.nc"}
+RESULTS_FOLDER = "RESULTS"  # stands for the folder in commands, so that the tables of equal studies in different folders are equal
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Patching:
         return f"{self.corruption}-noising" if self.noising else self.corruption
 
     @property
-    def options(self) -> dict[str, str | None]:
+    def options(self) -> dict[str, str]:
         """The options of the scripts that patch so."""
-        return {"corruption": self.corruption, "direction": "noising" if self.noising else None}
+        return {"corruption": self.corruption, "direction": "noising" if self.noising else "denoising"}
 
 
 SIP = Patching("sip")
@@ -68,9 +68,9 @@ class Subject:
         model = f"{self.model}-{part}" if part else self.model
         path = self.folder.path / model / self.dataset / str(patching) / f"{name}.nc"
         if not path.is_file():
-            script, option = ("head_patching", "component") if heads else ("module_patching", "components")
-            options = patching.options | {option: component, "window": window if window > 1 else None, "part": part or None}
-            raise NotRun(f"no {path.relative_to(self.folder.path)}", self.command(script, **options))
+            options = patching.options | ({"component": component} if heads else {"components": (component,), "window": window})
+            options |= {"part": part} if part else {}
+            raise NotRun(f"no {path.relative_to(self.folder.path)}", self.command(HEADS if heads else MODULES, **options))
         return read_effects(EffectsFile(model, self.dataset, str(patching), component, heads, path)), path
 
     def heads(self, patching: Patching, *tokens: str) -> tuple[list[xr.DataArray], Path]:
@@ -78,24 +78,25 @@ class Subject:
         effects, path = self.effects(patching, self.head_component, heads=True)
         wanted = tokens or (str(effects.attrs["main_token"]),)
         if missing := [token for token in wanted if token not in effects.indexes["token"]]:
-            again = self.command("head_patching", **patching.options, tokens=wanted, overwrite=True)
+            again = self.command(HEADS, **patching.options, tokens=wanted, overwrite=True)
             raise NotRun(f"{path.name} has no token {missing[0]!r}", again)
         values = effects.effects.logit_difference().transpose("sample", "layer", "head", "token")
         values = values.drop_vars([str(name) for name in values.coords if name not in values.dims])
         return [values.sel(token=token, drop=True) for token in wanted], path
 
-    def first_file(self, pattern: str, script: str, variables: tuple[str, ...], **options: object) -> tuple[xr.Dataset, Path]:
-        """Another intervention's file below the data set's folder, the first of a pattern, and its path; `options` are to make it."""
+    def first_file(self, pattern: str, product: str, variables: tuple[str, ...], **options: Any) -> tuple[xr.Dataset, Path]:
+        """A product of another intervention on the data set, the first file of a pattern, and its path; `options` are to make it."""
         paths = sorted(path for path in (self.folder.path / self.model / self.dataset).glob(pattern) if not path.name.startswith("."))
         if not paths:
-            raise NotRun(f"no {self.model}/{self.dataset}/{pattern}", self.command(script, **options))
+            raise NotRun(f"no {self.model}/{self.dataset}/{pattern}", self.command(product, **options))
         return read(paths[0], variables), paths[0]
 
     def analysed(self, name: str, notices_rule: bool = False) -> tuple[xr.Dataset, Path]:
-        """This model's group of a file that an analysis writes, and the file.
+        """This model's group of the product of an analysis, and the file.
 
         Parameters
         ----------
+        name : in `products.PRODUCTS`
         notices_rule : heads must have been judged by NOTICE's rule
 
         Raises
@@ -103,31 +104,28 @@ class Subject:
         NotRun
             When the file lacks the model, is stale, or was made by another rule.
         """
-        path, again = self.folder.path / f"{name}.nc", self.analysis(name)
-        group = self.folder.groups(name).get(self.model)
+        path = self.folder.path / PRODUCTS[name].files[0]
+        again = self.command(name, **NOTICES_RULE) if notices_rule else self.command(name)
+        group = self.folder.groups(path.name).get(self.model)
         if group is None:
-            possible = any((self.folder.path / self.model).glob(MADE_OF[name]))
-            raise NotRun(f"{name}.nc has no {self.model}", again if possible else self.whole_study())
+            possible = any(files(self.folder.path, needed, model=self.model) for needed in PRODUCTS[name].needs)
+            raise NotRun(f"{path.name} has no {self.model}", again if possible else self.whole_study())
         if is_stale(path, self.folder.path):
-            raise NotRun(f"{name}.nc is older than what it is made of", again)
+            raise NotRun(f"{path.name} is older than what it is made of", again)
         others = {option: group.attrs[option] for option, usual in NOTICES_RULE.items() if group.attrs.get(option, usual) != usual}
         if notices_rule and others:
             rule = ", ".join(f"{option} {value}" for option, value in others.items())
             raise NotRun(f"{path.name} was made by another rule than NOTICE's ({rule})", again)
         return group, path
 
-    def command(self, script: str, **options: object) -> str:
-        """The command of an intervention on this model and data set."""
-        return command(self.folder, script, self.model, self.dataset, **options)
-
-    def analysis(self, name: str) -> str:
-        """The command of an analysis of the folder."""
-        return command(self.folder, name)
+    def command(self, product: str, **options: Any) -> str:
+        """The command that makes a product of this model and data set, or of the folder."""
+        return command(self.folder.path, product, self.model, self.dataset, RESULTS_FOLDER, **options)
 
     def whole_study(self) -> str:
         """The command of the study of this model: on its data sets in the folder, or on NOTICE's where it has none."""
-        samples = None if self.folder.datasets(self.model) else PAPERS_SAMPLES
-        return command(self.folder, RUN_ALL, self.model, *(self.datasets or NOTICE_DATA), samples=samples)
+        samples: dict[str, Any] = {} if self.folder.datasets(self.model) else {"samples": PAPERS_SAMPLES}
+        return whole_study(self.folder.path, [self.model], self.datasets or NOTICE_DATA, RESULTS_FOLDER, **samples)
 
     def weights(self, samples: int, *names: str) -> np.ndarray:
         """[resample, sample]: the samples as they are, then resamples.

@@ -154,11 +154,11 @@ def exist(subject: Subject, kind: str) -> Finding:
 
 def _universal_q(subject: Subject, effects: HeadEffects, kind: str) -> tuple[np.ndarray, Path]:
     """The larger `universal_q` of robust_heads.nc under the corruptions that make the kind [layer, head], and the file."""
-    robust, path = subject.analysed("robust_heads", notices_rule=True)
+    robust, path = subject.analysed("robust heads", notices_rule=True)
     image, text = effects.corruptions
     needed = {"vision": [image], "text": [text], "multimodal": [image, text]}[kind]
     if missing := [corruption for corruption in needed if corruption not in robust["corruption"].values]:
-        raise NotRun(f"{path.name} has no {' and '.join(missing)}", subject.analysis("robust_heads"))
+        raise NotRun(f"{path.name} has no {' and '.join(missing)}", subject.command("robust heads"))
     q = robust["universal_q"].sel(corruption=needed, layer=_layers(effects)).max("corruption")
     return q.transpose("layer", "head").values, path
 
@@ -195,7 +195,7 @@ def mostly_in_the_middle(subject: Subject, kind: str) -> Finding:
 
 def hold_up(subject: Subject) -> Finding:
     """Whether every head that is universal by NOTICE's rule is so by the signed, corrected rule too."""
-    robust, path = subject.analysed("robust_heads", notices_rule=True)
+    robust, path = subject.analysed("robust heads", notices_rule=True)
     by_notice, by_sign = robust["notice_universal"].values, robust["universal"].values
     number, kept = int(by_notice.sum()), int((by_notice & by_sign).sum())
     if not number:

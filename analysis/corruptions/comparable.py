@@ -57,8 +57,8 @@ class Like:
     def command(self, corruption: str, results: Path) -> str:
         """What makes the file of another corruption."""
         product = products.HEADS if self.heads else products.MODULES
-        options = {"corruption": corruption, "component": self.component, "components": (self.component,), "direction": self.direction}
-        options |= {"window": self.window, "definition": self.definition}
+        components = {"component": self.component} if self.heads else {"components": (self.component,), "window": self.window}
+        options: dict[str, Any] = {"corruption": corruption, "direction": self.direction, "definition": self.definition} | components
         return products.command(results, product, self.model, self.dataset, **options)
 
 

@@ -3,6 +3,7 @@
 A task is "<dataset>/<category>". `HeadEffectsOptions` chooses metric, token, component and corruptions.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from analysis.heads.options import HeadEffectsOptions
+from analysis.heads.rules import Means
 from analysis.store.errors import ResultsError
 from analysis.store.folder import EffectsFile, effects_files, read_effects
 
@@ -124,6 +126,31 @@ class HeadEffects:
         variables |= {"samples": (OF_TASK, samples), "left_out": (OF_TASK, left_out)}
         coords = {"layer": first["layer"].values, "head": first["head"].values, "task": self.tasks, "corruption": self.corruptions}
         return xr.Dataset(variables, coords | {"modality": ("corruption", list(self.modality.values()))})
+
+
+def means_of_tasks(effects: HeadEffects, weights: Mapping[Key, np.ndarray] | None = None) -> Means:
+    """Means over the samples of each task [corruption, task, layer, head]; 0 of 0 samples where a task did not run.
+
+    Parameters
+    ----------
+    effects : complete ones
+    weights : [resample, sample] of each task, rows sum to 1: means are then [corruption, task, resample, layer, head]
+
+    >>> effects = read_head_effects(Path("results"), HeadEffectsOptions())["blip-small"]
+    >>> means = means_of_tasks(effects)
+    >>> means.effect.shape, float(means.effect[0, 0, 1, 2].round(1)), means.samples.ravel().tolist()
+    ((2, 2, 4, 6), 1.0, [12, 12, 12, 12])
+    """
+    resamples = () if weights is None else (len(next(iter(weights.values()))),)
+    shape, ran = (*resamples, *effects.shape), effects.ran
+    effect, absolute, square = (np.zeros((*ran.shape, *shape)) for _ in range(3))
+    samples = np.zeros((*ran.shape, *(1 for _ in shape)), dtype="int64")
+    for key, values in effects.effects.items():
+        at, x = effects.index(key), flat(values)
+        for means, of_samples in ((effect, x), (absolute, np.abs(x)), (square, x**2)):
+            means[at] = (of_samples.mean(axis=0) if weights is None else weights[key] @ of_samples).reshape(shape)
+        samples[at] = len(x)
+    return Means(effect, absolute, square, samples)
 
 
 def flat(values: xr.DataArray) -> np.ndarray:

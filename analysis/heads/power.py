@@ -14,9 +14,9 @@ import pandas as pd
 import xarray as xr
 from tqdm import tqdm
 
-from analysis.heads.head_effects import HeadEffects, flat
+from analysis.heads.head_effects import HeadEffects, means_of_tasks
 from analysis.heads.options import RobustRule
-from analysis.heads.rules import RULES, Means, universal
+from analysis.heads.rules import RULES, universal
 from analysis.stats.resampling import stream
 
 SIZES = (0.0, 0.1, 0.2, 0.3, 0.5, 0.8, 1.5)
@@ -111,11 +111,7 @@ def _run(
     if size:
         where.ravel()[generator.choice(where.size, planted, replace=False)] = True
     study = simulate(effects, samples, where, size, generator, symmetric=noise == SYMMETRIC)
-    means = Means(*(np.zeros((*study.ran.shape, *study.shape)) for _ in range(3)), samples)
-    for key, values in study.effects.items():
-        at, x = study.index(key), flat(values)
-        for array, of_samples in ((means.effect, x), (means.absolute, np.abs(x)), (means.square, x**2)):
-            array[at] = of_samples.mean(axis=0).reshape(study.shape)
+    means = means_of_tasks(study)
     numbers = []
     for one in ORDERED_RULES:
         heads = universal(one.evidence(means, rule.deviations, rule.alpha), study.ran, rule.at_least, rule.alpha)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from analysis.heads.head_effects import HeadEffects, Key, flat
+from analysis.heads.head_effects import HeadEffects, Key, flat, means_of_tasks
 from analysis.heads.options import RobustRule
-from analysis.heads.rules import KINDS, ROBUST, RULES, Means, important, of_kinds, universal
+from analysis.heads.rules import KINDS, ROBUST, RULES, important, of_kinds, universal
 from analysis.stats.resampling import bootstrap_weights, percentile_interval, stream
 
 BLOCK = 100  # resamples at a time: 15 MB an array for 1,024 heads in 9 tasks under 2 corruptions
@@ -77,7 +77,9 @@ def frequencies(effects: HeadEffects, rule: RobustRule) -> Resampled:
     in_all = {one.name: np.zeros((len(ran), *effects.shape)) for one in RULES}
     kind = np.zeros((len(KINDS), *effects.shape))
     for start in range(0, rule.resamples, BLOCK):
-        means = _resampled_means(effects, min(BLOCK, rule.resamples - start), draws)
+        resamples = min(BLOCK, rule.resamples - start)
+        weights = {key: bootstrap_weights(values.sizes["sample"], resamples, draws[key]) for key, values in effects.effects.items()}
+        means = means_of_tasks(effects, weights)
         for one in RULES:
             evidence = one.evidence(means, rule.deviations, rule.alpha)
             in_task[one.name] += important(evidence, rule.alpha).sum(axis=2)
@@ -92,19 +94,6 @@ def frequencies(effects: HeadEffects, rule: RobustRule) -> Resampled:
         {one.universal_frequency: in_all[one.name] / rule.resamples for one in RULES},
         {"kind_frequency": kind / rule.resamples},
     )
-
-
-def _resampled_means(effects: HeadEffects, resamples: int, draws: dict[Key, np.random.Generator]) -> Means:
-    """Means of so many more resamples [corruption, task, resample, layer, head]; 0 of 0 samples where a task did not run."""
-    shape = (*effects.ran.shape, resamples, *effects.shape)
-    means = Means(np.zeros(shape), np.zeros(shape), np.zeros(shape), np.zeros((*effects.ran.shape, 1, 1, 1), dtype="int64"))
-    for key, values in effects.effects.items():
-        at, x = effects.index(key), flat(values)
-        weights = bootstrap_weights(len(x), resamples, draws[key])
-        for array, of_samples in ((means.effect, x), (means.absolute, np.abs(x)), (means.square, x**2)):
-            array[at] = (weights @ of_samples).reshape(array[at].shape)
-        means.samples[at] = len(x)
-    return means
 
 
 def _draws(seed: int, key: Key) -> np.random.Generator:

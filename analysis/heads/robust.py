@@ -9,20 +9,19 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from analysis.heads.head_effects import HeadEffects, flat
+from analysis.heads.head_effects import HeadEffects, flat, means_of_tasks
 from analysis.heads.options import RobustRule
 from analysis.heads.resampled import frequencies, intervals
 from analysis.heads.rules import (
     KINDS,
     NO_KIND,
-    NOTICE,
+    ROBUST,
     RULES,
     Evidence,
     important,
     kind_names,
     replication,
     signed_evidence,
-    stand_out,
     universal,
     universal_by_sign,
 )
@@ -73,14 +72,13 @@ def judge(effects: HeadEffects, rule: RobustRule) -> xr.Dataset:
     heads, ran = effects.means(), effects.ran
     mean, modality = heads["mean_effect"].values, heads["modality"].values.tolist()
     p, q = _tested(effects, rule)
-    evidence = signed_evidence(mean, p, rule.deviations)
-    notice = Evidence(stand_out(heads["mean_absolute_effect"].values, rule.deviations)[0])
-    of_task = {
-        **{"sign": evidence.sign, "p": p, "q": q, "significant": q <= rule.alpha, "stands_out": evidence.stands_out},
-        **{"selected": notice.stands_out, "important": important(evidence, rule.alpha)},
-    }
-    of_head = {"overall_effect": heads["mean_effect"].mean("task").values} | _replicated(evidence, ran, rule)
-    of_head[NOTICE.universal] = universal(notice, ran, rule.at_least)
+    tested = signed_evidence(mean, p, rule.deviations)
+    of_task = {"sign": tested.sign, "p": p, "q": q, "significant": q <= rule.alpha, "stands_out": tested.stands_out}
+    of_head = {"overall_effect": heads["mean_effect"].mean("task").values} | _replicated(tested, ran, rule)
+    for one in RULES:
+        evidence = tested if one is ROBUST else one.evidence(means_of_tasks(effects), rule.deviations, rule.alpha)
+        of_task[one.in_task] = important(evidence, rule.alpha)
+        of_head[one.universal] = universal(evidence, ran, rule.at_least, rule.alpha)
     of_kind: dict[str, np.ndarray] = {}
     if rule.resamples:
         for resampled in (intervals(effects, rule), frequencies(effects, rule)):

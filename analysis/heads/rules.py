@@ -313,3 +313,13 @@ ROBUST = HeadRule(
     universal_sign="universal_sign",
 )
 RULES = (NOTICE, ROBUST)
+
+
+def rule_title(name: str, if_signed: str = "") -> str:
+    """The title of a rule by its name in tables, with more words for a rule that takes signs; the name where there is no such rule.
+
+    >>> rule_title("robust", " (same sign)"), rule_title("notice", " (same sign)"), rule_title("other")
+    ('robust rule (same sign)', "NOTICE's rule", 'other')
+    """
+    rule = next((one for one in RULES if one.name == name), None)
+    return name if rule is None else rule.title + (if_signed if rule.signed else "")

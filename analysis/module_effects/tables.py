@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from analysis.corruptions.views import cut
+from analysis.corruptions.tables import cut
 
 LIKE = ("model", "dataset", "component", "direction", "window", "definition")
 BOUNDS = ("", "_low", "_high")

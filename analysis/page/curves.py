@@ -6,16 +6,15 @@ from typing import Any
 import pandas as pd
 
 from analysis.heads.power import COLUMNS, ORDERED_RULES
+from analysis.heads.rules import rule_title
 from analysis.page.encoding import rounded
 from analysis.store.tables import read_table
 
-TITLES = {rule.name: rule.title.replace("'", "’") for rule in ORDERED_RULES}
 AGREEMENT = {
     "rank_correlation": "rank correlation of the heads’ scores",
     "jaccard": "named by both over named by either",
     "none_named": "repeats in which neither names any",
 }
-POWER = {rule.power: TITLES[rule.name] for rule in ORDERED_RULES}
 
 
 def stability(path: Path) -> list[dict[str, Any]]:
@@ -38,10 +37,7 @@ def stability(path: Path) -> list[dict[str, Any]]:
             "measure": words,
             "x": (x := sorted({int(samples) for samples in of_model["samples"]})),
             "lines": [
-                {
-                    "name": f"{corruption}, {TITLES.get(rule, rule)}",
-                    "y": rounded(of.groupby("samples")[measure].mean().reindex(x).to_numpy()),
-                }
+                {"name": f"{corruption}, {_title(rule)}", "y": rounded(of.groupby("samples")[measure].mean().reindex(x).to_numpy())}
                 for (corruption, rule), of in of_model.groupby(["corruption", "rule"], sort=False)
             ],
         }
@@ -51,7 +47,7 @@ def stability(path: Path) -> list[dict[str, Any]]:
 
 
 def power(path: Path) -> list[dict[str, Any]]:
-    """The power of either rule, for each model; empty where there is no such file.
+    """The power of each rule, for each model; empty where there is no such file.
 
     Returns
     -------
@@ -68,14 +64,18 @@ def power(path: Path) -> list[dict[str, Any]]:
     return [
         {
             "model": model,
-            "rule": rule,
+            "rule": _title(rule.name),
             "runs": int(of_model["runs"].iloc[0]),
             "x": (x := sorted(set(of_model["size"]))),
-            "lines": [{"name": f"{samples} samples", "y": _at(x, of, column)} for samples, of in of_model.groupby("samples")],
+            "lines": [{"name": f"{samples} samples", "y": _at(x, of, rule.power)} for samples, of in of_model.groupby("samples")],
         }
         for model, of_model in planted.groupby("model")
-        for column, rule in POWER.items()
+        for rule in ORDERED_RULES
     ]
+
+
+def _title(rule: str) -> str:
+    return rule_title(rule).replace("'", "’")
 
 
 def _at(x: list[float], rows: pd.DataFrame, column: str) -> list[float | None]:

@@ -18,11 +18,11 @@ from analysis.page import overlays as report_overlays
 from analysis.page import pictures as report_pictures
 from analysis.page.encoding import Pictures
 from analysis.page.heads import HeadEffects
+from analysis.page.limits import Limits
 from analysis.page.samples import Browser, Listed, Place, choose, facts, per_category, survey
-from analysis.report import Limits
 from analysis.store.folder import EffectsFile, attention_files, effects_files, read_effects, read_manifest, read_tree
 from interventions.models.sites import SITES
-from interventions.results.metrics import unit_of
+from interventions.results.metrics import METRICS, unit_of
 
 
 class Gathering:
@@ -34,7 +34,8 @@ class Gathering:
         self.universal, self.robust, self.functions = (
             read_tree(self.results / f"{name}.nc") for name in ("universal_heads", "robust_heads", "head_functions")
         )
-        self.metric = next((str(of.attrs["metric"]) for of in self.universal.values()), "logit_difference")
+        self.judged_by = next((str(of.attrs["metric"]) for of in self.universal.values()), "logit_difference")
+        self.metric = self.judged_by if self.judged_by in METRICS else "logit_difference"  # of the maps
         self.manifest = read_manifest(self.results)
         self.counts: dict[str, int] = {}
         self.capped: list[str] = []

@@ -8,7 +8,7 @@ import pandas as pd
 import xarray as xr
 
 from analysis.heads.robust_tables import OVERLAP
-from analysis.heads.rules import kind_rank
+from analysis.heads.rules import RULES, kind_rank, rule_title
 from analysis.page.tables import MISSING, number
 from analysis.store.folder import head_name, read_tree
 from analysis.store.tables import read_table
@@ -65,13 +65,13 @@ def _overlap(overlap: pd.DataFrame) -> list[dict[str, str]]:
     forms = {"expected": ".2g", "p": ".2g", "expected_in_layers": ".2g", "p_in_layers": ".2g"}
     return [
         {
-            "rule": "NOTICE's" if row["rule"] == "notice" else "robust",
+            "rule": rule_title(row["rule"]).removesuffix(" rule"),
             "compared": (
                 f"important in at least {row['at_least']} tasks under {row['a']}"
                 if row["compared"] == "tasks together"
                 else f"universal under {row['a']} and {row['b']}"
             )
-            + (", with the same sign" if row["rule"] == "robust" else ""),
+            + (", with the same sign" if row["rule"] in {rule.name for rule in RULES if rule.signed} else ""),
             "shared": number(row["shared"], "d"),
             **{name: number(row[name], form) for name, form in forms.items()},
         }

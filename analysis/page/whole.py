@@ -22,7 +22,7 @@ from analysis.page import summary as report_summary
 from analysis.page import tables
 from analysis.page.csv import noise_claims, paper_claims, shown
 from analysis.page.data import Gathering
-from analysis.report import Limits
+from analysis.page.limits import Limits
 from analysis.store.folder import ResultsError, unfinished_runs
 from corruptions.base import CORRUPTIONS
 from interventions.results.metrics import METRICS, unit_of
@@ -80,6 +80,7 @@ def _content(gathering: Gathering) -> dict[str, Any]:
         "not_measured": report_summary.not_measured(results),
         "capped": gathering.capped,
         "metrics": list(METRICS.values()),
+        "judged_by": _metric(gathering.judged_by),
         "corruptions": _corruptions(gathering),
         "answers": tables.answers(manifest),
         "left_out": tables.left_out(manifest),
@@ -95,6 +96,11 @@ def _content(gathering: Gathering) -> dict[str, Any]:
         "rule": next(iter(universal.values())).attrs if universal else vars(NoticeRule()),
         "thresholds": thresholds,
     }
+
+
+def _metric(name: str) -> tuple[str, str]:
+    """The metric that heads are judged by, and what it is."""
+    return words(name), METRICS[name].sentence if name in METRICS else "a metric that is not known"
 
 
 def _corruptions(gathering: Gathering) -> list[tuple[str, str]]:

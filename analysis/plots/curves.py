@@ -9,7 +9,8 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 from scipy import stats
 
 from analysis.heads.power import ORDERED_RULES
-from analysis.plots.overlap import RULE_NAMES
+from analysis.heads.rules import rule_title
+from analysis.plots.overlap import SAME_SIGN
 from analysis.plots.style import LINES, TWO_COLUMNS
 
 AGREEMENT = {
@@ -17,7 +18,6 @@ AGREEMENT = {
     "jaccard": "Jaccard's index\nof the named heads",
     "none_named": "repeats in which\nneither names any",
 }
-POWER = {rule.power: (rule.title, rule.false_runs) for rule in ORDERED_RULES}
 
 
 def draw_stability(stability: xr.Dataset, model: str) -> Figure:
@@ -37,7 +37,7 @@ def draw_stability(stability: xr.Dataset, model: str) -> Figure:
                 values = stability[measure].sel(rule=rule, corruption=corruption).transpose("samples", "task").values
                 axes.plot(samples, values, color=look["color"], linewidth=0.5, alpha=0.5)
                 there = np.isfinite(values).any(axis=1)
-                axes.plot(samples[there], np.nanmean(values[there], axis=1), label=RULE_NAMES[str(rule)], **look)
+                axes.plot(samples[there], np.nanmean(values[there], axis=1), label=rule_title(str(rule), SAME_SIGN), **look)
             axes.set_ylim(min(0, float(np.nanmin(stability[measure].values, initial=0.0))) - 0.03, 1.03)
             _log_samples(axes, samples)
         row[0].set_ylabel(label)
@@ -59,21 +59,21 @@ def _log_samples(axes: Axes, samples: np.ndarray) -> None:
 
 
 def draw_power(power: pd.DataFrame) -> Figure:
-    """Power of either rule by the size of a planted effect, and how often it names a head where none has an effect.
+    """Power of each rule by the size of a planted effect, and how often it names a head where none has an effect.
 
     Parameters
     ----------
     power : the rows of one model, as `power.power` gives them.
     """
     figure = Figure(figsize=(TWO_COLUMNS, 2.9))
-    panels = figure.subplots(1, 2 * len(POWER), sharey=True, width_ratios=[2.2, 1] * len(POWER))
+    panels = figure.subplots(1, 2 * len(ORDERED_RULES), sharey=True, width_ratios=[2.2, 1] * len(ORDERED_RULES))
     planted, none = power[power["size"] > 0], power[power["size"] == 0]
-    for (curves, alarms), (column, (rule, false_runs)) in zip(panels.reshape(-1, 2), POWER.items(), strict=True):
+    for (curves, alarms), rule in zip(panels.reshape(-1, 2), ORDERED_RULES, strict=True):
         for look, (samples, of_samples) in zip(LINES, planted.groupby("samples"), strict=False):
-            curves.plot(of_samples["size"], of_samples[column], label=f"{samples} samples a task", **look)
-        curves.set_title(f"{rule}: power")
+            curves.plot(of_samples["size"], of_samples[rule.power], label=f"{samples} samples a task", **look)
+        curves.set_title(f"{rule.title}: power")
         curves.set_xlabel("planted effect (SD of an average head)")
-        _alarms(alarms, none, false_runs)
+        _alarms(alarms, none, rule.false_runs)
     panels[0].set_ylabel("share of simulated studies")
     panels[0].set_ylim(-0.03, 1.03)
     handles, labels = panels[0].get_legend_handles_labels()

@@ -8,11 +8,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from analysis import products
-from analysis.corruptions import views as corruption_views
-from analysis.figures import FOLDER
 from analysis.heads.power import COLUMNS as POWER_COLUMNS
 from analysis.heads.robust_tables import OVERLAP
 from analysis.plots import ablation, attention, curves, functions, gradients, head_maps, module_maps, overlap, overlays, tasks
+from analysis.plots import corruptions as corruption_plots
 from analysis.store.folder import (
     DAMAGED,
     ResultsError,
@@ -37,7 +36,7 @@ OF_INTERVENTIONS: dict[str, Callable[[xr.Dataset], Figure | None]] = {  # by pro
 }
 SIDE_BY_SIDE: dict[str, dict[str, Callable[[xr.Dataset], Figure]]] = {  # by product: what follows the figure's name
     "modules": {"": module_maps.draw_side_by_side},
-    "corruptions side by side": {"": corruption_views.draw_maps, "-by-layer": corruption_views.draw_layers},
+    "corruptions side by side": {"": corruption_plots.draw_maps, "-by-layer": corruption_plots.draw_layers},
 }
 
 
@@ -157,7 +156,7 @@ def _side_by_side(results: Path) -> Drawn:
         for place, of_place in read_groups(path).items():
             for what, draw in draws.items():
                 name = f"{Path(place).parent}/{path.stem.split('_')[0]}-{Path(place).name}{what}"
-                pictures = [results / FOLDER / f"{name}{suffix}" for suffix in (".png", ".pdf")]
+                pictures = [results / products.FIGURES_FOLDER / f"{name}{suffix}" for suffix in (".png", ".pdf")]
                 kept = all(picture.is_file() and not is_older(picture, [path]) for picture in pictures)
                 yield name, None if kept else draw(of_place)
 

@@ -9,14 +9,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from analysis.heads.rules import RULES
+from analysis.heads.rules import RULES, rule_title
 from analysis.plots.style import LINES, SEQUENTIAL, TWO_COLUMNS
 from analysis.plots.tasks import name_of, strongest
 from analysis.store.folder import head_name
 
 MOST_HEADS = 30
 MOST_LABELLED = 12  # sets up to which the cells of the matrix are numbered
-RULE_NAMES = {rule.name: rule.title + (" (same sign)" if rule.signed else "") for rule in RULES}
+SAME_SIGN = " (same sign)"
 ALPHA = 0.05
 
 
@@ -99,7 +99,13 @@ def _beside_chance(axes: Axes, together: pd.DataFrame) -> None:
             position += 1
         middle = position - (len(rows) + 1) / 2
         axes.text(
-            middle, -0.2, f"{RULE_NAMES[rule]}, {corruption}", ha="center", va="top", transform=axes.get_xaxis_transform(), fontsize=6.5
+            middle,
+            -0.2,
+            f"{rule_title(rule, SAME_SIGN)}, {corruption}",
+            ha="center",
+            va="top",
+            transform=axes.get_xaxis_transform(),
+            fontsize=6.5,
         )
         position += 1
     axes.set_xticks([at for at, _ in labels], [label for _, label in labels])
@@ -112,7 +118,7 @@ def _beside_chance(axes: Axes, together: pd.DataFrame) -> None:
 
 
 def draw_matrix(robust: xr.Dataset, overlap: pd.DataFrame) -> Figure:
-    """Jaccard's index of the heads of every two tasks, and of a task under two corruptions; for either rule.
+    """Jaccard's index of the heads of every two tasks, and of a task under two corruptions; for each rule.
 
     In each cell are the heads shared and, in brackets, how many chance within layers gives; bold where p <= 0.05. Cells that were not
     compared, and two empty sets, are grey.
@@ -124,10 +130,10 @@ def draw_matrix(robust: xr.Dataset, overlap: pd.DataFrame) -> Figure:
     sets = sets_of(robust)
     layout = ConstrainedLayoutEngine(compress=True, h_pad=0.06)
     figure = Figure(figsize=(TWO_COLUMNS, min(0.3 * len(sets), 2.4) + 1.3), layout=layout)
-    panels = figure.subplots(1, len(RULE_NAMES), sharey=True)
-    for axes, (rule, name) in zip(panels, RULE_NAMES.items(), strict=True):
-        image = _matrix(axes, sets, overlap[(overlap["rule"] == rule) & overlap["compared"].isin(("two tasks", "two corruptions"))])
-        axes.set_title(name)
+    panels = figure.subplots(1, len(RULES), sharey=True)
+    for axes, rule in zip(panels, RULES, strict=True):
+        image = _matrix(axes, sets, overlap[(overlap["rule"] == rule.name) & overlap["compared"].isin(("two tasks", "two corruptions"))])
+        axes.set_title(rule_title(rule.name, SAME_SIGN))
     figure.colorbar(image, ax=panels, pad=0.02, shrink=0.8, label="Jaccard's index")
     figure.suptitle(f"{robust.attrs['model']}: heads that two tasks share (in brackets: by chance within layers; bold: p ≤ {ALPHA:g})")
     return figure

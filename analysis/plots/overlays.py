@@ -1,6 +1,5 @@
 """Attention overlays: attention maps -> the image, the mean of all heads and single heads, with the object's outline, a sample a row."""
 
-import re
 import textwrap
 from collections.abc import Sequence
 
@@ -98,7 +97,7 @@ def _outline_object(axes: Axes, sample: xr.Dataset, shape: tuple[int, ...]) -> N
 
 
 def _describe(sample: xr.Dataset) -> str:
-    prompt = re.sub(r"(<image>\s*)+", "", str(sample["clean_prompt"].item())) if "clean_prompt" in sample.variables else ""
-    lines = [f"task: {sample['category'].item()}", *textwrap.wrap(prompt, 16)[:5]]
+    question = str(sample["question"].item()) if "question" in sample.variables else ""
+    lines = [f"task: {sample['category'].item()}", *textwrap.wrap(question, 16)[:5]]
     answer = f"answer: {sample['correct_answer'].item()}" if "correct_answer" in sample.variables else ""
     return "\n".join([*lines, answer])

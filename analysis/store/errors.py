@@ -2,8 +2,10 @@
 
 from math import isfinite
 
+from data_prep.tables.command import Fault
 
-class ResultsError(ValueError):
+
+class ResultsError(Fault):
     """A results folder that cannot be analysed, or an option that cannot be used: says what is wrong, where, and what to do."""
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from analysis.store.command import reporting
+from data_prep.tables.command import reporting
 
 Data = TypeVar("Data")
 

@@ -95,6 +95,7 @@ def _assemble(study: Study, pairs: Sequence[PreparedPair], parts: Sequence[Array
             "head": np.arange(study.vlm.n_heads),
             "patch_row": ("patch", np.arange(patches) // side),
             "patch_col": ("patch", np.arange(patches) % side),
+            "question": ("sample", np.array([pair.sample["question"] for pair in pairs], object)),
         },
         {
             "attention": (("sample", "layer", "head", "patch"), whole["attention"]),

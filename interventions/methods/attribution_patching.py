@@ -22,7 +22,7 @@ from interventions.methods.per_sample import each_sample
 from interventions.models.vlm import Vlm
 from interventions.results import effects
 from interventions.results.assembling import assemble, clean_first, stacked, token_coordinates
-from interventions.results.estimate_agreement import ESTIMATES, NO_AGREEMENT, agreement
+from interventions.results.estimates import ESTIMATES, NOT_COMPARED, compare_estimates
 from interventions.results.roles import EVERY, Cell
 from interventions.results.store import Arrays, Store
 from interventions.study.study import Study
@@ -122,5 +122,5 @@ def _assemble(study: Study, pairs: Sequence[PreparedPair], parts: Sequence[Array
 
 def summary(path: Path, options: AttributionPatching) -> str:
     """How well the estimates and the exact effects of a file agree, as a table."""
-    rows = agreement(effects.read(path), options.top)
-    return rows.to_string(float_format="%.3f") if len(rows) else NO_AGREEMENT
+    rows = compare_estimates(effects.read(path), options.top)
+    return rows.to_string(float_format="%.3f") if len(rows) else NOT_COMPARED

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def parse(method: type[T]) -> tuple[Options, T]:
-    """The shared options and those of a method, from the command line."""
+def parse(method: type[T], args: Sequence[str] | None = None) -> tuple[Options, T]:
+    """The shared options and those of a method, from the command line or other words."""
     parts: dict[str, Any] = {"study": Options, "method": method}
     command = make_dataclass(
         "Command", [(name, Annotated[part, OmitArgPrefixes], field(default_factory=part)) for name, part in parts.items()]
     )
-    parsed: Any = tyro.cli(command, description=method.__doc__)
+    parsed: Any = tyro.cli(command, args=args, description=method.__doc__)
     return parsed.study, parsed.method
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from analysis import figures, report, robust_heads, universal_heads
 from analysis.heads.options import RobustRule
-from analysis.store import command
 from analysis.store.folder import ResultsError
+from data_prep.tables import command
 from tests.support.synthetic_results import write_results
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +40,7 @@ def test_an_interrupted_or_failing_command_says_so_in_a_line(name, monkeypatch, 
     with pytest.raises(SystemExit) as ended:
         module.main()
     assert ended.value.code == command.INTERRUPTED
-    assert capsys.readouterr().err == f"{name}: interrupted; no file is half written\n"
+    assert capsys.readouterr().err == f"\n{name}: interrupted; what is finished is kept, run the same command to go on\n"
 
 
 @pytest.mark.parametrize("name", ["universal_heads", "figures"])

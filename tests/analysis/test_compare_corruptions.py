@@ -10,7 +10,7 @@ from analysis.compare_corruptions import find, write
 from analysis.corruptions.comparable import compare_folder
 from analysis.corruptions.options import Comparing
 from analysis.corruptions.statistics import claim, compare
-from analysis.corruptions.views import cut, share_table
+from analysis.corruptions.tables import cut, share_table
 from analysis.stats.thirds import thirds
 from analysis.store.folder import ResultsError
 from tests.support.synthetic_results import effects, save, write_results
@@ -36,7 +36,9 @@ def by_layer(weights: list[float], seed: int = 0) -> np.ndarray:
 def write_heads(folder, corruption: str, logits: np.ndarray, tokens=("correct",), **attrs) -> xr.Dataset:
     """A file of heads; `logits` [sample, layer, head] at every token."""
     of_tokens = np.repeat(logits[..., None], len(tokens), axis=-1)
-    dataset = effects(of_tokens, list(tokens), list(tokens), model="m", dataset="d", corruption=corruption, **attrs)
+    modality = {"str": "text", "str-noising": "text"}.get(corruption, "image")
+    attrs = {"model": "m", "dataset": "d", "corruption": corruption, "modality": modality, **attrs}
+    dataset = effects(of_tokens, list(tokens), list(tokens), **attrs)
     save(dataset, folder / "m" / "d" / corruption / "cross_attention-heads.nc")
     return dataset
 
@@ -216,7 +218,9 @@ def test_the_claim_is_a_row_with_its_differences(tmp_path):
 def test_only_like_is_compared_with_like(tmp_path):
     for corruption in ("sip", "str", "sip-noising", "str-noising"):
         write_heads(tmp_path, corruption, by_layer(EVEN), direction="noising" if "-" in corruption else "denoising")
-    mlp = effects(by_layer(EVEN), range(HEADS), ["noun"] * HEADS, model="m", dataset="d", component="mlp").assign_attrs(window=3)
+    mlp = effects(by_layer(EVEN), range(HEADS), ["noun"] * HEADS, model="m", dataset="d", component="mlp", modality="image").assign_attrs(
+        window=3
+    )
     save(mlp, tmp_path / "m" / "d" / "sip" / "mlp-window3.nc")
     found, left_out = compare_folder(tmp_path, QUICK)
     assert sorted(found) == ["m/d/cross_attention-heads", "m/d/cross_attention-heads-noising"]

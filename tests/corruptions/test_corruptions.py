@@ -14,7 +14,7 @@ from corruptions.base import LeftOut, Prompt, named
 from corruptions.gaussian_noise import NoiseOptions
 from corruptions.options import CorruptionOptions
 from corruptions.semantic_image_pairs import SemanticImagePairs
-from corruptions.symmetric_token_replacement import SymmetricTokenReplacement, replace_options
+from corruptions.symmetric_token_replacement import SymmetricTokenReplacement, mismatch, replace_options
 from data_prep.tables.sample import option_spans
 
 
@@ -46,6 +46,7 @@ def test_sip_changes_the_image_alone(vlm, shapes):
         ([{"colour": "red", "size": "small"}], [{"colour": "blue", "size": "large"}], "size of object 0"),
         ([{"colour": "red"}, {"colour": "red"}], [{"colour": "blue"}, {"colour": "blue"}], "colour of object 1"),
         ([{"colour": "red"}], [{"colour": "red"}], "differs in nothing"),
+        ([{"size": "small"}], [{"size": "large"}], "must differ in the colour .* differs in size of object 0"),
         ([{"colour": "red"}], [], "0 objects"),
         ([{"colour": "red", "size": "small"}], [{"colour": "red", "size": "large"}], "it differs in size of object 0$"),
         ([{"colour": "red"}, {"size": "small"}], [{"colour": "red"}, {"size": "large"}], "it differs in size of object 1$"),
@@ -215,3 +216,26 @@ def test_noise_that_cannot_be_drawn_is_refused(options, message):
 def test_unknown_corruption_names_those_there_are():
     with pytest.raises(ValueError, match="unknown corruption 'noise'; choose from sip, str"):
         named("noise")
+
+
+@pytest.mark.parametrize(
+    ("ids", "question_spans", "reason"),
+    [
+        ((1, 7, 3, 8, 5), ((3, 6), (10, 14)), None),
+        ((9, 7, 3, 8, 5), ((3, 6), (10, 14)), "differs outside the options, at token 0"),
+        ((1, 7, 4, 8, 5), ((3, 6), (10, 14)), "differs outside the options, at token 2"),
+        ((1, 7, 3, 8, 9), ((3, 6), (10, 14)), "differs outside the options, at token 4"),
+        ((1, 7, 3, 8), ((3, 6), (10, 14)), "has 4 tokens, the clean one 5"),
+        ((1, 7, 3, 8, 5), ((0, 2), (10, 14)), "has an option in other token positions"),
+    ],
+)
+def test_two_prompts_are_symmetric_where_they_differ_in_the_options_alone(ids, question_spans, reason):
+    """Is red or blue? with a token for each word: tokens 1 and 3 are the options."""
+    words = (("Is", (0, 2)), ("red", (3, 6)), ("or", (7, 9)), ("blue", (10, 14)), ("?", (14, 15)))
+
+    def prompt(ids):
+        texts, spans = zip(*words[: len(ids)], strict=True)
+        return Prompt("", ids, spans, texts, ("question",) * len(ids))
+
+    clean = ((3, 6), (10, 14))
+    assert mismatch(prompt((1, 2, 3, 4, 5)), clean, prompt(ids), question_spans) == reason

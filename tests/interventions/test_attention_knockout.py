@@ -17,7 +17,7 @@ from benchmarks.models import llava as random_llava
 from corruptions.base import LeftOut
 from data_prep.tables import schema as sample_table
 from interventions import attention_knockout as knockout_script
-from interventions.attention_knockout import attention_knockout
+from interventions.attention_knockout import knock_out_attention
 from interventions.backends.opening import prepare
 from interventions.engine import blocking
 from interventions.engine.blocking import Block, sweep_blocks
@@ -349,7 +349,7 @@ def values(path):
 def test_the_file_holds_what_hooks_measure(study):
     """By labels; windows are centred as in ROME."""
     vlm = study.vlm
-    path = attention_knockout(study, AttentionKnockout(window=2))
+    path = knock_out_attention(study, AttentionKnockout(window=2))
     assert path == study.folder / "attention_knockout-window2.nc"
     dataset = values(path)
     assert tuple(dataset.edge.values) == (DECODER_EDGES if vlm.architecture.causal else ENCODER_EDGES) == default_edges(vlm)
@@ -378,7 +378,7 @@ def test_a_sample_without_a_mask_is_nan_there_and_the_manifest_says_why(tmp_path
     sample_table.save(sample_table.build(rows), tmp_path / "data", {"name": "shapes", "seed": 0, "left_out": []})
     options = Options(model=blip.name, data=str(tmp_path / "data"), samples=2, out=tmp_path / "results", device="cpu", keep_wrong=True)
     study = prepare(options, blip)
-    path = attention_knockout(study, AttentionKnockout(("object:question",)))
+    path = knock_out_attention(study, AttentionKnockout(("object:question",)))
     missing = values(path).logit_correct.isnull().all("layer").sel(edge="object:question")
     assert dict(zip(missing.sample.values, missing.values, strict=True)) == {rows[0]["sample_id"]: True, rows[1]["sample_id"]: False}
     assert not values(path).clean_logit_correct.isnull().any()
@@ -396,10 +396,10 @@ def test_edges_that_no_sample_has_are_refused_when_asked_for_and_else_left_out(t
     with pytest.raises(
         ValueError, match=r"no sample of 'shapes' has the edge object:question in blip-shapes: .* neither an object mask nor a box"
     ):
-        attention_knockout(study, AttentionKnockout(("object:question",)))
+        knock_out_attention(study, AttentionKnockout(("object:question",)))
     with pytest.raises(ValueError, match=r"image:last .*nothing is 'last'; the prompt has \[CLS\], question"):
-        attention_knockout(study, AttentionKnockout(("image:last",)))
-    dataset = values(attention_knockout(study))
+        knock_out_attention(study, AttentionKnockout(("image:last",)))
+    dataset = values(knock_out_attention(study))
     assert "has the edge background:question" in caplog.text
     assert {edge for edge in ENCODER_EDGES if bool(dataset.logit_correct.sel(edge=edge).isnull().all())} == {
         "object:question",
@@ -422,7 +422,7 @@ def test_the_script_prints_the_mean_change_by_edge_and_layer(tmp_path, data, mon
 
 
 def test_a_metric_that_the_file_has_no_numbers_for_says_so(study):
-    dataset = values(attention_knockout(study, AttentionKnockout(("image:?",), window=1)))
+    dataset = values(knock_out_attention(study, AttentionKnockout(("image:?",), window=1)))
     with pytest.raises(
         effects.SchemaError, match=r"needs the variable 'corrupt_logit_correct', which the file \(The clean run with .*\) lacks"
     ):
@@ -439,26 +439,26 @@ def test_wrong_edges_and_windows_are_refused(study):
         (("image:question",), study.vlm.n_layers + 1, f"does not fit; {study.vlm.name} has {study.vlm.n_layers}"),
     ):
         with pytest.raises(ValueError, match=message):
-            attention_knockout(study, AttentionKnockout(edges, window))
+            knock_out_attention(study, AttentionKnockout(edges, window))
     if study.vlm.architecture.causal:
         with pytest.raises(ValueError, match="'question' stands before 'last' and does not see it anyway"):
-            attention_knockout(study, AttentionKnockout(("last:question",)))
+            knock_out_attention(study, AttentionKnockout(("last:question",)))
 
 
 def test_a_finished_file_is_left_alone_and_other_edges_are_refused(study):
     edges = ("options:?", "image:?")
-    path = attention_knockout(study, AttentionKnockout(edges))
+    path = knock_out_attention(study, AttentionKnockout(edges))
     before = path.stat().st_mtime_ns
-    assert attention_knockout(study, AttentionKnockout(edges)) == path
+    assert knock_out_attention(study, AttentionKnockout(edges)) == path
     assert path.stat().st_mtime_ns == before
     with pytest.raises(ResultsError, match="edges"):
-        attention_knockout(study, AttentionKnockout(edges[:1]))
+        knock_out_attention(study, AttentionKnockout(edges[:1]))
 
 
 def test_the_divergence_from_the_clean_run_is_measured_where_asked_for(study):
     """KL over the vocabulary, by hooks; 0 for the clean run itself."""
     study.options.divergence = True
-    dataset = values(attention_knockout(study, AttentionKnockout(("all:all",), window=1)))
+    dataset = values(knock_out_attention(study, AttentionKnockout(("all:all",), window=1)))
     pair = study.pairs("sip")[0][0]
     block = Places(study.vlm, study.vlm.prompt(pair.clean_question), pair).block("all:all")
     kept = []
@@ -476,7 +476,7 @@ def test_the_divergence_from_the_clean_run_is_measured_where_asked_for(study):
 def test_other_parts_of_a_model_are_refused(study):
     study.options.part = "vision"
     with pytest.raises(ValueError, match="not in --part vision"):
-        attention_knockout(study)
+        knock_out_attention(study)
 
 
 def decoder_pair(blip, pair):
@@ -532,7 +532,7 @@ def test_a_decoder_that_reads_nothing_answers_alike_whatever_is_asked(blip, make
 def test_edges_into_the_answer_decoder_are_of_the_questions_roles(tmp_path, data, blip, make_pair):
     options = Options(model=blip.name, data=data, samples=1, out=tmp_path, device="cpu", part="decoder")
     study = prepare(options, blip)
-    path = attention_knockout(study)
+    path = knock_out_attention(study)
     assert path == tmp_path / "blip-shapes-decoder" / "shapes" / "attention_knockout.nc"
     dataset = values(path)
     assert tuple(dataset.edge.values) == ANSWER_EDGES == default_edges(study.vlm)
@@ -551,11 +551,11 @@ def test_edges_into_the_answer_decoder_are_of_the_questions_roles(tmp_path, data
         np.testing.assert_allclose(found, by_hooks(Block((2,), (0,), {"cross_attention": keys})), atol=1e-5)
     study.options.out = tmp_path / "others"
     with pytest.raises(ValueError, match="a window of 9 layers does not fit; blip-shapes-decoder has"):
-        attention_knockout(study, AttentionKnockout(window=9))
+        knock_out_attention(study, AttentionKnockout(window=9))
     with pytest.raises(ValueError, match=r"image:start .*nothing is 'image'; the prompt has start, \[CLS\], question"):
-        attention_knockout(study, AttentionKnockout(("image:start",)))
+        knock_out_attention(study, AttentionKnockout(("image:start",)))
     with pytest.raises(ValueError, match=r"question:last .*nothing is 'last'; the prompt has start"):
-        attention_knockout(study, AttentionKnockout(("question:last",)))
+        knock_out_attention(study, AttentionKnockout(("question:last",)))
 
 
 def test_a_decoder_that_is_given_the_beginning_of_the_answer_is_blocked_there_too(blip, make_pair):

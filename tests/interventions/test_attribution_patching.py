@@ -26,7 +26,7 @@ from interventions.methods.attribution_patching import chosen_cells
 from interventions.methods.options import AttributionPatching, HeadPatching
 from interventions.models.loading import wrap
 from interventions.results import effects
-from interventions.results.estimate_agreement import agreement
+from interventions.results.estimates import compare_estimates
 from interventions.results.roles import every_token, roles
 from interventions.study.options import Options
 from tests.support.hooks import answer_logits, layers_and_modules
@@ -211,7 +211,7 @@ def test_with_the_top_cells_exact_the_others_are_not_there(study):
         estimate, there = abs(row["attribution"].values.ravel()), row["logit_correct"].notnull().values.ravel()
         assert there.sum() == 5
         np.testing.assert_allclose(sorted(estimate[there]), sorted(estimate[np.isfinite(estimate)])[-5:])
-    assert agreement(found, 5).empty  # the estimate itself chose these cells
+    assert compare_estimates(found, 5).empty  # the estimate itself chose these cells
     assert bool((found["integrated_attribution"].isnull() == (found["token_role"] == "")).all())
     nothing = effects.read(attribute_heads_elsewhere(study, exact="none"))
     assert bool(nothing["logit_correct"].isnull().all())
@@ -225,7 +225,7 @@ def test_by_default_the_first_samples_are_exact_everywhere(study):
     assert there.tolist() == [cells] * 3 + [5] * (len(there) - 3)
     exact = effects.read(attribute_heads_elsewhere(study, exact="all", top=5)).isel(sample=slice(3))
     xr.testing.assert_allclose(found["logit_correct"].isel(sample=slice(3)), exact["logit_correct"], atol=1e-5)
-    rows = agreement(found, 5)
+    rows = compare_estimates(found, 5)
     assert rows["samples"].tolist() == [3, 3]
     assert np.isfinite(rows["recall"]).all()
 
@@ -250,7 +250,7 @@ def test_in_the_noising_direction_the_gradient_is_the_clean_runs(study):
     clean = found["clean_logit_correct"] - found["clean_logit_incorrect"]
     assert bool((clean > 0).all())  # the model is right where nothing is corrupted
     assert float(effect.mean()) < 0
-    assert float(agreement(found, 5).loc[("attribution", "each sample"), "rank_correlation"]) > 0.5
+    assert float(compare_estimates(found, 5).loc[("attribution", "each sample"), "rank_correlation"]) > 0.5
 
 
 def test_draws_of_noise_are_kept_apart(study):
@@ -258,7 +258,7 @@ def test_draws_of_noise_are_kept_apart(study):
     found = effects.read(attribute_heads(study, AttributionPatching(exact="all")))
     assert found["attribution"].dims == ("sample", "draw", "layer", "head", "token")
     assert float(abs(found["attribution"].diff("draw")).max()) > 0
-    assert np.isfinite(agreement(found, 5)["rank_correlation"]).all()
+    assert np.isfinite(compare_estimates(found, 5)["rank_correlation"]).all()
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_values(study, monkeypatch, tmp_path):
@@ -327,7 +327,7 @@ def test_agreement_is_what_a_slow_computation_gives():
     rng = np.random.default_rng(0)
     exact = rng.integers(-4, 5, (3, 2, 3, 4)).astype(float)  # with ties, and zeros
     estimate = exact + rng.normal(0, 2, exact.shape)
-    rows = agreement(attributions(estimate, exact), top=5)
+    rows = compare_estimates(attributions(estimate, exact), top=5)
     columns = ["rank_correlation", "recall", "same_sign"]
     each = np.mean([by_hand(estimate[i].ravel().tolist(), exact[i].ravel().tolist(), 5) for i in range(3)], 0)
     np.testing.assert_allclose(rows.loc[("attribution", "each sample"), columns].astype(float), each)
@@ -335,19 +335,19 @@ def test_agreement_is_what_a_slow_computation_gives():
     np.testing.assert_allclose(rows.loc[("attribution", "mean"), columns].astype(float), mean)
     assert rows["cells"].tolist() == [24, 24]
     numbered = attributions(estimate, exact).assign_coords(token=range(4))  # every token by itself: no two samples' line up
-    assert agreement(numbered, top=5).index.tolist() == [("attribution", "each sample")]
+    assert compare_estimates(numbered, top=5).index.tolist() == [("attribution", "each sample")]
 
 
 def test_agreement_is_judged_by_samples_of_which_all_cells_are_exact():
     exact = np.array([[[[1.0, np.nan, -2.0, np.nan]]], [[[3.0, 0.0, -1.0, 2.0]]], [[[4.0, 4.0, 4.0, 4.0]]]])
     estimate = np.array([[[[-2.0, 0.1, 1.0, 0.1]]], [[[2.0, 0.0, -3.0, 1.0]]], [[[1.0, 2.0, 3.0, 4.0]]]])
-    rows = agreement(attributions(estimate, exact), top=2)
+    rows = compare_estimates(attributions(estimate, exact), top=2)
     row = rows.loc[("attribution", "each sample")]
     assert (row["samples"], row["cells"], row["same_sign"]) == (2, 4, 1)
     assert row["rank_correlation"] == pytest.approx(1)  # equal effects, in the last sample, have none
     assert row["recall"] == pytest.approx((1 / 2 + 0 / 2) / 2)
     assert rows["samples"].tolist() == [2, 2]
-    assert agreement(attributions(estimate, exact)[{"sample": [0]}], top=2).empty
+    assert compare_estimates(attributions(estimate, exact)[{"sample": [0]}], top=2).empty
 
 
 def test_the_script_prints_the_agreement_and_the_file(tmp_path, data, monkeypatch, capsys):

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from corruptions.base import CORRUPTIONS
+
 LAYERS, HEADS, GRID = 4, 6, 8
 CATEGORIES = ("colour", "shape")
 SAMPLES = 24
@@ -20,6 +22,12 @@ ROLES = {
     "blip-small": ["[CLS]", "question", "noun", "correct", "or", "incorrect", "?", "[SEP]"],
     "llava-small": ["[CLS]", "template", "image", "question", "noun", "incorrect", "or", "correct", "?", "assistant", "last"],
 }
+
+
+def modality_of(corruption: str) -> str:
+    """What a corruption changes, by the label of its results; the image where it is none of the program's."""
+    name = corruption.removesuffix("-noising")
+    return CORRUPTIONS[name].modality if name in CORRUPTIONS else "image"
 
 
 def effects(
@@ -54,7 +62,8 @@ def effects(
     coords |= {dim: np.arange(size) for dim, size in zip(dims, logits.shape, strict=True) if dim in ("layer", "head")}
     coords |= {name: ("sample", np.array([value] * samples, dtype=object)) for name, value in text.items()}
     attrs = {"granularity": "heads" if logits.ndim == 4 else "module", "main_token": "correct", "component": "cross_attention"} | attrs
-    return xr.Dataset(variables, coords=coords, attrs={"model": "m", "dataset": "d", "corruption": "sip"} | attrs)
+    attrs = {"model": "m", "dataset": "d", "corruption": "sip"} | attrs
+    return xr.Dataset(variables, coords=coords, attrs={"modality": modality_of(attrs["corruption"])} | attrs)
 
 
 def head_effects(generator: np.random.Generator, planted: Sequence[tuple[int, int]], samples: int = SAMPLES) -> np.ndarray:
@@ -96,7 +105,7 @@ def attention_dataset(maps: np.ndarray, masks: np.ndarray, categories: Sequence[
     colours = np.array([[230, 80, 60], [60, 140, 230], [70, 190, 90]], dtype="uint8")
     inside = np.nan_to_num(masks).reshape(samples, side, 1, side, 1, 1) > 0.5
     image = np.where(inside, colours[np.arange(samples) % 3].reshape(samples, 1, 1, 1, 1, 3), image).reshape(samples, side * 8, side * 8, 3)
-    text = {"correct_answer": "red", "incorrect_answer": "blue", "clean_prompt": "Is this square red or blue?"}
+    text = {"correct_answer": "red", "incorrect_answer": "blue", "question": "Is this square red or blue?"}
     return xr.Dataset(
         {
             "attention": (("sample", "layer", "head", "patch"), scaled.astype("float32")),

@@ -156,7 +156,7 @@ def universal(folder, effects: HeadEffects) -> dict[str, str]:
     of_model = xr.Dataset(
         {"universal_q": (("corruption", "layer", "head"), np.ones((2, *shape)))}, {"corruption": ["sip", "str"], "layer": range(shape[0])}
     )
-    kept = {"heads": {"m": effects}, ("complete heads", "m"): effects, "robust_heads": {"m": of_model}}
+    kept = {"heads": {"m": effects}, ("complete heads", "m"): effects, "robust_heads.nc": {"m": of_model}}
     subject = Subject(Folder(folder, COMPARING, kept), "m")
     return {kind: OF[f"notice-universal-{kind}"].judge(subject).result for kind in KINDS}
 

@@ -17,10 +17,9 @@ from analysis.claims import halves as halves_module
 from analysis.claims import layers as layers_module
 from analysis.claims import outcome as outcome_module
 from analysis.claims import universal as universal_module
-from analysis.claims.commands import RESULTS_FOLDER
 from analysis.claims.folder import Folder
 from analysis.claims.outcome import FAILS, HOLDS, NOT_RUN, UNDECIDED, Estimate, Undecidable, beyond, estimate, every, some
-from analysis.claims.subject import Subject
+from analysis.claims.subject import RESULTS_FOLDER, Subject
 from analysis.claims.table import CLAIMS
 from analysis.claims.universal import effects_of_heads, universal_kinds
 from analysis.corruptions.options import Comparing
@@ -29,7 +28,7 @@ from analysis.products import is_stale
 from analysis.store.folder import ResultsError, read_tree, write_tree
 from analysis.universal_heads import UniversalHeads
 from analysis.universal_heads import find as find_universal
-from interventions.study.options import Options
+from interventions.methods.script import parse
 from tests.support.claims_folders import (
     BLIP,
     BLIP_HEADS,
@@ -78,7 +77,7 @@ def test_a_claim_holds_where_it_is_planted_and_does_not_where_its_opposite_is(na
         assert row["command"] == ""
 
 
-def test_without_files_every_claim_is_not_run_with_a_command_that_parses(tmp_path):
+def test_without_files_every_claim_is_not_run_with_a_command_that_parses(tmp_path, monkeypatch):
     rows = find(tmp_path, QUICK)
     assert list(rows["id"]) == list(OF)
     assert set(rows["result"]) == {NOT_RUN}
@@ -88,10 +87,11 @@ def test_without_files_every_claim_is_not_run_with_a_command_that_parses(tmp_pat
         marker(tmp_path, model, "shapes")
     more = find(tmp_path, QUICK)
     for command in dict.fromkeys([*rows["command"], *more["command"][more["command"] != ""]]):
-        parses(command)
+        for part in command.split(" && "):
+            parses(part, monkeypatch)
 
 
-def parses(command: str) -> None:
+def parses(command: str, monkeypatch) -> None:
     """The command's script takes its options."""
     words = shlex.split(command)
     assert words[0] == "python"
@@ -101,12 +101,8 @@ def parses(command: str) -> None:
         assert options[0] == "--results"
         assert callable(found.main)
         return
-    classes = [
-        c
-        for c in vars(found).values()
-        if isinstance(c, type) and c.__module__ == script and (c.__name__ == "RunAll" or issubclass(c, Options))
-    ]
-    read = tyro.cli(classes[0], args=options)
+    of_script = getattr(found, "".join(word.capitalize() for word in script.split(".")[-1].split("_")))
+    read = tyro.cli(of_script, args=options) if script == "run_all" else parse(of_script, options)[0]
     assert str(read.out) == RESULTS_FOLDER
 
 
@@ -162,26 +158,32 @@ def test_a_stale_file_of_an_analysis_does_not_decide(tmp_path):
     for name, file in of.items():
         row = outcome(tmp_path, name)
         assert (row["result"], row["note"]) == (NOT_RUN, f"{file}.nc is older than what it is made of")
-        assert row["command"] == f"python -m analysis.{file} --results RESULTS"
+        assert row["command"].split(" && ")[-1] == f"python -m analysis.{file} --results RESULTS"
     (tmp_path / "robust_heads.nc").touch()
     assert outcome(tmp_path, "notice-universal-vision")["result"] == HOLDS
 
 
 def test_only_what_an_analysis_is_made_of_makes_it_stale(tmp_path):
     write_results(tmp_path, models=["blip-small"])
-    made = {name: tmp_path / name for name in ("universal_heads.nc", "head_functions.nc", "modules.nc", "compare_corruptions.nc", "x.csv")}
+    made = {
+        name: tmp_path / name
+        for name in ("universal_heads.nc", "head_functions.nc", "modules.nc", "compare_corruptions.nc", "paper_claims.csv")
+    }
     for path in made.values():
         path.touch()
     of_model = tmp_path / "blip-small" / "shapes"
-    for newer, names in (
-        (of_model / "sip" / "cross_attention-heads.nc", {"universal_heads.nc", "head_functions.nc", "compare_corruptions.nc", "x.csv"}),
-        (of_model / "sip" / "mlp.nc", {"modules.nc", "compare_corruptions.nc", "x.csv"}),
-        (of_model / "attention.nc", {"head_functions.nc", "x.csv"}),
+    for newer, stale in (
+        (
+            of_model / "sip" / "cross_attention-heads.nc",
+            {"universal_heads.nc", "head_functions.nc", "compare_corruptions.nc", "paper_claims.csv"},
+        ),
+        (of_model / "sip" / "mlp.nc", {"modules.nc", "compare_corruptions.nc", "paper_claims.csv"}),
+        (of_model / "attention.nc", {"head_functions.nc", "paper_claims.csv"}),
     ):
         assert not any(is_stale(path, tmp_path) for path in made.values())
-        now = made["x.csv"].stat().st_mtime
+        now = made["paper_claims.csv"].stat().st_mtime
         os.utime(newer, (now + 5, now + 5))
-        assert {name for name, path in made.items() if is_stale(path, tmp_path)} == names
+        assert {name for name, path in made.items() if is_stale(path, tmp_path)} == stale | {"paper_claims.csv"}
         os.utime(newer, (now - 5, now - 5))
     assert not is_stale(tmp_path / "none.nc", tmp_path)
 
@@ -282,7 +284,7 @@ def test_commands_carry_the_options_of_the_runs_that_are_there(tmp_path):
     row = outcome(tmp_path, "palit-late-self-attention")
     assert row["command"] == (
         f"python -m interventions.module_patching --model {BLIP} --data data/svo_probes --out RESULTS "
-        "--corruption gaussian_noise --components self_attention --window 3 --samples 20 --seed 3 --keep-wrong"
+        "--samples 20 --seed 3 --keep-wrong --corruption gaussian_noise --components self_attention --window 3"
     )
 
 

@@ -16,6 +16,7 @@ import pytest
 from analysis import head_functions, report, robust_heads, stability, universal_heads
 from analysis.heads.options import RobustRule
 from analysis.page import csv as report_csv
+from analysis.page import whole
 from analysis.page.tables import left_out, number, runs
 from analysis.store.folder import ResultsError
 from tests.support.synthetic_results import write_results
@@ -80,7 +81,7 @@ def test_the_report_is_whole_and_self_contained(page):
     assert {link for link in links if "/" in link} <= heads
     assert {link.removeprefix("#") for link in links if "/" not in link} <= set(parser.ids)
     assert not re.search(r"""(src|href)=["'](?!data:|#)""", prose(page))
-    own = "".join((report.PAGE / name).read_text() for name in (*report.SCRIPTS, "style.css"))
+    own = "".join((whole.ASSETS / name).read_text() for name in (*whole.SCRIPTS, "style.css"))
     assert not re.search(r"https?://|fetch\(|XMLHttpRequest|@import|url\(", own)
     assert 'name="viewport"' in page
 
@@ -182,17 +183,17 @@ def test_tables_of_other_analyses_are_shown_whatever_their_columns(tmp_path):
     rows = {"model": ["a", "b", "c"], "share": [0.5, 1.25e-5, 3], "share_low": [0.4, 0, 2], "share_high": [0.6, 1e-4, 4.5]}
     rows |= {"ok": [True, False, True], "empty": [None] * 3, "same": ["x"] * 3}
     pd.DataFrame(rows).to_csv(tmp_path / "made.csv", index=False)
-    table = report_csv.read_table(tmp_path / "made.csv", rows=2)
+    table = report_csv.shown(tmp_path / "made.csv", rows=2)
     assert [column["name"] for column in table["columns"]] == ["model", "share", "ok"]
     assert [[cell["text"] for cell in row] for row in table["rows"]] == [
         ["a", "0.500 [0.400, 0.600]", "yes"],
         ["b", "1.25e−05 [0, 0.000100]", "no"],
     ]
     assert (table["total"], table["same"], table["rows"][0][1]["value"]) == (3, [("same", "x")], 0.5)
-    assert report_csv.read_table(tmp_path / "none.csv") is None
+    assert report_csv.shown(tmp_path / "none.csv") is None
     (tmp_path / "bad.csv").write_bytes(b"\xff\xfe\x00\x01,\x80")
     with pytest.raises(ResultsError, match=r"bad\.csv is not a CSV that can be read"):
-        report_csv.read_table(tmp_path / "bad.csv")
+        report_csv.shown(tmp_path / "bad.csv")
 
 
 def test_claims_are_shown_with_their_tests(results, tmp_path):
@@ -233,7 +234,7 @@ def test_the_other_direction_is_said(tmp_path):
 
 
 def test_text_from_the_data_cannot_end_the_script():
-    text = report._json({"a": "</script><b>\u2028", "b": [1.5, None]})
+    text = whole._json({"a": "</script><b>\u2028", "b": [1.5, None]})
     assert "<" not in text
     assert json.loads(text) == {"a": "</script><b>\u2028", "b": [1.5, None]}
 

@@ -9,8 +9,8 @@ import pytest
 import xarray as xr
 
 from data_prep.tables.command import reporting
-from interventions.attention_knockout import attention_knockout
-from interventions.attention_patterns import attention_patterns
+from interventions.attention_knockout import knock_out_attention
+from interventions.attention_patterns import map_attention
 from interventions.attribution_patching import attribute_heads
 from interventions.backends import running
 from interventions.backends.local import Local
@@ -48,8 +48,8 @@ def patch_all(study):
 
 VERBS = {
     "patching": patch_all,
-    "attention": lambda study: [attention_patterns(study)],
-    "knockout": lambda study: [attention_knockout(study)],
+    "attention": lambda study: [map_attention(study)],
+    "knockout": lambda study: [knock_out_attention(study)],
     "attribution": lambda study: [attribute_heads(study, AttributionPatching(steps=2))],
     "ablation": lambda study: [patch_heads(study), ablate_heads(study, HeadAblation(replacements=("mean", "zero", "resample", "corrupt")))],
     "direct": lambda study: [direct_effects(study)],

@@ -16,8 +16,8 @@ import xarray as xr
 from nnsight.schema.config import CONFIG
 
 from corruptions.options import CorruptionOptions
-from interventions.attention_knockout import attention_knockout
-from interventions.attention_patterns import attention_patterns
+from interventions.attention_knockout import knock_out_attention
+from interventions.attention_patterns import map_attention
 from interventions.attribution_patching import attribute_heads
 from interventions.backends import host as host_module
 from interventions.backends.__main__ import Doctor, examine
@@ -110,7 +110,7 @@ def test_a_study_there_gives_the_files_of_a_study_here(options, model, server):
     components = ("mlp", "block")
     for ours, theirs in zip(patch_modules(here, ModulePatching(components)), patch_modules(there, ModulePatching(components)), strict=True):
         assert_same_file(ours, theirs)
-    assert_same_file(attention_patterns(here), attention_patterns(there))
+    assert_same_file(map_attention(here), map_attention(there))
     said = json.loads((there.options.out / "manifest.json").read_text())["remote"]
     heads = said[str(patch_heads(there).relative_to(there.options.out))]
     assert (heads["host"], heads["samples"], heads["jobs"]) == (server.url, 4, 4)
@@ -122,7 +122,7 @@ def test_a_study_there_gives_the_files_of_a_study_here(options, model, server):
 @pytest.mark.parametrize(
     "script",
     [
-        attention_knockout,
+        knock_out_attention,
         partial(attribute_heads, options=AttributionPatching(steps=2)),
         direct_effects,
         partial(patch_paths, options=PathPatching(senders=["L0.H1"], receivers=["L2.H0.q", "answer"])),

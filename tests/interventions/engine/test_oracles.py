@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 
 from corruptions.base import CORRUPTIONS, LeftOut
-from interventions.attention_knockout import attention_knockout as knock_out
-from interventions.attention_patterns import attention_patterns as write_attention
+from interventions.attention_knockout import knock_out_attention as knock_out
+from interventions.attention_patterns import map_attention as write_attention
 from interventions.attribution_patching import attribute_heads
 from interventions.direct_effect import direct_effects as write_direct_effects
 from interventions.engine.ablation import run_ablated

@@ -7,8 +7,8 @@ import pytest
 import xarray as xr
 
 from corruptions.options import CorruptionOptions
-from interventions.attention_knockout import attention_knockout
-from interventions.attention_patterns import attention_patterns
+from interventions.attention_knockout import knock_out_attention
+from interventions.attention_patterns import map_attention
 from interventions.attribution_patching import attribute_heads
 from interventions.backends.opening import prepare
 from interventions.direct_effect import direct_effects
@@ -36,9 +36,9 @@ CORRUPT_RUNS = {
     "path_patching": partial(patch_paths, options=PathPatching(senders=("L1.H0",), receivers=("answer",))),
 }
 CLEAN_RUNS = {
-    "attention_knockout": partial(attention_knockout, options=AttentionKnockout(edges=("image:last",), window=1)),
+    "attention_knockout": partial(knock_out_attention, options=AttentionKnockout(edges=("image:last",), window=1)),
     "direct_effect": direct_effects,
-    "attention_patterns": attention_patterns,
+    "attention_patterns": map_attention,
 }
 
 

@@ -17,7 +17,7 @@ import xarray as xr
 from corruptions.base import LeftOut
 from data_prep.tables import schema as sample_table
 from data_prep.tables.command import reporting
-from interventions.attention_patterns import attention_patterns
+from interventions.attention_patterns import map_attention
 from interventions.backends.opening import prepare
 from interventions.engine import budget as planning
 from interventions.engine import measuring
@@ -346,7 +346,7 @@ def test_a_full_disk_loses_no_finished_sample(study, monkeypatch):
 
 
 def test_attention_patterns_are_probabilities_over_patches(study):
-    with xr.open_dataset(attention_patterns(study)) as dataset:
+    with xr.open_dataset(map_attention(study)) as dataset:
         sums = dataset.attention.sum("patch")
         assert bool((dataset.attention >= 0).all())
         assert bool((sums <= 1 + 1e-5).all())

@@ -9,13 +9,13 @@ from interventions.results import effects  # noqa: F401 (adds the accessor)
 
 ESTIMATES = ("attribution", "integrated_attribution")
 CELLS = ("layer", "head", "token")
-NO_AGREEMENT = (
+NOT_COMPARED = (
     "how well estimates and exact effects agree is not known: no sample has all its cells patched exactly, as the first ones have with "
     "--exact-samples 3, and every one with --exact all"
 )
 
 
-def agreement(dataset: xr.Dataset, top: int) -> pd.DataFrame:
+def compare_estimates(dataset: xr.Dataset, top: int) -> pd.DataFrame:
     """One row an estimate, over the samples of which every cell (layer, head, token) was patched exactly; empty where none was.
 
     Cells that were patched because their estimate is large say nothing of how well estimates find large effects: they are left aside.
@@ -30,8 +30,8 @@ def agreement(dataset: xr.Dataset, top: int) -> pd.DataFrame:
     recall : the share of the `top` largest |exact effects| that are among the `top` largest |estimates|
     same_sign : the share of cells where estimate and exact effect have one sign (cells of effect 0 not counted)
     """
-    there = dataset["logit_correct"].notnull() == dataset[ESTIMATES[0]].notnull()
-    dataset = dataset.isel(sample=np.flatnonzero(there.all([dim for dim in there.dims if dim != "sample"])))
+    patched = dataset["logit_correct"].notnull() == dataset[ESTIMATES[0]].notnull()
+    dataset = dataset.isel(sample=np.flatnonzero(patched.all([dim for dim in patched.dims if dim != "sample"])))
     if not dataset.sizes["sample"]:
         return pd.DataFrame()
     exact = dataset.effects.logit_difference()
