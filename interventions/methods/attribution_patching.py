@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from interventions.engine.capture import Example, capture
 from interventions.engine.gradients import attribution, integrated_attribution, of_cells
+from interventions.engine.oracle.attribution import verify_attributions
 from interventions.engine.oracle.patching import verify_patches
 from interventions.engine.pairs import PreparedPair
 from interventions.engine.plan import layers_without, patches
@@ -74,6 +75,9 @@ def _of_example(
     estimates = {"attribution": attribution(vlm, captured, wanted.component)}
     if wanted.steps:
         estimates["integrated_attribution"] = integrated_attribution(vlm, captured, wanted.component, wanted.steps)
+    if check:
+        for name, values in estimates.items():
+            verify_attributions(vlm, ours, wanted.component, values, steps=0 if name == "attribution" else wanted.steps)
     of_cell = {name: of_cells(values, [cell.positions for cell in cells]).cpu().numpy() for name, values in estimates.items()}
     estimate = of_cell["attribution"]
     chosen = chosen_cells(estimate, wanted.exact, wanted.top)
