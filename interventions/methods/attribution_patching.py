@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from interventions.engine.capture import Example, capture
 from interventions.engine.gradients import attribution, integrated_attribution, of_cells
+from interventions.engine.oracle.attribution import verify_attributions
 from interventions.engine.oracle.patching import verify_patches
 from interventions.engine.pairs import PreparedPair
 from interventions.engine.plan import layers_without, patches
@@ -74,8 +75,11 @@ def _of_example(
     estimates = {"attribution": attribution(vlm, captured, wanted.component)}
     if wanted.steps:
         estimates["integrated_attribution"] = integrated_attribution(vlm, captured, wanted.component, wanted.steps)
-    found = {name: of_cells(values, [cell.positions for cell in cells]).cpu().numpy() for name, values in estimates.items()}
-    estimate = found["attribution"]
+    if check:
+        for name, values in estimates.items():
+            verify_attributions(vlm, ours, wanted.component, values, steps=0 if name == "attribution" else wanted.steps)
+    of_cell = {name: of_cells(values, [cell.positions for cell in cells]).cpu().numpy() for name, values in estimates.items()}
+    estimate = of_cell["attribution"]
     chosen = chosen_cells(estimate, wanted.exact, wanted.top)
     patched = np.full((estimate.size, captured.measured.shape[-1]), np.nan, np.float32)
     if len(chosen):
@@ -85,7 +89,7 @@ def _of_example(
         if check:
             verify_patches(vlm, ours, largest, measured)
         patched[chosen] = measured.cpu().numpy()
-    return {**found, "patched": patched.reshape(*estimate.shape, -1), "runs": captured.measured[0].cpu().numpy()}
+    return {**of_cell, "patched": patched.reshape(*estimate.shape, -1), "runs": captured.measured[0].cpu().numpy()}
 
 
 def chosen_cells(estimate: Float[np.ndarray, "layer head cell"], exact: Exact, top: int) -> Int[np.ndarray, " chosen"]:

@@ -162,10 +162,10 @@ def draw(judged: pd.DataFrame, match: str, per_category: int, seed: int) -> tupl
         drawn = in_halves(first, second, per_category)
         taken += drawn
         if min(len(first), len(second)) < per_category // 2 or len(drawn) < per_category:
-            here = len(set(drawn) & set(first))
+            front = len(set(drawn) & set(first))
             warnings.append(
-                f"{category}: {len(drawn)} of {per_category} samples, {here} with the correct option first and {len(drawn) - here} after; "
-                f"of {len(asked)}, the model answers {len(first)} and {len(second)} correctly ({match} match)"
+                f"{category}: {len(drawn)} of {per_category} samples, {front} with the correct option first and {len(drawn) - front} "
+                f"after; of {len(asked)}, the model answers {len(first)} and {len(second)} correctly ({match} match)"
             )
     return sorted(taken, key=lambda index: mixed["rank"][index]), sorted(warnings)
 

@@ -12,6 +12,7 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from corruptions.base import default, help_text
 from corruptions.options import CorruptionOptions
+from interventions.models.architecture import PARTS
 
 
 def bounded(default: Any, *, at_least: float | None = None, above: float | None = None) -> Any:
@@ -112,7 +113,7 @@ class Extent:
 class Settings(Running, Extent):
     """All options of a study but its subject: `run_all.py` takes them once for several models, data sets and corruptions."""
 
-    part: Literal["", "decoder", "vision", "qformer"] = ""
+    part: Literal["", *PARTS] = ""  # type: ignore[valid-type]
     """Patch another part of the model than the layers that read the prompt: BLIP's answer decoder or vision tower, or the Q-Former of
     BLIP-2 and InstructBLIP (its heads that read the image)."""
     seed: int = bounded(0, at_least=0)
