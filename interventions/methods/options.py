@@ -12,6 +12,7 @@ from tyro.conf import arg
 from interventions.models.sites import SITES
 from interventions.study.options import Running, bounded
 
+Component = Literal["all", "none", *SITES]  # type: ignore[valid-type]
 Replacement = Literal["mean", "zero", "resample", "corrupt"]
 Exact = Literal["none", "top", "all"]
 Mlps = Literal["recomputed", "frozen"]
@@ -38,7 +39,7 @@ class ModulePatching:
     Example: python -m interventions.module_patching --model blip-shapes --corruption sip --samples 10 --components mlp block
     """
 
-    components: Annotated[tuple[Literal["all", "none", *SITES], ...], arg(aliases=["--modules"])] = ("all",)
+    components: Annotated[tuple[Component, ...], arg(aliases=["--modules"])] = ("all",)
     """Components whose whole modules are patched: mlp, self_attention, cross_attention (z of all heads) and block (the residual stream
     after a layer); all that the model has, or none."""
     tokens: tuple[str, ...] = ("every",)
