@@ -64,7 +64,7 @@ def results(tmp_path_factory) -> Path:
     simulated = power(read_head_effects(folder, HeadEffectsOptions())[MODEL], rule, sizes=(0.0, 0.5, 1.0), samples=(8, 16), runs=3)
     write_table(simulated, folder / "robust_power.csv")
     write_tree(compare_corruptions.find(folder, compare_corruptions.CompareCorruptions(resamples=50)), folder / "compare_corruptions.nc")
-    write_tree(modules.find(folder)[0], folder / "modules.nc")
+    write_tree(modules.find(folder), folder / "modules.nc")
     return folder
 
 
