@@ -9,18 +9,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tqdm import tqdm
 
-from corruptions.base import CORRUPTIONS, LeftOut, default, help_text
+from corruptions.base import CORRUPTIONS, LeftOut, default, help_text, named
 from data_prep.tables.command import reporting
 from interventions.methods.options import AttentionPatterns, HeadPatching, ModulePatching
 from interventions.models.names import resolve
 from interventions.results.finished import Stage, named_paths
 from interventions.results.metrics import METRICS
-from interventions.study.options import Settings
+from interventions.study.options import Settings, bounded, check_bounds
 
 DEFAULT_MODELS = ("blip-shapes", "llava-shapes")
 
@@ -59,7 +59,7 @@ class RunAll(Measurements):
 
     metric: Literal[tuple(METRICS)] = "logit_difference"  # type: ignore[valid-type]
     """Metric by which heads are judged."""
-    power_runs: int = 10
+    power_runs: int = bounded(10, at_least=0)
     """Simulated studies behind each point of the power curves: 10 take some 15 s for both shipped models, more make smoother curves;
     0 leaves them out."""
 
@@ -73,8 +73,9 @@ def measure(options: RunAll) -> None:
         Before any work where an option is wrong; each says what and what to do.
     """
     models = [Path(resolve(name)[1]) for name in options.models]
-    if options.power_runs < 0:
-        raise ValueError(f"--power-runs is {options.power_runs}; it cannot be negative")
+    check_bounds(options)
+    for name in options.corruptions:
+        named(name)
     measurements = Measurements(**{one.name: getattr(options, one.name) for one in fields(Measurements)})
     data = [options.of(data=name).data_folder for name in options.datasets]
     read = (*models, *data, *named_paths(asdict(options.corruption_options).values()))
@@ -166,7 +167,7 @@ def _analyse(options: RunAll) -> list[str]:
 
     notes: list[str] = []
     image, text = judged_corruptions(options.corruptions, options.direction)
-    judged_by = {"metric": options.metric, "image_corruption": image, "text_corruption": text}
+    judged_by: dict[str, Any] = {"metric": options.metric, "image_corruption": image, "text_corruption": text}
     universal = universal_heads.write(options.out, universal_heads.UniversalHeads(**judged_by))
     rule = robust_heads.RobustHeads(**judged_by, runs=max(options.power_runs, 1))
     robust = robust_heads.write(options.out, rule)

@@ -539,10 +539,11 @@ def _nearest(results: Path, product: Product, model: str, dataset: str, names: M
     kinds = [*product.needs, *(name for name in (HEADS, MODULES, *(one.name for one in MEASURED[2:])) if name not in product.needs)]
     paths = [path for name in kinds for path in files(results, name, model=model, dataset=dataset)]
 
-    def distance(path: Path) -> tuple[bool, bool, int]:
+    def distance(path: Path) -> tuple[bool, bool, bool, int]:
         said = names_in(product_of(path, results).name, path, results)  # type: ignore[union-attr]
-        corruption = said.get("corruption", configuration(path).get("samples_of", ""))
-        return corruption != names.get("corruption", "sip"), "direction" in said, paths.index(path)
+        made_with = configuration(path)
+        corruption = said.get("corruption", made_with.get("samples_of", ""))
+        return not made_with, corruption != names.get("corruption", "sip"), "direction" in said, paths.index(path)
 
     return min(paths, key=distance, default=None)
 

@@ -1,5 +1,6 @@
 """`run_all.py` as a user runs it: twice the same values, killed and resumed the same, wrong options refused."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -83,6 +84,20 @@ def test_a_second_run_gives_the_same_values_bit_for_bit(finished, tmp_path):
     assert_same(values(finished[0]), values(tmp_path))
 
 
+def test_a_finished_run_is_found_finished_before_any_library_is_loaded(finished, tmp_path):
+    folder, said = finished
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch is loaded')")
+    states = {path: path.stat().st_mtime_ns for path in (folder / "results").rglob("*") if path.is_file()}
+    for changed, code in (([], 0), (["--direction", "noising"], 1)):
+        command = [sys.executable, str(ROOT / "run_all.py"), "--out", "results", *TINY, "blip-shapes", "llava-shapes", *changed]
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        assert (done.stdout == said) is (not changed)
+        assert ("torch is loaded" in done.stderr) is bool(changed)
+    assert states == {path: path.stat().st_mtime_ns for path in (folder / "results").rglob("*") if path.is_file()}
+
+
 def test_killed_half_way_and_resumed_gives_the_same_values(finished, tmp_path):
     results = tmp_path / "results"
     within = ("llava-shapes/shapes/str/.self_attention-heads.partial/*.npz", "llava-shapes/shapes/str/self_attention-heads.nc")
@@ -134,7 +149,7 @@ def test_another_corruption_in_the_other_direction_runs_to_the_end(tmp_path):
         (["--modules", "nose"], "nose"),
         (["--samples", "0"], "--samples must be at least 1"),
         (["--noise-draws", "0"], "--noise-draws must be at least 1"),
-        (["--power-runs", "-1"], "--power-runs is -1"),
+        (["--power-runs", "-1"], "--power-runs must be at least 0, not -1"),
     ],
 )
 def test_a_wrong_option_stops_it_before_any_work(tmp_path, options, message):

@@ -63,7 +63,7 @@ def judge(tasks: Mapping[str, xr.Dataset], thresholds: Thresholds | None = None)
         (layer, head): polysemantic, whether the head has different functions in different tasks (other than "overall")
         (task): outlier_on_object, outlier_favoured, outlier_patches (means over samples); smallest_q that one head alone can have
 
-    from analysis.functions.samples import score_samples
+    >>> from analysis.functions.samples import score_samples
         >>> scores = score_samples(xr.open_dataset("results/blip-small/shapes/attention.nc"))
         >>> tasks = {task: scores.isel(sample=scores["category"].values == task) for task in ("colour", "shape")}
         >>> found = judge({OVERALL: scores} | tasks, Thresholds(resamples=100))
@@ -107,7 +107,7 @@ def _smallest_q(found: Mapping[str, np.ndarray], family: int, flips: int) -> lis
 def functions(of_samples: xr.Dataset, thresholds: Thresholds | None = None) -> xr.Dataset:
     """`judge` of one task: the same without the dim `task`.
 
-    from analysis.functions.samples import score_samples
+    >>> from analysis.functions.samples import score_samples
         >>> objects = np.eye(16)[np.arange(24) % 5]  # sample, patch: an object of one patch that wanders
         >>> maps = np.random.default_rng(0).uniform(1, 2, (24, 1, 6, 16))
         >>> maps[:, 0, 2] += 20 * objects

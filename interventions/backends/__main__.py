@@ -86,16 +86,16 @@ def _key(host: Host) -> Iterator[Finding]:
 
 
 def _versions(host: Host) -> Iterator[Finding]:
-    there = host.get("/env")
-    python, ours = there["python_version"].split()[0], platform.python_version()
-    same = python.split(".")[:2] == ours.split(".")[:2]
+    environment = host.get("/env")
+    python, local = environment["python_version"].split()[0], platform.python_version()
+    same = python.split(".")[:2] == local.split(".")[:2]
     advice = "" if same else f": run this program with Python {'.'.join(python.split('.')[:2])}, for some code travels compiled"
-    yield Finding(same, f"Python {ours} here, {python} there{advice}")
+    yield Finding(same, f"Python {local} here, {python} there{advice}")
     for name in LIBRARIES:
-        here, found = version(name), there["packages"].get(name, "none")
-        alike = here == found
-        advice = "" if alike else f": pip install {name}=={found}" if name == "nnsight" else ": results may differ by more than rounding"
-        yield Finding(alike, f"{name} {here} here, {found} there{advice}")
+        installed, deployed = version(name), environment["packages"].get(name, "none")
+        alike = installed == deployed
+        advice = "" if alike else f": pip install {name}=={deployed}" if name == "nnsight" else ": results may differ by more than rounding"
+        yield Finding(alike, f"{name} {installed} here, {deployed} there{advice}")
 
 
 def _deployed(host: Host) -> Iterator[Finding]:

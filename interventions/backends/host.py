@@ -127,11 +127,11 @@ class Host:
         pause = FASTEST_POLL
         while True:
             try:
-                found = self.patiently(exchange.poll)
+                result = self.patiently(exchange.poll)
             except httpx.HTTPStatusError as error:
                 raise Lost(f"its result cannot be fetched any more ({error.response.status_code})") from error
-            if found is not None:
-                return found
+            if result is not None:
+                return result
             now = time.monotonic()
             heard = now if exchange.status else heard
             if now - started > self.wait_limit:
@@ -159,13 +159,13 @@ class Host:
             reraise=True,
         )
         try:
-            found = retrying(self._unless_stopped, ask)
+            answer = retrying(self._unless_stopped, ask)
         except (RemoteError, httpx.TransportError) as error:
             raise self._explained(error) from None  # what it was raised from may hold the key
         except ValueError:  # no JSON, or another's
             raise BackendError(f"{self.url} answers, but not in nnsight's protocol. Check the host (--host or NDIF_HOST)") from None
         self._answered = True
-        return found
+        return answer
 
     def _unless_stopped(self, ask: Callable[[], Any]) -> Any:
         """What a request gives. It is left to itself, in its own thread, when it is not waited for any more: a host may never answer."""

@@ -53,9 +53,9 @@ class RayCluster:
             while (todo and not failed) or _busy(under_way):
                 for result in ray.wait(list(under_way), timeout=PATIENCE)[0] or _waiting(under_way):
                     worker, batch = under_way.pop(result)
-                    found = None
+                    arrays = None
                     try:
-                        found = ray.get(result)
+                        arrays = ray.get(result)
                         idle.append(worker)
                     except RayTaskError as error:
                         failed = failed or _cause(error)
@@ -72,8 +72,8 @@ class RayCluster:
                     while idle and todo and not failed and _busy(under_way) < most:
                         worker, following = idle.pop(), todo.popleft()
                         under_way[worker.measure.remote(reference.hex(), [reference], following)] = worker, following
-                    if batch and found is not None:
-                        yield batch, found
+                    if batch and arrays is not None:
+                        yield batch, arrays
             if failed:
                 raise failed
         finally:
@@ -120,9 +120,9 @@ def connect(address: str | None) -> None:
     if address and ":" in address:
         _check_answers(address)
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    here: dict[str, Any] = {"include_dashboard": False, "object_store_memory": SHARED_MEMORY} if address is None else {}
+    local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": SHARED_MEMORY} if address is None else {}
     try:
-        ray.init(address or "local", runtime_env={"env_vars": {"PYTHONPATH": path}}, logging_level=logging.ERROR, **here)
+        ray.init(address or "local", runtime_env={"env_vars": {"PYTHONPATH": path}}, logging_level=logging.ERROR, **local)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise BackendError(_no_cluster(address, error) if address else f"Ray could not be started here: {_first_line(error)}") from error
 
@@ -158,10 +158,10 @@ def workers_of(count: int, gpus: float, cpus: float) -> list[Any]:
     for other in [size for size in _workers if size != (gpus, cpus)]:
         for worker in _workers.pop(other):
             ray.kill(worker)
-    there = _workers.setdefault((gpus, cpus), [])
-    made = ray.remote(Worker).options(num_gpus=gpus, num_cpus=cpus, max_restarts=-1, scheduling_strategy="SPREAD")
-    there += [made.remote() for _ in range(count - len(there))]
-    return there
+    workers = _workers.setdefault((gpus, cpus), [])
+    actor = ray.remote(Worker).options(num_gpus=gpus, num_cpus=cpus, max_restarts=-1, scheduling_strategy="SPREAD")
+    workers += [actor.remote() for _ in range(count - len(workers))]
+    return workers
 
 
 def _cause(error: RayTaskError) -> BaseException:

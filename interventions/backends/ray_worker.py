@@ -55,7 +55,7 @@ class Task:
         options = study.options
         for corruption, chosen in study.chosen.items():
             study.examples(chosen.pairs[0], corruption)  # measures what noise depends on, over the table, before each worker does
-        corruption_options = replace(options.corruption_options, inpainted=options.corruption_options.inpainted.absolute())
+        corruption_options = replace(options.corruption_options, inpainted=options.corruption_options.inpainted.absolute())  # type: ignore[call-arg]
         model = str(Path(options.model).absolute()) if Path(options.model).is_dir() else options.model
         return cls(
             replace(options, model=model, out=options.out.absolute(), corruption_options=corruption_options),
@@ -133,12 +133,12 @@ class Worker:
             vlm = load(options.model, task.device, options.dtype, options.revision, check=False)  # checked where the study was read
             self._model = wanted, part_of(vlm, options.part) if options.part else vlm
         vlm = self._model[1]
-        for what, here, there in (
+        for what, loaded, expected in (
             ("model revision", vlm.revision, task.model_revision),
             ("number format", vlm.number_format, task.number_format),
         ):
-            if here != there:
-                raise BackendError(f"{self._where} has another {what} of {options.model} than this program: {here}, not {there}")
+            if loaded != expected:
+                raise BackendError(f"{self._where} has another {what} of {options.model} than this program: {loaded}, not {expected}")
         return vlm
 
     @property

@@ -68,12 +68,12 @@ class RemoteServer:
         """
         vlm.server = self
         journal, self.journal = self.journal, Journal(None)  # what is there now, not what was there when an earlier program asked
-        there = self.run(vlm, describe)
+        description = self.run(vlm, describe)
         self.journal = journal
-        self.dtype = getattr(torch, there["dtype"])
-        self.device_type, self.number_format = there["device_type"], there["number_format"]
-        self.weights, self.versions = there["weights"], there["versions"]
-        vlm.revision = there["revision"] or vlm.revision
+        self.dtype = getattr(torch, description["dtype"])
+        self.device_type, self.number_format = description["device_type"], description["number_format"]
+        self.weights, self.versions = description["weights"], description["versions"]
+        vlm.revision = description["revision"] or vlm.revision
 
     def run(self, vlm: Vlm, function: Callable[..., Any], *arguments: Any) -> Any:
         """What `function(vlm, *arguments)` gives there.
@@ -91,7 +91,7 @@ class RemoteServer:
         name = f"{self.host.url} {name_of(f'{exchange.model_key} {self.weights}', function, arguments)}"
         with self._letting_others_prepare():
             try:
-                found = self._taken_up(name, exchange) or self._submitted(name, exchange, request.content)
+                outcome = self._taken_up(name, exchange) or self._submitted(name, exchange, request.content)
             except Failed as error:
                 raise _raised_there(self.host, str(error)) from None
         with self._counting:
@@ -99,7 +99,7 @@ class RemoteServer:
             self.traffic.bytes_sent += exchange.sent
             self.traffic.bytes_received += exchange.received
         self._fetched(name)
-        return found["result"]
+        return outcome["result"]
 
     def _submitted(self, name: str, exchange: Exchange, content: bytes) -> dict[str, Any]:
         reason: Exception | None = None
@@ -154,13 +154,13 @@ class RemoteServer:
 
     @contextmanager
     def _letting_others_prepare(self) -> Iterator[None]:
-        mine = getattr(self._mine, "turn", False)
-        if mine:
+        has_turn = getattr(self._mine, "turn", False)
+        if has_turn:
             self._turn.release()
         try:
             yield
         finally:
-            if mine:
+            if has_turn:
                 self._turn.acquire()
 
 
@@ -214,8 +214,8 @@ class Remote:
                     if error := future.exception():
                         failed = failed or error
                     else:
-                        found, jobs = future.result()
-                        yield batch, found
+                        arrays, jobs = future.result()
+                        yield batch, arrays
                         samples += len(batch.samples)  # now that they are kept
                         server.journal.drop(*jobs)
             if isinstance(failed, BackendError):
@@ -244,8 +244,8 @@ def _report(study: Study, batches: Sequence[Batch], before: Traffic, server: Rem
 def _raised_there(host: Host, traceback: str) -> Exception:
     """What to raise for an error that code raised at a host."""
     last = traceback.strip().splitlines()[-1]
-    name, found, message = last.partition(": ")
-    kind = locate(name) if found and name.split(".")[0] in PACKAGES else None
+    name, separator, message = last.partition(": ")
+    kind = locate(name) if separator and name.split(".")[0] in PACKAGES else None
     if isinstance(kind, type) and issubclass(kind, Exception):
         return kind(message)
     log.error("what was run at %s raised:\n%s", host.url, traceback)

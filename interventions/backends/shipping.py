@@ -111,12 +111,12 @@ class Simulation(LocalSimulationBackend):
         paths = list(sys.path)
         hidden = self._hide_local_modules()
         try:
-            there = RequestModel.deserialize(content, self.model._remoteable_persistent_objects())
+            received = RequestModel.deserialize(content, self.model._remoteable_persistent_objects())
         finally:
             self._restore(hidden)
             sys.path[:] = paths
-        there.execute(there.info.code)
+        received.execute(received.info.code)
         with io.BytesIO() as file:
-            torch.save(there.info.frame.f_locals["result"], file)
+            torch.save(received.info.frame.f_locals["result"], file)
             file.seek(0)
             self.result = torch.load(file, weights_only=False)

@@ -53,11 +53,11 @@ def sweep_blocks(vlm: Vlm, captured: Captured, blocks: Sequence[Block], tokens: 
     packs_from, reason = vlm.packs_from(captured.ids[0, : captured.lengths[0]])
     by_layer = sorted(range(len(blocks)), key=lambda number: min(blocks[number].layers))
     for apart in (False, True):
-        here = [number for number in by_layer if (_start(vlm, blocks[number]) < packs_from) == apart]
-        if apart and here:
+        numbers = [number for number in by_layer if (_start(vlm, blocks[number]) < packs_from) == apart]
+        if apart and numbers:
             say_once(f"{vlm.name}: {reason}: such blocked runs are not packed, but batched whole prompt by whole prompt")
-        if here:
-            measured[here] = _run_in_traces(vlm, captured, [blocks[i] for i in here], apart, tokens or tokens_in_a_trace(vlm))
+        if numbers:
+            measured[numbers] = _run_in_traces(vlm, captured, [blocks[i] for i in numbers], apart, tokens or tokens_in_a_trace(vlm))
     return measured
 
 

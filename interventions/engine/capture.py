@@ -127,25 +127,25 @@ def capture(vlm: Vlm, examples: Sequence[Example], components: Sequence[str], di
         if modality and modality not in vlm.embedded_first:
             vlm.change_embeddings(modality, *noise)
         text_inputs = save(vlm.text_inputs())
-        found: dict[str, list[Tensor]] = save({component: [] for component in components})
+        collected: dict[str, list[Tensor]] = save({component: [] for component in components})
         before: dict[tuple[int, str], Tensor] = save({})
         leaving: list[Tensor] = save([])
         projected: list[list[Tensor]] = save([])
         embedded = save(vlm.embedded()[base].clone())
         for number, layer in enumerate(vlm.layers):
             projected.append([])
-            here = vlm.components_of(number)
-            wanted = {port.module for name in here if name in components for port in vlm.done_before(name, number)}
-            for component in here:
+            present = vlm.components_of(number)
+            wanted = {port.module for name in present if name in components for port in vlm.done_before(name, number)}
+            for component in present:
                 for port in vlm.done_before(component, number):
                     if port.module in wanted and (number, port.module) not in before:
                         before[number, port.module] = port.read(layer)[base].clone()
                 for port in vlm.image_projections(component):
                     projected[-1].append(port.read(layer)[base].clone())
                 if component in components:
-                    found[component].append(vlm.port(component).read(layer).clone())
-            for component in set(components) - set(here):
-                found[component].append(embedded.new_zeros(*ids.shape, vlm.n_heads * vlm.head_dim))
+                    collected[component].append(vlm.port(component).read(layer).clone())
+            for component in set(components) - set(present):
+                collected[component].append(embedded.new_zeros(*ids.shape, vlm.n_heads * vlm.head_dim))
             leaving.append(vlm.architecture.block.read(layer)[base].clone())
         cache = save(vlm.cache())
         logits = vlm.logits(last)
@@ -156,7 +156,7 @@ def capture(vlm: Vlm, examples: Sequence[Example], components: Sequence[str], di
         ids=ids[base],
         lengths=lengths,
         answers=answers,
-        states={name: torch.stack(layers, 1).unflatten(0, runs).transpose(0, 1) for name, layers in found.items()},
+        states={name: torch.stack(layers, 1).unflatten(0, runs).transpose(0, 1) for name, layers in collected.items()},
         before=before,
         image=None if image is None else image[base],
         embedded=embedded,

@@ -73,25 +73,25 @@ def _sums(
             some = samples[start : start + SAMPLES_A_RUN]
             prompts = [vlm.prompt(sample["question"]) for sample in some]
             runs = [(vlm.ids([prompt]), vlm.pixels([sample["clean_image"]])) for prompt, sample in zip(prompts, some, strict=True)]
-            there = [torch.from_numpy(vlm.embedded_positions(modality, prompt)) for prompt in prompts]
-            here, of_squares = vlm.run(_sums_of_runs, runs, there, modality, each_position)
-            count += sum(int(positions.sum()) for positions in there)
-            total, squares = total + torch.from_numpy(here), squares + of_squares
+            masks = [torch.from_numpy(vlm.embedded_positions(modality, prompt)) for prompt in prompts]
+            sums, of_squares = vlm.run(_sums_of_runs, runs, masks, modality, each_position)
+            count += sum(int(positions.sum()) for positions in masks)
+            total, squares = total + torch.from_numpy(sums), squares + of_squares
             bar.update(len(some))
     return count, total, squares
 
 
 def _sums_of_runs(
-    vlm: Vlm, runs: Sequence[tuple[Tensor, Pixels]], there: Sequence[Bool[Tensor, " position"]], modality: str, each_position: bool
+    vlm: Vlm, runs: Sequence[tuple[Tensor, Pixels]], masks: Sequence[Bool[Tensor, " position"]], modality: str, each_position: bool
 ) -> tuple[np.ndarray, float]:
     """The sum of the embeddings of some runs and that of their squares; where the weights are (see `Vlm.run`)."""
     total: Tensor | float = 0.0
     squares = 0.0
-    for (ids, pixels), positions in zip(runs, there, strict=True):
+    for (ids, pixels), positions in zip(runs, masks, strict=True):
         states = _embeddings(vlm, ids, pixels, modality)
-        found = states[positions.to(states.device)].double()
-        total = total + (found if each_position else found.sum(0, keepdim=True))
-        squares += float((found**2).sum())
+        embeddings = states[positions.to(states.device)].double()
+        total = total + (embeddings if each_position else embeddings.sum(0, keepdim=True))
+        squares += float((embeddings**2).sum())
     return torch.as_tensor(total).cpu().numpy(), squares
 
 
@@ -104,8 +104,8 @@ def _embeddings(vlm: Vlm, ids: Tensor, pixels: Pixels, modality: str) -> Float[T
 
 def replaced(vlm: Vlm, pair: Pair, modality: str, by: Float[Tensor, "position width"] | None) -> Noise:
     """Others (None: 0) in the place of a pair's embeddings, at the image's or the question's positions."""
-    there = torch.from_numpy(vlm.embedded_positions(modality, vlm.prompt(pair.clean_question)))
-    values = torch.zeros(len(there), vlm.embedding_width(modality))
+    mask = torch.from_numpy(vlm.embedded_positions(modality, vlm.prompt(pair.clean_question)))
+    values = torch.zeros(len(mask), vlm.embedding_width(modality))
     if by is not None:
-        values[there] = by.float().cpu()
-    return Noise(modality, values, 1 - there.float()).on(vlm)
+        values[mask] = by.float().cpu()
+    return Noise(modality, values, 1 - mask.float()).on(vlm)

@@ -49,15 +49,15 @@ class Places:
         """
         source, _, target = edge.partition(":")
         queries = self.positions(target)
-        found = {component: self.keys(source, component) for component in self.vlm.architecture.attention}
-        keys = {component: numbers for component, numbers in found.items() if numbers != ()}
-        for side, there in ((source, keys), (target, queries)):
-            if not there:
+        every = {component: self.keys(source, component) for component in self.vlm.architecture.attention}
+        keys = {component: numbers for component, numbers in every.items() if numbers != ()}
+        for side, chosen in ((source, keys), (target, queries)):
+            if not chosen:
                 names = dict.fromkeys([*self.names, *(self.read.names if self.read else [])])
                 raise LeftOut(f"nothing is {side!r}; the prompt has {', '.join(names)}")
-        own = keys.get("self_attention")
+        self_keys = keys.get("self_attention")
         reads_ahead = not self.vlm.architecture.causal or self.vlm.architecture.causal_from == "nowhere"
-        if own and len(keys) == 1 and min(own) > max(queries) and not reads_ahead:
+        if self_keys and len(keys) == 1 and min(self_keys) > max(queries) and not reads_ahead:
             raise LeftOut(f"{target!r} stands before {source!r} and does not see it anyway")
         return Block((), queries, keys)
 

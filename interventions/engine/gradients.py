@@ -41,12 +41,12 @@ def gradients(vlm: Vlm, captured: Captured, component: str) -> Float[Tensor, "la
                 z.requires_grad_()  # weights have no gradients: the path begins here
             zs.append(z)
         measured = measure(vlm.packed_logits(packing), answers)
-        found: list[Tensor] = save([])
+        slopes: list[Tensor] = save([])
         with (measured[:, 0] - measured[:, 1]).sum().backward():
             for z in reversed(zs):
-                found.append(z.grad.flatten(0, 1)[packing.tokens[0]])
-    every = torch.zeros(vlm.n_layers, *found[0].shape, device=vlm.device)
-    every[layers] = torch.stack(found[::-1]).float()
+                slopes.append(z.grad.flatten(0, 1)[packing.tokens[0]])
+    every = torch.zeros(vlm.n_layers, *slopes[0].shape, device=vlm.device)
+    every[layers] = torch.stack(slopes[::-1]).float()
     return every
 
 
@@ -64,8 +64,8 @@ def integrated_attribution(vlm: Vlm, captured: Captured, component: str, steps: 
             together = runs_in_a_trace(vlm, captured, layers_kept=vlm.n_layers - number)
             on_path = partial(_on_path, vlm, captured, component, number)
             parts = [part for some in torch.from_numpy(points).split(together) for part in halving(on_path, some, "steps on a path")]
-            found = torch.cat(parts)
-            mean = torch.tensordot(torch.from_numpy(weights).to(found), found, dims=1)
+            slopes = torch.cat(parts)
+            mean = torch.tensordot(torch.from_numpy(weights).to(slopes), slopes, dims=1)
             result[number] = _of_heads(vlm, change[number] * mean)
     return result
 
@@ -90,8 +90,8 @@ def _on_path(vlm: Vlm, captured: Captured, component: str, number: int, points: 
         port.write(vlm.layers[number], z)
         measured = measure(vlm.packed_logits(packing), answers)
         with (measured[:, 0] - measured[:, 1]).sum().backward():
-            found = save(z.grad)
-    return found.flatten(0, 1)[packing.tokens].float()
+            slopes = save(z.grad)
+    return slopes.flatten(0, 1)[packing.tokens].float()
 
 
 def _change(captured: Captured, component: str) -> Float[Tensor, "layer token width"]:

@@ -51,7 +51,7 @@ def measure_pairs(
         return _together(vlm, examples, components, every, tokens, divergence, checked, numbers)
 
     parts = halving(measure, range(len(examples)), "pairs")
-    runs = [of_pair for found, _ in parts for of_pair in found]
+    runs = [of_pair for of_part, _ in parts for of_pair in of_part]
     return runs, [list(chain.from_iterable(of_parts)) for of_parts in zip(*(swept for _, swept in parts), strict=True)]
 
 
@@ -66,12 +66,12 @@ def _together(
     numbers: range,
 ) -> Measured:
     """`measure_pairs` of the pairs of some numbers, all captured together."""
-    here = slice(numbers.start, numbers.stop)
-    captured = capture(vlm, examples[here], tuple(dict.fromkeys(components)), divergence)
-    swept = [sweep(vlm, captured, of_all[here], tokens) for of_all in every]
+    rows = slice(numbers.start, numbers.stop)
+    captured = capture(vlm, examples[rows], tuple(dict.fromkeys(components)), divergence)
+    swept = [sweep(vlm, captured, of_all[rows], tokens) for of_all in every]
     for number in checked:
         if number in numbers:
-            ours = examples[number].on(vlm)
+            example = examples[number].on(vlm)
             for of_all, measured in zip(every, swept, strict=True):
-                verify_patches(vlm, ours, of_all[number], measured[number - numbers.start])
+                verify_patches(vlm, example, of_all[number], measured[number - numbers.start])
     return list(captured.measured.cpu().numpy()), [[of_one.cpu().numpy() for of_one in measured] for measured in swept]

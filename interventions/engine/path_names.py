@@ -98,9 +98,9 @@ def parse_receiver(text: str, vlm: Vlm, component: str) -> Receiver:
     match = re.fullmatch(r"(L\d+\.H\d+)(?:\.(\w+))?", text)
     if not match:
         raise PathError(f"{text!r} is no receiver: write answer, L<layer>.H<head> or, for one of its inputs, L<layer>.H<head>.q")
-    head, there = parse_head(match[1], vlm, component), vlm.architecture.attention[component].inputs
-    if match[2] and match[2] not in there:
-        choices = " or ".join(f"{head}.{name}" for name in there)
+    head, inputs = parse_head(match[1], vlm, component), vlm.architecture.attention[component].inputs
+    if match[2] and match[2] not in inputs:
+        choices = " or ".join(f"{head}.{name}" for name in inputs)
         raise PathError(f"{text}: {component} of {vlm.architecture.name} reads no {match[2]} from the layers before it; write {choices}")
     return Receiver(head, match[2] or WHOLE)
 
@@ -129,5 +129,5 @@ def check_component(vlm: Vlm, component: str) -> None:
 
 def no_duplicates(texts: Sequence[str]) -> None:
     """Raise `PathError` where a sender or a receiver is named twice."""
-    if twice := next((text for place, text in enumerate(texts) if text in texts[:place]), None):
+    if twice := next((text for index, text in enumerate(texts) if text in texts[:index]), None):
         raise PathError(f"{twice} is named twice")

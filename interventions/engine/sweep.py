@@ -68,12 +68,12 @@ def sweep(
     tokens : at most so many tokens in one trace (but at least one run of each sample), default: `budget.tokens_in_a_trace`. The
         numbers do not depend on it beyond rounding.
     """
-    sizes = [len(here) for here in patches]
+    sizes = [len(of_sample) for of_sample in patches]
     results = captured.measured[:, BASE].repeat_interleave(torch.tensor(sizes, device=vlm.device), 0)
     runs = changing_runs(vlm, captured, patches)
     for apart in (False, True):
-        here = [[run for run in of_sample if run.apart == apart] for of_sample in runs]
-        for trace in _traces(here, captured.lengths, tokens or tokens_in_a_trace(vlm)):
+        of_kind = [[run for run in of_sample if run.apart == apart] for of_sample in runs]
+        for trace in _traces(of_kind, captured.lengths, tokens or tokens_in_a_trace(vlm)):
             parts = halving(lambda some: run_together(vlm, captured, some), trace, "patched runs")
             results[[run.number for run in trace]] = torch.cat(parts)
     return list(results.split(sizes))
@@ -90,21 +90,21 @@ def changing_runs(vlm: Vlm, captured: Captured, patches: Sequence[Sequence[Patch
     runs: list[list[Run]] = []
     number = 0
     for sample, of_sample in enumerate(patches):
-        here = []
+        changing = []
         length = captured.lengths[sample]
         packs_from, reason = vlm.packs_from(captured.ids[sample, :length])
         for patch in of_sample:
             at = differ[patch.component][sample][list(patch.layers)][:, list(patch.positions)]
             changed = at.any(-1) if patch.head is None else at[..., patch.head]
-            where = [tuple(np.asarray(patch.positions)[row].tolist()) for row in changed]
-            if sites := {layer: positions for layer, positions in zip(patch.layers, where, strict=True) if positions}:
+            differing = [tuple(np.asarray(patch.positions)[row].tolist()) for row in changed]
+            if sites := {layer: positions for layer, positions in zip(patch.layers, differing, strict=True) if positions}:
                 start = min(map(min, sites.values())) if vlm.architecture.causal else 0
                 apart = start < packs_from
                 if apart and reason:
                     say_once(f"{vlm.name}: {reason}: such patched runs are not packed, but batched whole prompt by whole prompt")
-                here.append(Run(sample, number, patch, sites, start, apart))
+                changing.append(Run(sample, number, patch, sites, start, apart))
             number += 1
-        runs.append(sorted(here, key=lambda run: run.first_layer))
+        runs.append(sorted(changing, key=lambda run: run.first_layer))
     return runs
 
 
@@ -117,7 +117,7 @@ def _differ(vlm: Vlm, states: Float[Tensor, "sample run layer token width"]) -> 
 def _traces(runs: Sequence[Sequence[Run]], lengths: Sequence[int], tokens: int) -> Iterator[list[Run]]:
     """Cut the runs into traces: from each sample in turn its next ones, in its share of the tokens."""
     share = tokens // max(1, sum(map(bool, runs)))
-    cut = [_cut(here, length, share) for here, length in zip(runs, lengths, strict=True)]
+    cut = [_cut(of_sample, length, share) for of_sample, length in zip(runs, lengths, strict=True)]
     for parts in zip_longest(*cut, fillvalue=[]):
         yield [run for part in parts for run in part]
 
@@ -209,15 +209,15 @@ Sites = dict[tuple[int, str], Site]
 
 
 def _sites(vlm: Vlm, runs: Sequence[Run], packing: Packing, lengths: Sequence[int]) -> Sites:
-    found: dict[tuple[int, str], list[np.ndarray]] = {}
+    indices: dict[tuple[int, str], list[np.ndarray]] = {}
     for run, last in zip(runs, packing.last.tolist(), strict=True):
         component, head = run.patch.component, run.patch.head
         heads = range(vlm.groups(component)) if head is None else (head,)
         for layer, positions in run.sites.items():
             at, which = (grid.ravel() for grid in np.meshgrid(positions, heads, indexing="ij"))
             row = at + last - lengths[run.sample] + 1
-            found.setdefault((layer, component), []).append(np.stack([row, np.full_like(at, run.sample), at, which]))
-    return {site: Site(*torch.from_numpy(np.concatenate(index, 1))) for site, index in found.items()}
+            indices.setdefault((layer, component), []).append(np.stack([row, np.full_like(at, run.sample), at, which]))
+    return {site: Site(*torch.from_numpy(np.concatenate(index, 1))) for site, index in indices.items()}
 
 
 def _patched(vlm: Vlm, captured: Captured, component: str, layer: int, site: Site, state: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from interventions.results import effects
 from interventions.results.assembling import assemble, stacked
 from interventions.results.roles import ROLES
 from interventions.results.store import Arrays, Store
+from interventions.study.options import check_bounds
 from interventions.study.study import Study
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ Edges = dict[str, Block]  # those that a sample has: what is blocked, in no laye
 
 def write(study: Study, options: AttentionKnockout) -> Path:
     """See `interventions.attention_knockout`."""
+    check_bounds(options)
     wanted, window = options.edges or default_edges(study.vlm), options.window or default_window(study.vlm.n_layers)
     _check(study, wanted, window)
     corruption = study.options.corruption
@@ -90,14 +92,14 @@ def _all_edges(
     study: Study, pairs: Sequence[PreparedPair], wanted: Sequence[str], strict: bool
 ) -> tuple[dict[str, Edges], list[dict[str, str]]]:
     """The edges of each sample, by its id, and the reasons where it lacks one; with `strict`, one that all lack is an error."""
-    found: dict[str, Edges] = {}
+    edges_of: dict[str, Edges] = {}
     reasons: dict[str, dict[str, str]] = {edge: {} for edge in wanted}
     for pair in pairs:
         places = Places(study.vlm, pair.clean_prompt, pair.pair)
-        found[pair.sample_id] = {}
+        edges_of[pair.sample_id] = {}
         for edge in wanted:
             try:
-                found[pair.sample_id][edge] = places.block(edge)
+                edges_of[pair.sample_id][edge] = places.block(edge)
             except LeftOut as reason:
                 reasons[edge][pair.sample_id] = str(reason)
     for edge, of_edge in reasons.items():
@@ -107,7 +109,7 @@ def _all_edges(
                 raise ValueError(message)
             log.warning(message)
     absent = [(sample_id, f"{edge} is not blocked: {reason}") for edge in wanted for sample_id, reason in reasons[edge].items()]
-    return found, [{"sample": sample_id, "reason": reason} for sample_id, reason in absent]
+    return edges_of, [{"sample": sample_id, "reason": reason} for sample_id, reason in absent]
 
 
 def _measure(study: Study, pair: PreparedPair, check: bool, edges_of: dict[str, Edges], wanted: Sequence[str], window: int) -> Arrays:

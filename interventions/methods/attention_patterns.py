@@ -20,6 +20,7 @@ from interventions.results.assembling import assemble, stacked
 from interventions.results.manifest import note_not_run
 from interventions.results.roles import roles, tokens_of_roles
 from interventions.results.store import Arrays, Store
+from interventions.study.options import check_bounds
 from interventions.study.study import Study
 
 LARGEST_PICTURE = 112  # pixels a side of the pictures kept beside the maps
@@ -27,6 +28,7 @@ LARGEST_PICTURE = 112  # pixels a side of the pictures kept beside the maps
 
 def write(study: Study, options: AttentionPatterns) -> Path:
     """See `interventions.attention_patterns`."""
+    check_bounds(options)
     vlm = study.vlm
     component, query = options.component or vlm.architecture.head_component, options.query or vlm.architecture.main_token
     if component not in vlm.architecture.attention:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from interventions.engine.capture import Example, capture
 from interventions.engine.gradients import attribution, integrated_attribution, of_cells
+from interventions.engine.oracle.attribution import verify_attributions
 from interventions.engine.oracle.patching import verify_patches
 from interventions.engine.pairs import PreparedPair
 from interventions.engine.plan import layers_without, patches
@@ -24,6 +25,7 @@ from interventions.results.assembling import assemble, clean_first, stacked, tok
 from interventions.results.estimates import ESTIMATES, NOT_COMPARED, compare_estimates
 from interventions.results.roles import EVERY, Cell
 from interventions.results.store import Arrays, Store
+from interventions.study.options import check_bounds
 from interventions.study.study import Study
 
 EXACT_SAMPLES = 3
@@ -31,6 +33,7 @@ EXACT_SAMPLES = 3
 
 def write(study: Study, options: AttributionPatching) -> Path:
     """See `interventions.attribution_patching`."""
+    check_bounds(options)
     architecture, corruption = study.vlm.architecture, study.options.corruption
     target = head_target(study, options)
     exact_samples = options.exact_samples
@@ -40,10 +43,6 @@ def write(study: Study, options: AttributionPatching) -> Path:
         exact_samples = 0
     if target.component not in architecture.attention:
         raise ValueError(f"{target.component!r} of {architecture.name} has no heads; choose from {', '.join(architecture.attention)}")
-    if options.steps < 0 or options.top < 1:
-        raise ValueError(f"--steps must be at least 0 and --top at least 1, not {options.steps} and {options.top}")
-    if exact_samples < 0:
-        raise ValueError(f"--exact-samples must be at least 0, not {exact_samples}")
     wanted = replace(options, component=target.component, tokens=target.tokens, exact_samples=exact_samples)
     configuration = study.configuration(corruption, **asdict(wanted))
     path = study.folder / study.label(corruption) / f"{wanted.component}-attribution.nc"
@@ -76,8 +75,11 @@ def _of_example(
     estimates = {"attribution": attribution(vlm, captured, wanted.component)}
     if wanted.steps:
         estimates["integrated_attribution"] = integrated_attribution(vlm, captured, wanted.component, wanted.steps)
-    found = {name: of_cells(values, [cell.positions for cell in cells]).cpu().numpy() for name, values in estimates.items()}
-    estimate = found["attribution"]
+    if check:
+        for name, values in estimates.items():
+            verify_attributions(vlm, ours, wanted.component, values, steps=0 if name == "attribution" else wanted.steps)
+    of_cell = {name: of_cells(values, [cell.positions for cell in cells]).cpu().numpy() for name, values in estimates.items()}
+    estimate = of_cell["attribution"]
     chosen = chosen_cells(estimate, wanted.exact, wanted.top)
     patched = np.full((estimate.size, captured.measured.shape[-1]), np.nan, np.float32)
     if len(chosen):
@@ -87,7 +89,7 @@ def _of_example(
         if check:
             verify_patches(vlm, ours, largest, measured)
         patched[chosen] = measured.cpu().numpy()
-    return {**found, "patched": patched.reshape(*estimate.shape, -1), "runs": captured.measured[0].cpu().numpy()}
+    return {**of_cell, "patched": patched.reshape(*estimate.shape, -1), "runs": captured.measured[0].cpu().numpy()}
 
 
 def chosen_cells(estimate: Float[np.ndarray, "layer head cell"], exact: Exact, top: int) -> Int[np.ndarray, " chosen"]:

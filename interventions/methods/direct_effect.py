@@ -97,7 +97,7 @@ def of_example(vlm: Vlm, ours: Example, divergence: bool = False) -> Arrays:
             projected = projection.envoy(layer)(torch.cat([apart, torch.zeros_like(apart[:1])]))
             heads.append(projected[:-1] - projected[-1])
             biases.append(projected[-1])
-        found = save(readout(vlm, stream[-1], *ours.answers))
+        read_out = save(readout(vlm, stream[-1], *ours.answers))
         spread = None if log_probs is None else log_probs.expand(len(stream), -1)
         lenses = save(measure(lens(vlm, torch.stack(stream)), answers.expand(len(stream), -1), spread))
         states = save(torch.stack([entering, *stream]).float())
@@ -105,10 +105,10 @@ def of_example(vlm: Vlm, ours: Example, divergence: bool = False) -> Arrays:
     of_heads, of_biases = torch.stack(heads).float(), torch.stack(biases).float()
     _check_sums(vlm, states, of_heads.sum(1) + of_biases + mlps)
     arrays = {
-        "head_effect": of_heads @ found.direction,
-        "mlp_effect": mlps @ found.direction,
-        "embedding_effect": states[0] @ found.direction,
-        "bias_effect": of_biases.sum(0) @ found.direction + found.constant,
+        "head_effect": of_heads @ read_out.direction,
+        "mlp_effect": mlps @ read_out.direction,
+        "embedding_effect": states[0] @ read_out.direction,
+        "bias_effect": of_biases.sum(0) @ read_out.direction + read_out.constant,
     }
     _check_readout(vlm, arrays, measured)
     return {name: values.cpu().numpy() for name, values in (arrays | {"lens": lenses, "clean": measured}).items()}

@@ -31,6 +31,7 @@ from interventions.results import effects
 from interventions.results.assembling import assemble, clean_first, stacked
 from interventions.results.faithfulness import OPERATIONS, RANKED, table
 from interventions.results.store import Arrays, Store
+from interventions.study.options import check_bounds
 from interventions.study.study import Study
 
 NO_TOKEN = -1  # where nothing was run
@@ -38,14 +39,13 @@ NO_TOKEN = -1  # where nothing was run
 
 def write(study: Study, options: HeadAblation) -> Path:
     """See `interventions.head_ablation`."""
+    check_bounds(options)
     vlm, corruption = study.vlm, study.options.corruption
     component = options.component or vlm.architecture.head_component
     if component not in vlm.architecture.attention:
         raise ValueError(f"{component!r} of {vlm.architecture.name} has no heads; choose from {', '.join(vlm.architecture.attention)}")
     if study.options.direction == "noising":
         raise ValueError("heads are ablated in the clean run, whatever the direction of patching: leave out --direction noising")
-    if options.random_sets < 0:
-        raise ValueError(f"--random-sets cannot be {options.random_sets}")
     ranking = options.ranking or _default_ranking(study, component)
     ranked = ranked_heads(ranking, vlm, component, options.token or vlm.architecture.main_token, made_of(study))
     replacements = options.replacements or usual_replacements(study)
@@ -93,14 +93,14 @@ class Sets:
     def ablated(self, vlm: Vlm, component: str) -> Bool[Tensor, "operation set size layer head"]:
         """Which heads are replaced, for each of `OPERATIONS`."""
         chosen = torch.zeros(len(self.orders), len(self.sizes), vlm.n_layers, vlm.n_heads, dtype=torch.bool)
-        there = torch.zeros(vlm.n_layers, vlm.n_heads, dtype=torch.bool)
+        existing = torch.zeros(vlm.n_layers, vlm.n_heads, dtype=torch.bool)
         for layer, head in all_heads(vlm, component):
-            there[layer, head] = True
+            existing[layer, head] = True
         for row, order in enumerate(self.orders.values()):
             for column, size in enumerate(self.sizes):
                 for layer, head in order[:size]:
                     chosen[row, column, layer, head] = True
-        return torch.stack([chosen, there & ~chosen])
+        return torch.stack([chosen, existing & ~chosen])
 
 
 def _ablate_and_write(study: Study, store: Store, component: str, sets: Sets, replacements: Sequence[Replacement]) -> None:
@@ -128,12 +128,12 @@ def _measure(
     replacements: Sequence[Replacement],
 ) -> Arrays:
     """The runs of a pair without the sets of heads, each of which is one of the `different` ones."""
-    found, runs = study.vlm.run(_without, sources.of(study, pair), component, different, check, study.options.divergence)
+    by_replacement, runs = study.vlm.run(_without, sources.of(study, pair), component, different, check, study.options.divergence)
     measured = np.full((len(replacements), *which.shape, runs.shape[-1]), np.nan, np.float32)
     top = np.full((len(replacements), *which.shape), NO_TOKEN, np.int32)
     for row, replacement in enumerate(replacements):
-        if replacement in found:
-            measured[row], top[row] = (values[which] for values in found[replacement])
+        if replacement in by_replacement:
+            measured[row], top[row] = (values[which] for values in by_replacement[replacement])
     return {"measured": measured, "top": top, "runs": runs, "scored": np.array([pair.scored.correct, pair.scored.incorrect])}
 
 
@@ -144,13 +144,13 @@ def _without(
     of its clean and its corrupt run; where the weights are (see `Vlm.run`)."""
     examples = [example.on(vlm) for example in material.examples]
     captured = capture(vlm, examples, (component,), divergence)
-    found = {}
+    by_replacement = {}
     for replacement, values in material.put_in(captured, component).items():
         numbers, tokens = run_ablated(vlm, captured, component, different, values)
         if check:
             verify_ablations(vlm, examples[0], component, different, values, numbers)
-        found[replacement] = numbers.cpu().numpy(), tokens.cpu().numpy()
-    return found, clean_first(captured.measured[0].cpu().numpy(), base="clean")
+        by_replacement[replacement] = numbers.cpu().numpy(), tokens.cpu().numpy()
+    return by_replacement, clean_first(captured.measured[0].cpu().numpy(), base="clean")
 
 
 def _assemble(

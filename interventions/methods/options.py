@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-from interventions.study.options import Running
+from interventions.models.sites import SITES
+from interventions.study.options import Running, bounded
 
 Replacement = Literal["mean", "zero", "resample", "corrupt"]
 Exact = Literal["none", "top", "all"]
@@ -37,14 +38,12 @@ class ModulePatching:
     Example: python -m interventions.module_patching --model blip-shapes --corruption sip --samples 10 --components mlp block
     """
 
-    components: Annotated[
-        tuple[Literal["all", "none", "mlp", "self_attention", "cross_attention", "block"], ...], arg(aliases=["--modules"])
-    ] = ("all",)
+    components: Annotated[tuple[Literal["all", "none", *SITES], ...], arg(aliases=["--modules"])] = ("all",)
     """Components whose whole modules are patched: mlp, self_attention, cross_attention (z of all heads) and block (the residual stream
     after a layer); all that the model has, or none."""
     tokens: tuple[str, ...] = ("every",)
     """`every` token by itself (a causal decoder's image tokens together), or roles, or `all`."""
-    window: int = 1
+    window: int = bounded(1, at_least=1)
     """Layers that are patched together around each (Palit et al. 3; Basu et al. 3 and 6)."""
 
 
@@ -75,7 +74,7 @@ class AttentionKnockout:
     """Edges to block, each source:target: the target's tokens do not see the source's. Default: for causal decoders the paper's
     (image:question object:question background:question image:last question:last last:last); for encoders, between image, question and
     options; for BLIP's answer decoder, from the question and its roles to start."""
-    window: int = 0
+    window: int = bounded(0, at_least=0)
     """Layers around each that are blocked together; 0: the paper's 9, but no more than about a quarter of the model's."""
 
 
@@ -91,14 +90,14 @@ class AttributionPatching:
     tokens: tuple[str, ...] = ()
     """Token roles, e.g. correct, incorrect, or, noun, last; `all` for every position at once; `every` alone for each token by itself.
     Default: the paper's (BLIP correct; causal decoders last and correct)."""
-    steps: int = 0
+    steps: int = bounded(0, at_least=0)
     """Points of integrated gradients on the path from the corrupt z to the clean z of each layer; 0 leaves them out."""
     exact: Exact = "top"
     """Cells (layer, head, token) of each sample that are patched exactly too: none, those of the largest |attribution|, or all."""
-    exact_samples: int | None = None
+    exact_samples: int | None = bounded(None, at_least=0)
     """With `--exact top`: so many first samples have all cells patched exactly, not the largest ones alone; how well estimates and exact
     effects agree is judged by these. Default: 3, and with `--tokens every`, where cells are very many, none."""
-    top: int = 20
+    top: int = bounded(20, at_least=1)
     """How many cells are the largest."""
 
 
@@ -126,7 +125,7 @@ class HeadAblation:
     """Token role of the effects that rank the heads. Default: the paper's (BLIP correct, causal decoders last)."""
     sizes: tuple[int, ...] = ()
     """Sizes of the sets. Default: 0, 1, 2, 4, ... and all that are ranked."""
-    random_sets: int = 5
+    random_sets: int = bounded(5, at_least=0)
     """Random sets of each size, drawn by the seed."""
     replacements: tuple[Replacement, ...] = ()
     """What replaces z: mean (over the other samples' clean runs at the same place), zero, resample (another sample's clean run of the same
@@ -154,7 +153,7 @@ class PathPatching:
     mlps: Mlps = "recomputed"
     """recomputed: a path through MLPs alone is direct, as in Wang et al.; frozen: MLPs are held as they were, and only sums and norms
     pass anything on."""
-    top: int = 5
+    top: int = bounded(5, at_least=1)
     """How many heads, where they are not named."""
     ranking: Path | None = None
     """Effects of head patching (.nc) that rank both senders and receivers, or a table (.csv) with columns layer and head. Default:
@@ -180,11 +179,11 @@ class SelectSamples(Running):
     """blip-shapes or llava-shapes (shipped), blip-vqa-base or llava-1.5-7b (the Hub), a folder with a checkpoint, or a Hub id."""
     out: Path
     """Folder that receives the new table and accuracy.csv; an older table there is replaced."""
-    per_category: int = 500
+    per_category: int = bounded(500, at_least=1)
     """Samples of each category, half with the correct option first; what one half lacks the other fills. Too few is only warned of."""
     match: Literal["exact", "normalised"] = "exact"
     """Which match makes an answer correct. Studies use exact matches alone: with a table of normalised ones they need --keep-wrong."""
-    seed: int = 0
+    seed: int = bounded(0, at_least=0)
     """Seed of the draw among those answered correctly."""
     name: str = ""
     """Name of the new data set; default: <old name>-<model>-selected, so that the selections of two models are told apart."""
@@ -192,7 +191,7 @@ class SelectSamples(Running):
     """Show the paper's figures for this checkpoint, for a folder with its weights; default: --model where that is one of the two."""
     results: Path = Path("results")
     """Results folder in which the answers are kept, as a study keeps and finds them: <results>/<model>/<data set>/answers.json."""
-    batch: int = 16
+    batch: int = bounded(16, at_least=1)
     """Questions that are answered at once."""
 
 
@@ -212,7 +211,7 @@ class Accuracy(Running):
     """Models, as in the other scripts."""
     data: tuple[str, ...] = ("validation", "test")
     """Folders of prepared data sets; or validation, test: scenes rendered on the spot."""
-    per_category: int = 500
+    per_category: int = bounded(500, at_least=1)
     """Rendered questions of each category."""
-    seed: int = 1
+    seed: int = bounded(1, at_least=0)
     """Seed of the rendered scenes."""

@@ -124,11 +124,11 @@ def _patch_and_write(study: Study, corruption: str, stores: dict[Target, Store])
     todo = _batches(study, [pair.sample_id for pair in pairs], by_name, chosen.samples)
     done = len(pairs) - sum(len(batch.samples) for batch in todo)
     run_batches(study, Patching(corruption, tuple(stores), chosen), todo, by_name, f"{vlm.name} {corruption} {', '.join(by_name)}", done)
-    made = {"samples": len(pairs), "seconds": round(perf_counter() - started, 1), "left_out": left_out}
-    made |= {"peak_memory_gib": round(peak_memory(vlm.device) / 2**30, 2), "samples_a_trace": chosen.samples}
+    entry = {"samples": len(pairs), "seconds": round(perf_counter() - started, 1), "left_out": left_out}
+    entry |= {"peak_memory_gib": round(peak_memory(vlm.device) / 2**30, 2), "samples_a_trace": chosen.samples}
     for target, store in stores.items():
         parts = (store.get(pair.sample_id) for pair in pairs)
-        note_finished(study.options.out, store.path, made)
+        note_finished(study.options.out, store.path, entry)
         store.finish(_assemble(study, corruption, target, pairs, cells[target], parts), effects.write)
 
 
@@ -151,12 +151,12 @@ def _plan(study: Study, corruption: str, pairs: Sequence[PreparedPair]) -> Plan:
     if study.options.batch:
         return Plan(study.options.batch if study.vlm.batches_pairs else 1, tokens_in_a_trace(study.vlm))
     key = f"{study.vlm.name}/{study.name}/{corruption}"
-    where = {"device": study.vlm.device_type, "dtype": study.vlm.number_format}
+    setting = {"device": study.vlm.device_type, "dtype": study.vlm.number_format}
     known = read_manifest(study.options.out).get("plans", {}).get(key, {})
-    if {name: known.get(name) for name in where} == where:
+    if {name: known.get(name) for name in setting} == setting:
         return Plan(known["samples"], known["tokens"])
     chosen = plan(study.vlm, [len(study.vlm.prompt(pair.pair.clean_question).ids) for pair in pairs])
-    update_manifest(study.options.out, "plans", key, {"samples": chosen.samples, "tokens": chosen.tokens, **where})
+    update_manifest(study.options.out, "plans", key, {"samples": chosen.samples, "tokens": chosen.tokens, **setting})
     return chosen
 
 

@@ -39,6 +39,7 @@ from interventions.results import effects
 from interventions.results.assembling import assemble, clean_first, stacked
 from interventions.results.roles import EVERY
 from interventions.results.store import Arrays, Store
+from interventions.study.options import check_bounds
 from interventions.study.study import Study
 
 TOTAL = "total"  # beside the receivers: ordinary patching of the sender
@@ -58,6 +59,7 @@ class Asked:
 
 def write(study: Study, options: PathPatching) -> Path:
     """See `interventions.path_patching`."""
+    check_bounds(options)
     corruption = study.options.corruption
     asked = _asked(study, options)
     ends = asked.ends
@@ -89,8 +91,6 @@ def _asked(study: Study, options: PathPatching) -> Asked:
         raise ValueError(f"--mlps frozen needs the output of every MLP, which cannot be read in {vlm.architecture.name}")
     if options.token == EVERY:
         raise ValueError("--token must be one role, or all; a sender at each token by itself is one run each")
-    if options.top < 1:
-        raise ValueError(f"--top must be at least 1, not {options.top}")
 
     def ranked(component: str) -> Heads:
         path = options.ranking or _default_ranking(study, component)

@@ -42,13 +42,13 @@ def ranked_heads(path: Path, vlm: Vlm, component: str, token: str, of: Mapping[s
         Effects of another model (a part of a model is one) are refused too.
     """
     is_table = path.suffix.lower() == ".csv"
-    found = _from_table(path, vlm.name, component) if is_table else _from_effects(path, vlm.name, component, token, of or {})
-    there = set(all_heads(vlm, component))
-    if unknown := [head for head in found if head not in there]:
+    heads = _from_table(path, vlm.name, component) if is_table else _from_effects(path, vlm.name, component, token, of or {})
+    existing = set(all_heads(vlm, component))
+    if unknown := [head for head in heads if head not in existing]:
         raise RankingError(f"{path}: {vlm.name} has no {component} head {unknown[0][1]} in a layer {unknown[0][0]}; is it another model's?")
-    if twice := next((head for place, head in enumerate(found) if head in found[:place]), None):
+    if twice := next((head for rank, head in enumerate(heads) if head in heads[:rank]), None):
         raise RankingError(f"{path}: head {twice[1]} of layer {twice[0]} is there twice; keep its first row")
-    return found
+    return heads
 
 
 def _from_effects(path: Path, model: str, component: str, token: str, of: Mapping[str, str]) -> Heads:
@@ -59,16 +59,16 @@ def _from_effects(path: Path, model: str, component: str, token: str, of: Mappin
         if dataset.attrs.get(name, wanted) != wanted:
             log.warning("%s ranks heads by another %s: %s, not %s", path, name.replace("_", " "), dataset.attrs[name], wanted)
     if dataset.attrs["granularity"] != "heads" or dataset.attrs["component"] != component:
-        here = f"{dataset.attrs['component']} ({dataset.attrs['granularity']})"
-        raise RankingError(f"{path} holds effects of {here}, and heads of {component} are to be ranked")
+        measured = f"{dataset.attrs['component']} ({dataset.attrs['granularity']})"
+        raise RankingError(f"{path} holds effects of {measured}, and heads of {component} are to be ranked")
     at_token = dataset["token_role"] == token
     if not bool(at_token.any()):
-        there = ", ".join(dict.fromkeys(str(role) for role in dataset["token_role"].values.ravel() if role))
-        raise RankingError(f"{path} has no effects at the token {token!r}; there are {there}. Choose with --token")
+        roles = ", ".join(dict.fromkeys(str(role) for role in dataset["token_role"].values.ravel() if role))
+        raise RankingError(f"{path} has no effects at the token {token!r}; there are {roles}. Choose with --token")
     importance = abs(dataset.effects.logit_difference()).where(at_token).mean(("sample", "token")).transpose("layer", "head").values
     order = np.argsort(-importance, axis=None, kind="stable")  # NaN, where a layer has no such head, comes last
-    places = zip(*np.unravel_index(order, importance.shape), strict=True)
-    return tuple((int(layer), int(head)) for layer, head in places if np.isfinite(importance[layer, head]))
+    cells = zip(*np.unravel_index(order, importance.shape), strict=True)
+    return tuple((int(layer), int(head)) for layer, head in cells if np.isfinite(importance[layer, head]))
 
 
 def _from_table(path: Path, model: str, component: str) -> Heads:
@@ -101,7 +101,7 @@ def random_order(ranked: Heads, heads: Heads, seed: int, draw: int) -> Heads:
     """
     rng = np.random.default_rng([seed, draw])
     of_layer = {layer: [at for at in heads if at[0] == layer] for layer in sorted({layer for layer, _ in heads})}
-    drawn = {layer: iter(rng.permutation(len(own))) for layer, own in of_layer.items()}
+    drawn = {layer: iter(rng.permutation(len(of_one))) for layer, of_one in of_layer.items()}
     return tuple(of_layer[layer][next(drawn[layer])] for layer, _ in ranked)
 
 

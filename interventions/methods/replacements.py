@@ -63,12 +63,12 @@ class MeanZ:
         ValueError
             When it is the only one.
         """
-        own = MeanZ()
-        own.add(names, z)
-        if self._tokens[()] == own._tokens[()]:
+        single = MeanZ()
+        single.add(names, z)
+        if self._tokens[()] == single._tokens[()]:
             raise ValueError("there is no other sample to take the mean of: use more samples, or another of --replacements")
-        chosen = [next(place for place in places if self._tokens[place] > own._tokens[place]) for places in _places(names)]
-        means = [(self._sums[place] - own._sums[place]) / (self._tokens[place] - own._tokens[place]) for place in chosen]
+        chosen = [next(place for place in places if self._tokens[place] > single._tokens[place]) for places in _places(names)]
+        means = [(self._sums[place] - single._sums[place]) / (self._tokens[place] - single._tokens[place]) for place in chosen]
         return torch.stack(means, 1)
 
 
@@ -88,7 +88,7 @@ def partners_of(sample_ids: Sequence[str], lengths: Sequence[int], seed: int) ->
     """For each sample another one whose prompt is as long, drawn by the seed and the sample's id; those that have none are not there."""
     partners = {}
     for sample_id, length in zip(sample_ids, lengths, strict=True):
-        others = [other for other, own in zip(sample_ids, lengths, strict=True) if own == length and other != sample_id]
+        others = [other for other, tokens in zip(sample_ids, lengths, strict=True) if tokens == length and other != sample_id]
         if others:
             rng = np.random.default_rng([seed, zlib.crc32(sample_id.encode())])
             partners[sample_id] = others[rng.integers(len(others))]
@@ -146,12 +146,12 @@ class Material:
     def put_in(self, captured: Captured, component: str) -> dict[str, Float[Tensor, "layer token width"]]:
         """What replaces z in the captured pair, by the name of the replacement."""
         states = captured.states[component]
-        found = {"zero": torch.zeros_like(states[0, BASE]), "corrupt": states[0, SOURCE]}
+        values = {"zero": torch.zeros_like(states[0, BASE]), "corrupt": states[0, SOURCE]}
         if len(self.examples) > 1:
-            found["resample"] = states[1, BASE]
+            values["resample"] = states[1, BASE]
         if self.means is not None:
-            found["mean"] = self.means.without(self.names, states[0, BASE]).to(states)
-        return {name: found[name] for name in self.wanted if name in found}
+            values["mean"] = self.means.without(self.names, states[0, BASE]).to(states)
+        return {name: values[name] for name in self.wanted if name in values}
 
 
 def _clean_base(study: Study, pair: PreparedPair) -> Example:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import tyro
 from tyro.conf import OmitArgPrefixes
 
+from corruptions.base import named
 from data_prep.tables.command import reporting
-from interventions.study.options import Options
+from interventions.models.names import resolve
+from interventions.study.options import Options, check_bounds
 
 if TYPE_CHECKING:
     from interventions.study.study import Study
@@ -34,7 +36,11 @@ def run_script(
     """Read the options, let `verb` write its files, and print where they are, below a summary of the file."""
     with reporting(f"interventions.{Path(sys.argv[0]).stem}", ValueError):
         options, chosen = parse(method)
-        from interventions.backends.opening import prepare
+        for given in (options, chosen):
+            check_bounds(given)
+        named(options.corruption)
+        resolve(options.model)
+        from interventions.backends.opening import prepare  # loads the libraries: not before what can be said without them
 
         written = verb(prepare(options), chosen)
         for path in [written] if isinstance(written, Path) else written:

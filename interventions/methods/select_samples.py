@@ -25,7 +25,7 @@ from interventions.results.store import check_writable, write_text
 from interventions.study.answer_match import is_normalised_match
 from interventions.study.answers import answer_all, is_exact_match
 from interventions.study.opening import open_study, read_data
-from interventions.study.options import Options
+from interventions.study.options import Options, check_bounds
 
 ALL = "(all)"
 PUBLISHED: Mapping[str, Mapping[str, float]] = {  # % by exact match, over a whole data set (Golovanevsky et al., What Do VLMs NOTICE?)
@@ -105,9 +105,7 @@ def select(options: SelectSamples, vlm: Vlm | None = None) -> Selection:
 
 
 def _check(options: SelectSamples) -> None:
-    for name, least in (("per_category", 1), ("batch", 1), ("seed", 0)):
-        if getattr(options, name) < least:
-            raise SampleError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(options, name)}")
+    check_bounds(options)
     out = options.out
     if out.resolve() == options.table.resolve():
         raise SampleError(f"--out is the table itself ({options.table}): give another folder")
@@ -164,10 +162,10 @@ def draw(judged: pd.DataFrame, match: str, per_category: int, seed: int) -> tupl
         drawn = in_halves(first, second, per_category)
         taken += drawn
         if min(len(first), len(second)) < per_category // 2 or len(drawn) < per_category:
-            here = len(set(drawn) & set(first))
+            front = len(set(drawn) & set(first))
             warnings.append(
-                f"{category}: {len(drawn)} of {per_category} samples, {here} with the correct option first and {len(drawn) - here} after; "
-                f"of {len(asked)}, the model answers {len(first)} and {len(second)} correctly ({match} match)"
+                f"{category}: {len(drawn)} of {per_category} samples, {front} with the correct option first and {len(drawn) - front} "
+                f"after; of {len(asked)}, the model answers {len(first)} and {len(second)} correctly ({match} match)"
             )
     return sorted(taken, key=lambda index: mixed["rank"][index]), sorted(warnings)
 

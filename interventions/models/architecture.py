@@ -325,6 +325,9 @@ ARCHITECTURES = (
 )
 
 
+PARTS = tuple(dict.fromkeys(name for whole in ARCHITECTURES for name in whole.parts))  # their names, for command lines
+
+
 def of_model_type(model_type: str) -> Architecture:
     """The description for a config's `model_type`; that of the common layout, under the type's own name, where there is none."""
     for architecture in ARCHITECTURES:

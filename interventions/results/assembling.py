@@ -110,7 +110,7 @@ def token_coordinates(cells: Sequence[Sequence[Cell]], tokens: Sequence[str]) ->
     }
 
 
-def stacked(parts: Iterable[Arrays], count: int, longest: int = 0, cell_axis: Mapping[str, int] = {}) -> dict[str, np.ndarray]:
+def stacked(parts: Iterable[Arrays], count: int, longest: int = 0, cell_axis: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
     """The arrays of all samples by name, [sample, ...]. The parts are read one after the other.
 
     Parameters
@@ -122,10 +122,10 @@ def stacked(parts: Iterable[Arrays], count: int, longest: int = 0, cell_axis: Ma
     whole: dict[str, np.ndarray] = {}
     for row, part in enumerate(parts):
         for name, values in part.items():
-            axis = cell_axis.get(name)
+            axis = (cell_axis or {}).get(name)
             if name not in whole:
                 shape = values.shape if axis is None else (*values.shape[:axis], longest, *values.shape[axis + 1 :])
                 whole[name] = np.full((count, *shape), 0 if axis is None else np.nan, values.dtype)
-            to = () if axis is None else (*[slice(None)] * axis, slice(values.shape[axis]))
-            whole[name][(row, *to)] = values
+            index: Any = (row,) if axis is None else (row, *[slice(None)] * axis, slice(values.shape[axis]))
+            whole[name][index] = values
     return whole

@@ -221,7 +221,8 @@ def normalized_effect(runs: Runs) -> Any:
     0.25
     """
     gap = runs.source.logit_difference - runs.base.logit_difference
-    return (gap != 0) * (runs.patched.logit_difference - runs.base.logit_difference) / gap  # 0 / 0 where the runs are equal
+    gap = gap.where(gap != 0) if hasattr(gap, "where") else gap  # a labelled array; the null value is found of plain numbers
+    return (runs.patched.logit_difference - runs.base.logit_difference) / gap
 
 
 @register("share", "(P patched − P {base}) / P {base} of the correct answer")

@@ -40,15 +40,15 @@ class Cell:
 
 def roles(prompt: Prompt, pair: Pair, causal: bool) -> list[str]:
     """The role of each position of the clean prompt (see `ROLES`)."""
-    found = [_plain_role(prompt, i, causal) for i in range(len(prompt.ids))]
+    names = [_plain_role(prompt, i, causal) for i in range(len(prompt.ids))]
     noun = noun_span(pair.clean_question, pair.sample["noun"], pair.clean_options)
     named = {"noun": noun, "or": _or(pair), "correct": pair.clean_options[0], "incorrect": pair.clean_options[1]}
     for role, span in named.items():
         for position in prompt.positions(span) if span else ():
-            found[position] = role
+            names[position] = role
     if causal:
-        found[-1] = "last"
-    return found
+        names[-1] = "last"
+    return names
 
 
 def every_token(prompt: Prompt, names: Sequence[str]) -> list[Cell]:

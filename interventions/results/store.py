@@ -46,10 +46,10 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """What two configurations differ in, in words ("" if in nothing)."""
-    keys = [key for key in dict.fromkeys([*there, *wanted]) if there.get(key) != wanted.get(key)]
-    return "; ".join(f"{key}: {there.get(key)!r} there, {wanted.get(key)!r} asked for" for key in keys)
+    keys = [key for key in dict.fromkeys([*stored, *wanted]) if stored.get(key) != wanted.get(key)]
+    return "; ".join(f"{key}: {stored.get(key)!r} there, {wanted.get(key)!r} asked for" for key in keys)
 
 
 class Store:
@@ -65,13 +65,13 @@ class Store:
     def __init__(self, path: Path, configuration: Mapping[str, Any], overwrite: bool = False) -> None:
         self.path, self.configuration = path, json.loads(json.dumps(configuration))
         self.parts = path.with_name(f".{path.stem}.partial")
-        for found, remove in ((self._finished(), self.path.unlink), (self._started(), self._drop_parts)):
-            self._refuse(found, overwrite, remove)
+        for existing, remove in ((self._finished(), self.path.unlink), (self._started(), self._drop_parts)):
+            self._refuse(existing, overwrite, remove)
         if self.is_finished:
             self._drop_parts()  # left by a run that was killed between the last two steps of `finish`
 
-    def _refuse(self, found: Mapping[str, Any] | None, overwrite: bool, remove: Callable[[], None]) -> None:
-        difference = differences(found, self.configuration) if found is not None else ""
+    def _refuse(self, existing: Mapping[str, Any] | None, overwrite: bool, remove: Callable[[], None]) -> None:
+        difference = differences(existing, self.configuration) if existing is not None else ""
         if difference and not overwrite:
             raise ResultsError(
                 f"{self.path} holds results of another configuration ({difference}). Choose another folder with --out, or replace them "

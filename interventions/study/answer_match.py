@@ -33,7 +33,7 @@ def is_normalised_match(generated: str, correct: str, incorrect: str) -> bool:
     wanted, other = normalised(correct), normalised(incorrect)
     if not wanted or not other or wanted == other:
         return False
-    for end in (*(found.start() for found in _EXPLANATION.finditer(generated)), len(generated)):
+    for end in (*(match.start() for match in _EXPLANATION.finditer(generated)), len(generated)):
         if normalised(generated[:end]) == wanted:
             return f" {other} " not in f" {normalised(generated[end:])} "
     return False

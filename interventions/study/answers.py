@@ -54,9 +54,9 @@ def answer_all(
             answers = stored["answers"]
     missing = [i for i, sample_id in enumerate(samples["sample_id"]) if sample_id not in answers]
     rows = [missing[start : start + batch] for start in range(0, len(missing), batch)]
-    found = ask(rows, tokens) if ask else (generate_answers(vlm, [samples[i] for i in some], tokens) for some in rows)
-    with closing(found):
-        for some in tqdm(found, desc=f"{vlm.name} answers {dataset}", unit="batch", total=len(rows), disable=not missing):
+    batches = ask(rows, tokens) if ask else (generate_answers(vlm, [samples[i] for i in some], tokens) for some in rows)
+    with closing(batches):
+        for some in tqdm(batches, desc=f"{vlm.name} answers {dataset}", unit="batch", total=len(rows), disable=not missing):
             answers |= some
             kept = {name: answers[name] for name in samples["sample_id"] if name in answers}
             write_text(path, json.dumps({"configuration": configuration, "answers": kept}, ensure_ascii=False))

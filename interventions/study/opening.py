@@ -1,6 +1,5 @@
 """A study is opened: its data are read or rendered, and its model, or a part of it, is taken. The model has answered nothing yet."""
 
-import math
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,26 +13,16 @@ from data_prep.tables import schema as sample_table
 from interventions.models.parts import part_of
 from interventions.models.vlm import Vlm
 from interventions.results.manifest import update_manifest
-from interventions.study.options import Options
+from interventions.study.options import Options, check_bounds
 from interventions.study.study import Study
 
 SMALL_WIDTH = 256  # of models whose matrices are not worth sharing out among threads
-AT_LEAST = {"samples": 1, "seed": 0, "threads": 0, "batch": 0, "verify": 0}
 
 
 def check_options(options: Options) -> None:
     """Raise ValueError, before any work, where an option cannot be used; says which, and what it may be."""
-    corruption = named(options.corruption)
-    wholes = {name: (getattr(options, name), least) for name, least in AT_LEAST.items()}
-    wholes |= {"workers": (options.ray.workers, 0), "jobs": (options.remote.jobs, 1)}
-    for name, (value, least) in wholes.items():
-        if value < least:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
-    if not (math.isfinite(options.remote.wait_limit) and options.remote.wait_limit > 0):
-        raise ValueError(f"--wait-limit must be a finite number above 0, not {options.remote.wait_limit:g}")
-    if (share := options.ray.gpus_per_worker) is not None and not (math.isfinite(share) and share >= 0):
-        raise ValueError(f"--gpus-per-worker must be a finite number of at least 0, not {share:g}")
-    corruption.configuration(options.corruption_options)  # raises where its diffusion model cannot be used
+    check_bounds(options)
+    named(options.corruption).configuration(options.corruption_options)  # raises where its diffusion model cannot be used
 
 
 class Data(NamedTuple):

@@ -28,7 +28,7 @@ def asked(options: Any) -> dict[str, Any]:
 
     >>> from corruptions.options import CorruptionOptions
     >>> asked(CorruptionOptions(inpainting_steps=50, constraint_words=("dog", "cat")))
-    {'inpainting_steps': 50, 'constraint_words': ['dog', 'cat']}
+    {'constraint_words': ['dog', 'cat'], 'inpainting_steps': 50}
     """
     found = dict(_values(options))
     usual = defaults(type(options))

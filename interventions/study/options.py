@@ -3,7 +3,8 @@
 Importing this module loads no library beside tyro, so that a command line can be shown at once.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +12,28 @@ from tyro.conf import OmitArgPrefixes, arg
 
 from corruptions.base import default, help_text
 from corruptions.options import CorruptionOptions
+from interventions.models.architecture import PARTS
+
+
+def bounded(default: Any, *, at_least: float | None = None, above: float | None = None) -> Any:
+    """A field whose value `check_bounds` holds against its bound."""
+    return field(default=default, metadata={"at_least": at_least, "above": above})
+
+
+def check_bounds(options: Any) -> None:
+    """Raise ValueError where a number among some options, or among those nested in them, is out of its bounds; None is never."""
+    for one in fields(options):
+        value = getattr(options, one.name)
+        if is_dataclass(value):
+            check_bounds(value)
+        at_least, above = one.metadata.get("at_least"), one.metadata.get("above")
+        if value is None or (at_least is None and above is None):
+            continue
+        if not isfinite(value) or (at_least is not None and value < at_least) or (above is not None and value <= above):
+            kind = "" if isinstance(value, int) else "a finite number "
+            bound = f"above {above:g}" if at_least is None else f"{'of ' if kind else ''}at least {at_least:g}"
+            raise ValueError(f"--{one.name.replace('_', '-')} must be {kind}{bound}, not {value:g}")
+
 
 Backend = Literal["local", "ray", "remote", "remote-dry-run"]
 
@@ -22,9 +45,9 @@ class RayOptions:
     address: str | None = None
     """A running Ray cluster: `auto` for the one this machine is part of, or host:port. Default: Ray is started on this machine for as long
     as the program runs."""
-    workers: int = 0
+    workers: int = bounded(0, at_least=0)
     """Processes that each hold the model; 0 takes as many as the cluster has room for, by its GPUs or, on CPUs, its cores and --threads."""
-    gpus_per_worker: float | None = None
+    gpus_per_worker: float | None = bounded(None, at_least=0)
     """GPUs of each worker, which sees no others; 0.5 where two models fit on one. Default: 1 where the model is on CUDA, else 0."""
 
 
@@ -34,9 +57,9 @@ class RemoteOptions:
 
     host: str | None = None
     """URL of the host. Default: NDIF_HOST, or what nnsight's config says (NDIF)."""
-    wait_limit: float = 3600.0
+    wait_limit: float = bounded(3600.0, above=0)
     """Seconds that one job may take, its wait in the host's queue included."""
-    jobs: int = 4
+    jobs: int = bounded(4, at_least=1)
     """Jobs that are under way at once, so that the wait in the queue is not paid for each."""
 
 
@@ -61,7 +84,7 @@ class Running:
     """Number format of the weights; nf4 (4 bits) needs the packages of requirements-nf4.txt."""
     revision: str | None = None
     """Revision of a checkpoint on the Hub."""
-    threads: int = 0
+    threads: int = bounded(0, at_least=0)
     """CPU threads; 0 takes one for a small model, whose matrices are not worth sharing out, and all cores for others."""
     backend: Backend = "local"
     """Where samples are measured: local (this process), ray (workers on this machine or a cluster; requirements-ray.txt), remote (NDIF, or
@@ -80,7 +103,7 @@ class Running:
 class Extent:
     """How much is measured, and where the files go."""
 
-    samples: int = 100
+    samples: int = bounded(100, at_least=1)
     """Samples of each category, half with the correct option first (where the data set has as many)."""
     out: Path = Path("results")
     """Results folder."""
@@ -90,10 +113,10 @@ class Extent:
 class Settings(Running, Extent):
     """All options of a study but its subject: `run_all.py` takes them once for several models, data sets and corruptions."""
 
-    part: Literal["", "decoder", "vision", "qformer"] = ""
+    part: Literal["", *PARTS] = ""  # type: ignore[valid-type]
     """Patch another part of the model than the layers that read the prompt: BLIP's answer decoder or vision tower, or the Q-Former of
     BLIP-2 and InstructBLIP (its heads that read the image)."""
-    seed: int = 0
+    seed: int = bounded(0, at_least=0)
     """Seed of the data set `shapes` and of the draws of `str`."""
     shared_pieces: Literal["leave-out", "force"] = "leave-out"
     """Answers whose first token is the same: left out; or the model is given the tokens that both begin with, and scored on the next."""
@@ -107,9 +130,9 @@ class Settings(Running, Extent):
     """Use samples that the model answers wrongly too (the paper does not)."""
     definition: Literal["ours", "reference"] = "ours"
     """`reference` scores LLaVA's answers by their last sub-token and patches BLIP's `mlp` at the layer's output, as NOTICE's code does."""
-    batch: int = 0
+    batch: int = bounded(0, at_least=0)
     """Pairs that are run in one trace; 0 chooses by the model's size and free memory. The numbers depend on it by rounding alone."""
-    verify: int = 1
+    verify: int = bounded(1, at_least=0)
     """First samples of each run of which some cells are measured again the plain way (one patch, one whole trace), and one sample in a
     hundred after that; 0 for none."""
     overwrite: bool = False

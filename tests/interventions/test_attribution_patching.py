@@ -16,6 +16,7 @@ from interventions.backends.opening import prepare
 from interventions.engine import gradients
 from interventions.engine.capture import BASE, SOURCE, capture, example
 from interventions.engine.gradients import attribution, integrated_attribution, of_cells, quadrature
+from interventions.engine.oracle.verify import VerificationError
 from interventions.engine.pairs import prepare_pair
 from interventions.engine.plan import Patch, patches
 from interventions.engine.sweep import sweep
@@ -243,7 +244,7 @@ def test_in_the_noising_direction_the_gradient_is_the_clean_runs(study):
     (ours,) = study.examples(pair, "sip")
     component = study.vlm.architecture.head_component
     estimate = attribution(study.vlm, capture(study.vlm, [ours], (component,)), component)
-    position = len(study.vlm.prompt(pair.clean_question).ids) - 1
+    position = len(pair.clean_prompt.ids) - 1
     if study.vlm.architecture.causal:
         np.testing.assert_allclose(found["attribution"].sel(token="last")[0], estimate[:, position], atol=1e-5)
     clean = found["clean_logit_correct"] - found["clean_logit_incorrect"]
@@ -282,7 +283,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_values(study, monkeyp
 def test_wrong_options_are_refused(study):
     with pytest.raises(ValueError, match=r"'mlp' of .* has no heads; choose from"):
         attribute_heads(study, AttributionPatching(component="mlp"))
-    with pytest.raises(ValueError, match="--steps must be at least 0 and --top at least 1, not -1 and 20"):
+    with pytest.raises(ValueError, match="--steps must be at least 0, not -1"):
         attribute_heads(study, AttributionPatching(steps=-1))
     with pytest.raises(ValueError, match="--exact-samples must be at least 0, not -1"):
         attribute_heads(study, AttributionPatching(exact_samples=-1))
@@ -368,3 +369,13 @@ def test_the_divergence_is_that_of_head_patching(study):
     patched = effects.read(patch_heads(study))
     xr.testing.assert_allclose(exact.kl_from_clean, patched.kl_from_clean, atol=1e-5)
     xr.testing.assert_allclose(exact.corrupt_kl_from_clean, patched.corrupt_kl_from_clean, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_estimates_that_are_wrong_stop_the_run(study, monkeypatch, steps):
+    name = "integrated_attribution" if steps else "attribution"
+    real = getattr(method, name)
+    monkeypatch.setattr(method, name, lambda *arguments: real(*arguments) + 0.01)
+    with pytest.raises(VerificationError, match=r"attribution of .*_attention, layer \d, of .*-shapes: among others .* by itself"):
+        attribute_heads(study, AttributionPatching(steps=steps))
+    assert not list(study.folder.rglob("*.npz"))

@@ -1,7 +1,7 @@
 """Direct effects: what the answer loses when the output of one head or MLP is taken out of the last residual stream, at its norm's
 scale."""
 
-from itertools import product
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from interventions.engine.capture import Example
 from interventions.engine.oracle.runs import columns_of, inputs_of
-from interventions.engine.oracle.verify import chosen, hold
 from interventions.models.architecture import Port
 from interventions.models.readout import final_norm, unembedding
 from interventions.models.vlm import Vlm
@@ -44,23 +43,5 @@ def run_plain(vlm: Vlm, example: Example, number: int, head: int | None) -> Floa
 def _scale(norm: torch.nn.Module, state: Float[Tensor, " width"]) -> Float[Tensor, ""]:
     """What a norm divides by."""
     centred = state - state.mean() if isinstance(norm, torch.nn.LayerNorm) else state
-    epsilon: float = getattr(norm, "variance_epsilon", None) or getattr(norm, "eps", 0.0)
+    epsilon: Any = getattr(norm, "variance_epsilon", None) or norm.eps
     return (centred.pow(2).mean() + epsilon).sqrt()
-
-
-def verify_direct_effects(
-    vlm: Vlm, example: Example, heads: Float[Tensor, "layer head"], mlps: Float[Tensor, " layer"], count: int = 4
-) -> None:
-    """Measure some of the direct effects again the plain way (the same ones for the same number of them).
-
-    Raises
-    ------
-    VerificationError
-        When one differs by more than rounding.
-    """
-    every = list(product(range(vlm.n_layers), [*range(vlm.n_heads), None]))
-    for index in chosen(len(every), count):
-        number, head = every[index]
-        measured = mlps[number] if head is None else heads[number, head]
-        name = "MLP" if head is None else f"head {head}"
-        hold(vlm, f"the direct effect of {name}, layer {number},", measured[None].cpu(), run_plain(vlm, example, number, head)[None].cpu())

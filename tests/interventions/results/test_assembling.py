@@ -73,6 +73,15 @@ def test_effects_without_a_modality_are_refused_with_what_to_do():
         assembled(1, {name: value for name, value in EFFECTS.items() if name != "modality"})
 
 
+def test_numbers_and_texts_are_stacked_in_the_type_that_they_have():
+    first = {"one": np.array(1.5, np.float32), "top": np.array([3, 4], np.int32)}
+    second = {"one": np.array(2, np.float32), "top": np.array([5, 6], np.int32)}
+    whole = stacked(iter([first, second]), 2)
+    assert whole["one"].tolist() == [1.5, 2]
+    assert whole["top"].tolist() == [[3, 4], [5, 6]]
+    assert (whole["one"].dtype, whole["top"].dtype) == (np.float32, np.int32)
+
+
 def test_runs_are_kept_clean_first_in_both_directions():
     runs = np.arange(6).reshape(2, 3)
     assert clean_first(runs, "corrupt").tolist() == [[0, 1, 2], [3, 4, 5]]
