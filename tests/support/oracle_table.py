@@ -21,6 +21,8 @@ cell that the program supports is open.
 - **no**: the program refuses it; the reasons stand below.
 - A corruption stands for its kind: sip for all that change the image, str for all that change
   the question.
+- Attention knockout, direct effects and attention patterns are of clean runs, and so are heads
+  ablated: the corruption says which samples, or what is put in.
 """
 
 

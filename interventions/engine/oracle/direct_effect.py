@@ -1,6 +1,8 @@
 """Direct effects: what the answer loses when the output of one head or MLP is taken out of the last residual stream, at its norm's
 scale."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from nnsight import save
@@ -41,5 +43,5 @@ def run_plain(vlm: Vlm, example: Example, number: int, head: int | None) -> Floa
 def _scale(norm: torch.nn.Module, state: Float[Tensor, " width"]) -> Float[Tensor, ""]:
     """What a norm divides by."""
     centred = state - state.mean() if isinstance(norm, torch.nn.LayerNorm) else state
-    epsilon: float = getattr(norm, "variance_epsilon", None) or getattr(norm, "eps", 0.0)
+    epsilon: Any = getattr(norm, "variance_epsilon", None) or norm.eps
     return (centred.pow(2).mean() + epsilon).sqrt()
