@@ -44,6 +44,7 @@ class Product:
     flags : options that make this product and not another one of the same command
     clean_run : it is of clean runs, which have no direction
     causal : it is of causal decoders alone
+    computed : options that its file says as they came out, not as they were asked for
     several_corruptions : it sets the files of one model, data set and component beside each other
     """
 
@@ -56,6 +57,7 @@ class Product:
     flags: Mapping[str, Any] = field(default_factory=dict)
     clean_run: bool = False
     causal: bool = False
+    computed: tuple[str, ...] = ()
     several_corruptions: bool = False
 
     @property
@@ -111,6 +113,7 @@ JUDGED = (
         "robust heads",
         ("robust_heads.nc", "robust_heads.csv", "robust_universal.csv", "robust_overlap.csv"),
         *("Heads that hold up", "analysis.robust_heads"),
+        computed=("flips",),
         inputs=(HEADS,),
         needs=(HEADS,),
     ),
@@ -556,7 +559,7 @@ def _chosen(results: Path, product: Product) -> dict[str, Any]:
     attributes = _attributes(path) if path.suffix == ".nc" and path.is_file() else []
     for name, value in usual.items():
         said = [of[name] for of in attributes if name in of]
-        if value is not None and value != "" and said and len({str(one) for one in said}) == 1:
+        if name not in product.computed and value is not None and value != "" and said and len({str(one) for one in said}) == 1:
             values[name] = _like(value, said[0])
     for name, modality in {"image_corruption": "image", "text_corruption": "text"}.items():
         if name in usual and (run := _judged(results, modality)) and usual[name] not in run:
