@@ -69,7 +69,7 @@ def measure(options: RunAll) -> None:
 
     Raises
     ------
-    ModelError, SampleError, ResultsError, ValueError
+    ModelError, SampleError, StoreError, ValueError
         Before any work where an option is wrong; each says what and what to do.
     """
     models = [Path(resolve(name)[1]) for name in options.models]

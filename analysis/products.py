@@ -543,7 +543,7 @@ def _nearest(results: Path, product: Product, model: str, dataset: str, names: M
     paths = [path for name in kinds for path in files(results, name, model=model, dataset=dataset)]
 
     def distance(path: Path) -> tuple[bool, bool, bool, int]:
-        said = names_in(product_of(path, results).name, path, results)  # type: ignore[union-attr]
+        said = names_in(product_of(path, results).name, path, results) or {}  # type: ignore[union-attr]
         made_with = configuration(path)
         corruption = said.get("corruption", made_with.get("samples_of", ""))
         return not made_with, corruption != names.get("corruption", "sip"), "direction" in said, paths.index(path)

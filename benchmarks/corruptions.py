@@ -73,7 +73,7 @@ def time_one(study: Study, corruption: str) -> tuple[float, float]:
     """Median seconds that a sample takes to be made, and to be measured."""
     vlm = study.vlm
     kept = study.options.corruption_options
-    afresh = replace(kept, inpainted=kept.inpainted / "again")  # the study has kept what it painted
+    afresh = replace(kept, **{"inpainted": kept.inpainted / "again"})  # the study has kept what it painted
     maker = CORRUPTIONS[corruption].make([study.sample(name) for name in study.table["sample_id"]], 0, afresh)
     pairs = study.pairs(corruption)[0]
     study.examples(pairs[0], corruption)  # what is measured once a study

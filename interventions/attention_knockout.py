@@ -35,7 +35,7 @@ def knock_out_attention(study: "Study", options: AttentionKnockout = DEFAULT) ->
     ------
     ValueError
         Something that is no edge, an edge asked for that no sample has, a window that does not fit.
-    ResultsError, LeftOut, VerificationError
+    StoreError, LeftOut, VerificationError
         As in patching.
     """
     from interventions.methods.attention_knockout import write

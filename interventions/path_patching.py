@@ -35,7 +35,7 @@ def patch_paths(study: "Study", options: PathPatching = DEFAULT) -> Path:
         A sender or a receiver that is no head of the model, is named twice, or cannot be ranked.
     ValueError
         Unknown component or role; MLPs to be frozen that cannot be read.
-    RankingError, FileNotFoundError, ResultsError, LeftOut, VerificationError
+    RankingError, FileNotFoundError, StoreError, LeftOut, VerificationError
         As in head ablation and patching.
     """
     from interventions.methods.path_patching import write

@@ -27,7 +27,7 @@ def select_samples(options: SelectSamples, vlm: "Vlm | None" = None) -> "Selecti
 
     Raises
     ------
-    SampleError, ModelError, ResultsError, BackendError
+    SampleError, ModelError, StoreError, BackendError
         For options, a table, a model or folders that cannot be used, and when no answer is correct.
     """
     from interventions.methods.select_samples import select

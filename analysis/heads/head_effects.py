@@ -6,6 +6,7 @@ A task is "<dataset>/<category>". `HeadEffectsOptions` chooses metric, token, co
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -122,7 +123,10 @@ class HeadEffects:
             at = self.index(key)
             mean[at], absolute[at], samples[at] = values.mean("sample"), abs(values).mean("sample"), values.sizes["sample"]
         first = next(iter(self.effects.values()))
-        variables = {"mean_effect": ((*OF_TASK, "layer", "head"), mean), "mean_absolute_effect": ((*OF_TASK, "layer", "head"), absolute)}
+        variables: dict[str, Any] = {
+            "mean_effect": ((*OF_TASK, "layer", "head"), mean),
+            "mean_absolute_effect": ((*OF_TASK, "layer", "head"), absolute),
+        }
         variables |= {"samples": (OF_TASK, samples), "left_out": (OF_TASK, left_out)}
         coords = {"layer": first["layer"].values, "head": first["head"].values, "task": self.tasks, "corruption": self.corruptions}
         return xr.Dataset(variables, coords | {"modality": ("corruption", list(self.modality.values()))})

@@ -1,6 +1,6 @@
 """Options of the commands that name heads; loads no library but numpy."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from analysis.store.errors import ResultsError, check_finite, check_not_negative, check_positive, check_shares
 from corruptions.base import default
@@ -40,7 +40,7 @@ class HeadEffectsOptions:
 
     def attributes(self, options_class: type) -> dict[str, str | int | float]:
         """The options of a class that have a value, as attributes of a file."""
-        values = {name: getattr(self, name) for name in options_class.__dataclass_fields__}
+        values = {name: getattr(self, name) for name in (field.name for field in fields(options_class))}
         return {name: value for name, value in values.items() if value is not None}
 
 

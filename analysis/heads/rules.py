@@ -220,7 +220,7 @@ def universal(evidence: Evidence, ran: np.ndarray, at_least: int = 0, alpha: flo
     (array([[[ True, False]]]), array([[[ True,  True]]]))
     """
     if evidence.p is not None:
-        return universal_by_sign(evidence, ran, at_least, alpha).any(axis=0)
+        return np.asarray(universal_by_sign(evidence, ran, at_least, alpha).any(axis=0))
     heads = np.zeros((len(ran), *evidence.stands_out.shape[2:]), dtype=bool)
     for c, tasks in enumerate(ran):
         if tasks.any():

@@ -36,7 +36,7 @@ def run_command(name: str, options_class: type, write: Callable[[Path, Any], Wri
     import tyro
 
     with reporting(name):
-        options = tyro.cli(options_class)
+        options: Any = tyro.cli(options_class)
         written = write(options.results, options)
         print(written.words)
         print(f"wrote {', '.join(map(str, written.paths))}")

@@ -23,7 +23,7 @@ def prepare(options: Options, vlm: Vlm | None = None) -> Study:
 
     Raises
     ------
-    ModelError, SampleError, ResultsError, ValueError
+    ModelError, SampleError, StoreError, ValueError
         Each says what is wrong and what to do.
     """
     check_options(options)

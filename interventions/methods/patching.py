@@ -77,7 +77,7 @@ def patch_study(study: Study, targets: Sequence[Target]) -> list[Path]:
     ------
     ValueError
         Unknown component or role, heads of a component that has none.
-    ResultsError
+    StoreError
         A file holds results of another configuration, or cannot be written.
     LeftOut
         No sample is left; the manifest says so too.

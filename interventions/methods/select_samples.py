@@ -57,7 +57,7 @@ def select(options: SelectSamples, vlm: Vlm | None = None) -> Selection:
 
     Raises
     ------
-    SampleError, ModelError, ResultsError, BackendError
+    SampleError, ModelError, StoreError, BackendError
         For options, a table, a model or folders that cannot be used, and when no answer is correct.
     """
     _check(options)

@@ -17,12 +17,12 @@ from data_prep.tables.command import Fault
 Arrays = Mapping[str, np.ndarray]
 
 
-class ResultsError(Fault):
+class StoreError(Fault):
     """The results folder cannot be used as asked; says what is there, what was wanted and what to do."""
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder, and raise `ResultsError` if nothing can be written into it."""
+    """Make a folder, and raise `StoreError` if nothing can be written into it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".write-test-") as file:
@@ -30,7 +30,7 @@ def check_writable(folder: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise ResultsError(f"cannot write into {folder}: {error.strerror or error}; choose another folder with --out") from error
+        raise StoreError(f"cannot write into {folder}: {error.strerror or error}; choose another folder with --out") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -41,7 +41,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
-        raise ResultsError(f"could not write {path}: {error.strerror or error}") from error
+        raise StoreError(f"could not write {path}: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -73,7 +73,7 @@ class Store:
     def _refuse(self, existing: Mapping[str, Any] | None, overwrite: bool, remove: Callable[[], None]) -> None:
         difference = differences(existing, self.configuration) if existing is not None else ""
         if difference and not overwrite:
-            raise ResultsError(
+            raise StoreError(
                 f"{self.path} holds results of another configuration ({difference}). Choose another folder with --out, or replace them "
                 "with --overwrite"
             )
@@ -122,7 +122,7 @@ class Store:
             os.replace(temporary, path)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise ResultsError(
+            raise StoreError(
                 f"could not write {path}: {error.strerror or error}. The samples finished before are kept; free some space and run again"
             ) from error
 

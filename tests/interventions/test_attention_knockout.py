@@ -31,7 +31,7 @@ from interventions.methods.options import AttentionKnockout
 from interventions.models.loading import wrap
 from interventions.models.parts import part_of
 from interventions.results import effects
-from interventions.results.store import ResultsError
+from interventions.results.store import StoreError
 from interventions.study.options import Options
 from tests.interventions.models.test_architectures import LAYERS, QUESTIONS, pictures
 from tests.support import zoo
@@ -451,7 +451,7 @@ def test_a_finished_file_is_left_alone_and_other_edges_are_refused(study):
     before = path.stat().st_mtime_ns
     assert knock_out_attention(study, AttentionKnockout(edges)) == path
     assert path.stat().st_mtime_ns == before
-    with pytest.raises(ResultsError, match="edges"):
+    with pytest.raises(StoreError, match="edges"):
         knock_out_attention(study, AttentionKnockout(edges[:1]))
 
 

@@ -35,7 +35,7 @@ from interventions.models.loading import wrap
 from interventions.models.parts import part_of
 from interventions.models.vlm import Scored
 from interventions.path_patching import patch_paths
-from interventions.results.store import ResultsError
+from interventions.results.store import StoreError
 from interventions.study.options import Options
 from tests.interventions.models.test_architectures import LAYERS, QUESTIONS, pictures
 from tests.support import zoo
@@ -493,7 +493,7 @@ def test_an_interrupted_run_goes_on_and_other_paths_are_refused(study, monkeypat
     patch_paths(study, PathPatching(**CHOSEN))
     assert len(redone) == len(study.pairs("sip")[0]) - 2
     for other in ({"mlps": "frozen"}, {"receivers": ("answer",)}, {"token": study.vlm.architecture.main_token}):
-        with pytest.raises(ResultsError, match=f"another configuration.*{next(iter(other))}"):
+        with pytest.raises(StoreError, match=f"another configuration.*{next(iter(other))}"):
             patch_paths(study, PathPatching(**CHOSEN | other))
     study.options.out = tmp_path / "whole"
     xr.testing.assert_identical(resumed.drop_attrs(), values(patch_paths(study, PathPatching(**CHOSEN))).drop_attrs())

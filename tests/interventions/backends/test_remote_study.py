@@ -33,7 +33,7 @@ from interventions.methods.options import AttributionPatching, HeadAblation, Mod
 from interventions.models.loading import load
 from interventions.module_patching import patch_modules
 from interventions.path_patching import patch_paths
-from interventions.results.store import ResultsError, Store
+from interventions.results.store import Store, StoreError
 from interventions.study.errors import BackendError
 from interventions.study.options import Options, RemoteOptions
 from tests.support.loopback.client import KEY, ROOT, serving
@@ -327,7 +327,7 @@ def test_other_weights_at_the_host_are_another_configuration(study, monkeypatch)
     before = ours.vlm.server.traffic.jobs
     again = study()
     assert ours.vlm.server.traffic.jobs == before + 1  # their answers may be others
-    with pytest.raises(ResultsError, match=f"weights_there: '{there}' there, 'others' asked for"):
+    with pytest.raises(StoreError, match=f"weights_there: '{there}' there, 'others' asked for"):
         patch_heads(again)
 
 

@@ -17,7 +17,7 @@ from interventions.head_patching import patch_heads
 from interventions.methods.options import AttentionKnockout, AttributionPatching, HeadAblation, ModulePatching, PathPatching
 from interventions.module_patching import patch_modules
 from interventions.path_patching import patch_paths
-from interventions.results.store import ResultsError
+from interventions.results.store import StoreError
 from interventions.study.options import Options
 
 RANKING = "layer,head\n1,0\n2,1\n"
@@ -62,7 +62,7 @@ def test_other_options_of_a_corruption_make_other_results(study_of, script):
     path = script(study_of(**options))
     assert is_left_alone(script, study_of(**options), path)
     fewer = replace(words, constraint_words=words.constraint_words[:3])
-    with pytest.raises(ResultsError, match=r"constraint_words: .* asked for"):
+    with pytest.raises(StoreError, match=r"constraint_words: .* asked for"):
         script(study_of(**options | {"corruption_options": fewer}))
 
 
@@ -75,7 +75,7 @@ def test_other_noise_makes_other_results_and_is_in_the_file(study_of, script):
     path = script(study)
     assert is_left_alone(script, study_of(**options), path)
     for changed, said in (({"noise_multiple": 4.0}, "noise_multiple: 2.0 there, 4.0"), ({"noise_draws": 2}, "noise_draws: 1 there, 2")):
-        with pytest.raises(ResultsError, match=said):
+        with pytest.raises(StoreError, match=said):
             script(study_of(**options | {"corruption_options": replace(noise, **changed)}))
     with xr.open_dataset(path) as dataset:
         assert (dataset.attrs["noise_multiple"], dataset.attrs["noise_draws"]) == (2, 1)

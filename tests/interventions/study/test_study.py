@@ -34,7 +34,7 @@ from interventions.models.vlm import Scored
 from interventions.module_patching import patch_modules
 from interventions.results import effects
 from interventions.results.manifest import update_manifest
-from interventions.results.store import ResultsError, Store
+from interventions.results.store import Store, StoreError
 from interventions.study.options import Options, RayOptions, RemoteOptions
 from tests.conftest import ROOT
 from tests.support.hooks import layers_and_modules
@@ -125,7 +125,7 @@ def test_a_finished_file_is_left_alone_and_another_configuration_refused(study):
     assert patch_heads(study) == path
     assert path.stat().st_mtime_ns == before
     study.options.seed = 5
-    with pytest.raises(ResultsError, match=r"another configuration \(seed: 0 there, 5 asked for\).*--overwrite"):
+    with pytest.raises(StoreError, match=r"another configuration \(seed: 0 there, 5 asked for\).*--overwrite"):
         patch_heads(study)
     study.options.overwrite = True
     patch_heads(study)
@@ -141,7 +141,7 @@ def test_parts_of_another_configuration_are_refused(study, monkeypatch):
         patch_heads(study)
     monkeypatch.undo()
     study.options.samples = 1
-    with pytest.raises(ResultsError, match="samples: 2 there, 1 asked for"):
+    with pytest.raises(StoreError, match="samples: 2 there, 1 asked for"):
         patch_heads(study)
 
 
@@ -312,7 +312,7 @@ def test_what_has_no_sample_is_in_the_manifest_as_not_run(tmp_path, data, blip):
     ],
 )
 def test_wrong_options_are_refused(tmp_path, data, blip, options, message):
-    with pytest.raises((ValueError, ResultsError, OSError), match=message):
+    with pytest.raises((ValueError, StoreError, OSError), match=message):
         prepare(Options(**{"model": blip.name, "data": data, "out": tmp_path, **options}), blip)
     assert not list(tmp_path.iterdir())  # before any work
 
@@ -337,7 +337,7 @@ def test_a_full_disk_loses_no_finished_sample(study, monkeypatch):
         patch_heads(study)
     monkeypatch.undo()
     monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(ResultsError, match=r"No space left on device.*finished before are kept"):
+    with pytest.raises(StoreError, match=r"No space left on device.*finished before are kept"):
         patch_heads(study)
     monkeypatch.undo()
     component = study.vlm.architecture.head_component
