@@ -5,11 +5,14 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import pytest
 
+from interventions.methods.options import AttentionPatterns, HeadPatching, ModulePatching
 from interventions.results.finished import Stage, named_paths
+from interventions.study.option_words import defaults
+from interventions.study.options import Settings
 from tests.conftest import ROOT
 
 HEAVY = (
@@ -55,6 +58,15 @@ def shown():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_loads_no_heavy_library(shown, command):
     assert "--help" in shown[command]
+
+
+def test_run_all_offers_every_option_of_the_interventions_that_it_runs(shown):
+    """Each written once, with its help: those that all share, and each intervention's own under its name."""
+    own = {"head-patching": HeadPatching, "module-patching": ModulePatching, "attention-patterns": AttentionPatterns}
+    wanted = [f"--{name}.{option.name}" for name, options in own.items() for option in fields(options)]
+    wanted += [f"--{name.replace('_', '-')}" for name in defaults(Settings)]
+    assert {"--definition", "--part", "--revision", "--batch", "--verify", "--noise-draws", "--wait-limit"} <= set(wanted)
+    assert [option for option in [*wanted, "--modules"] if option not in shown["run_all"]] == []
 
 
 def test_all_commands_are_tried():
