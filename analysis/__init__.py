@@ -1,5 +1,5 @@
-"""From files of effects to findings: universal heads, what each head does, figures, one report.
+"""Files of effects -> findings: universal heads, head functions, maps of modules, claims, figures, one report.
 
-A file directly in this folder is a command: `find(results, options)` computes, `write(results, options)` writes too. `products` says what
-each file is made of. Nothing needs torch or nnsight: the analysis works from the files alone, on a laptop.
+A file directly in this folder is a command: `find(results, options)` computes, `write(results, options)` also writes. `products` lists all
+files of a results folder, with the command that makes each. No file of this package needs torch or nnsight.
 """

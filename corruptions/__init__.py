@@ -1,1 +1,1 @@
-"""Corruptions: a sample in, a clean/corrupt pair of model inputs out that differ in one modality. One file each; see `base`."""
+"""Corruptions: sample -> clean/corrupt pair of model inputs, which differ in one modality. One file each; `base` has the registry."""

@@ -1,7 +1,8 @@
-"""Pairs x sites -> effects. One script per kind of intervention; the models are wrapped in `interventions.models`.
+"""Pairs x sites -> effects. A file directly in this folder is a command: options, a function, and how to call it.
 
-The names of `dir(interventions)` are the public ones; each is imported when it is first asked for, so that importing the package loads
-nothing:
+`models` wraps the models, `engine` runs pairs, `study` chooses samples, `methods` holds how each script works, `results` writes files,
+`backends` chooses where samples are measured. `dir(interventions)` lists the public names. Each is imported on first use, so that importing
+the package loads no library:
 
     study = interventions.prepare(interventions.Options(model="llava-shapes", samples=20))
     interventions.open_effects(interventions.patch_heads(study)).effects.logit_difference()

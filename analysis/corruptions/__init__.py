@@ -1,1 +1,1 @@
-"""The same effects under several corruptions, compared (see `compare_corruptions`)."""
+"""The same effects compared under several corruptions (see `compare_corruptions`)."""

@@ -1,1 +1,1 @@
-"""The parts of `report.html`: what each section holds (Python), and the page that shows it (templates, style, scripts)."""
+"""The parts of `report.html`: the data of each section (Python), and templates, style and scripts (`assets`)."""

@@ -1,1 +1,1 @@
-"""Figures: the shared style, and one file for each kind of figure that `figures` draws."""
+"""Figures: the shared style, and one file per kind of figure that `figures` draws."""

@@ -1,1 +1,1 @@
-"""Statistics that no analysis owns: resampling, sign flips, permutations."""
+"""Statistics that several analyses share: resampling, sign flips, permutations, multiple tests."""

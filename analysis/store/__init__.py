@@ -1,1 +1,1 @@
-"""The results folder as the analysis reads and writes it."""
+"""The results folder: reading files of effects, writing tables and NetCDF files."""

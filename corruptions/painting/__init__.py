@@ -1,1 +1,1 @@
-"""What corruptions that paint images share: a diffusion model, and a folder of painted images."""
+"""Shared by the corruptions that paint images: a diffusion model, and a folder of painted images."""

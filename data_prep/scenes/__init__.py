@@ -1,1 +1,1 @@
-"""Rendered scenes: drawing them, questions about them, partners, the small models trained on them."""
+"""Rendered scenes: drawing, questions, partners, and the training of the small models."""

@@ -1,1 +1,1 @@
-"""Questions in plain English: inflection, data sets' own wordings, rephrasing."""
+"""Questions in plain English: inflection, wording of single data sets, rephrasing."""

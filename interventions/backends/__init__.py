@@ -1,1 +1,1 @@
-"""Where samples are measured: in this process, by Ray's workers, or on a remote host."""
+"""Where samples are measured: in this process, by Ray workers, or on a remote host."""

@@ -1,1 +1,1 @@
-"""From pairs to measurements: captured states, patched runs, many in one trace."""
+"""Pairs -> measurements: states are captured, and many patched runs share a trace."""

@@ -1,1 +1,1 @@
-"""What each intervention script does: the cells it takes, how a pair is measured where the weights are, the file that is made of it."""
+"""How each intervention script works: its cells, how a pair is measured where the weights are, and the file it writes."""

@@ -1,1 +1,1 @@
-"""The wrapped vision-language models: which envoy is which site, how a question becomes inputs, where the answer is read."""
+"""The wrapped vision-language models: the envoy of each site, the inputs of a question, the place where the answer is read."""

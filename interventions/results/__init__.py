@@ -1,1 +1,1 @@
-"""The results folder: the schema of effects, metrics, parts of unfinished files, the manifest."""
+"""The results folder: schema of effects, metrics, parts of unfinished files, manifest."""

@@ -1,1 +1,1 @@
-"""A model, a data set and options: samples are chosen, answers asked, pairs measured and files written."""
+"""A study: a model, a data set and options. Chooses samples, asks the model for answers, and gives the configuration of files."""

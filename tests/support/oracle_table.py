@@ -1,4 +1,4 @@
-"""The table of what tests hold against raw PyTorch hooks: `python -m tests.support.oracle_table` runs them, and writes it."""
+"""The table of what tests hold against raw PyTorch hooks: `python -m tests.support.oracle_table` runs these tests, and writes it."""
 
 import os
 import sys
@@ -12,17 +12,17 @@ COMMAND = "python -m tests.support.oracle_table"
 Cell = tuple[str, str, str, str, str]  # method, corruption, direction, wrapper, number format
 HEAD = f"""# What is held against raw PyTorch hooks
 
-The numbers of every method, the fast path's and the slow path's (`interventions/engine/oracle/`),
-are compared with those of the bare Hugging Face module and PyTorch's own hooks, on small models.
-This table is written by the tests: `{COMMAND}`. A test fails where a
-cell that the program supports is open.
+The tests compare the numbers of every method with those of the bare Hugging Face module and
+PyTorch's own hooks, on small models. They compare both paths: the fast one and the slow one
+(`interventions/engine/oracle/`). `{COMMAND}` runs them and writes
+this table. A test fails where a cell that the program supports is not held.
 
 - **both**: held in the directions denoising and noising; **held**: the method has no direction.
-- **no**: the program refuses it; the reasons stand below.
+- **no**: the program refuses the cell; the reasons are below.
 - A corruption stands for its kind: sip for all that change the image, str for all that change
   the question.
-- Attention knockout, direct effects and attention patterns are of clean runs, and so are heads
-  ablated: the corruption says which samples, or what is put in.
+- Attention knockout, direct effects, attention patterns and head ablation use clean runs: the
+  corruption chooses the samples, or what replaces a head's z.
 """
 
 
