@@ -1,4 +1,4 @@
-"""A data set is added by one entry in one file: bars is listed, prepared, patched, judged, drawn and told without a change anywhere else."""
+"""A data set is added by one entry in one file: bars is listed, prepared, patched, judged and drawn, and nothing else changes."""
 
 import re
 import subprocess
@@ -97,9 +97,9 @@ def test_it_is_listed_and_its_row_is_that_of_the_page(added, capsys):
     assert added.row == "| Bars | `bars` | colour | the bar in the other colour | - |"
 
 
-def test_its_options_are_explained(added, capsys):
-    with pytest.raises(SystemExit), pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sys, "argv", ["bars", "--help"])
+def test_its_options_are_explained(added, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["bars", "--help"])
+    with pytest.raises(SystemExit):
         readers.main(added.options)
     said = capsys.readouterr().out
     assert "Make a sample table of bars" in said
