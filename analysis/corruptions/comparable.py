@@ -208,7 +208,7 @@ def side_by_side(of_like: dict[str, xr.Dataset], like: Like, results: Path, opti
             reasons.append(f"{without} of the {of.sizes['sample']} samples under {corruption}: not all of the other corruptions have them")
         values[corruption] = of.isel(sample=np.isin(of["sample"].values.astype(str), sorted(map(str, shared))))
     joined = xr.concat(values.values(), pd.Index(values, name="corruption"), join="outer", coords="minimal", compat="override")
-    modality = [str(of_like[c].attrs.get("modality", "")) for c in values]
+    modality = [str(of_like[c].attrs["modality"]) for c in values]
     joined = joined.assign_coords(modality=("corruption", modality))
     if not like.heads:
         joined = joined.sel(

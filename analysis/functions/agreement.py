@@ -78,7 +78,7 @@ def _effects(results: Path, files: list[EffectsFile], metric: str) -> HeadEffect
     model, corruption = files[0].model, files[0].corruption
     try:
         with xr.open_dataset(files[0].path, engine="netcdf4") as dataset:
-            modality = dataset.attrs.get("modality", "image")
+            modality = dataset.attrs["modality"]
     except DAMAGED as error:
         raise damaged(files[0].path) from error
     names = {"image_corruption": "", "text_corruption": ""} | {f"{modality}_corruption": corruption}

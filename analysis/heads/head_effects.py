@@ -225,8 +225,8 @@ def _of_model(files: list[EffectsFile], options: HeadEffectsOptions) -> HeadEffe
 def _effect(file: EffectsFile, options: HeadEffectsOptions) -> xr.DataArray:
     """The metric [sample, layer, head] at the token where heads are judged."""
     effects = read_effects(file)
-    modality, asked = effects.attrs.get("modality"), options.corruptions()[file.corruption]
-    if modality is not None and modality != asked:
+    modality, asked = effects.attrs["modality"], options.corruptions()[file.corruption]
+    if modality != asked:
         raise ResultsError(f"{file.path} corrupts the {modality}, but is named as the {asked} corruption")
     token = options.token or effects.attrs["main_token"]
     if token not in effects.indexes["token"]:

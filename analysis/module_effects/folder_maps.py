@@ -81,7 +81,7 @@ def _described(file: EffectsFile, rule: MapRule) -> xr.Dataset:
         described = describe(effects, rule)
     except ResultsError as error:
         raise ResultsError(f"{file.path}: {error}") from error
-    modality = str(effects.attrs.get("modality", ""))
+    modality = str(effects.attrs["modality"])
     return described.assign_coords(modality=str(modality))
 
 

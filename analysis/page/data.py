@@ -105,7 +105,7 @@ class Gathering:
             self._fingerprints.setdefault(file.dataset, set()).add(str(said))
         key = (file.model, file.dataset, file.corruption)
         if key not in self._facts:
-            self._facts[key] = (str(effects.attrs.get("modality", "")), {})
+            self._facts[key] = (str(effects.attrs["modality"]), {})
         known = self._facts[key][1]
         if not set(effects["sample"].values.astype(str)) <= known.keys():
             known |= facts(effects)

@@ -50,7 +50,7 @@ def head_effects(file: EffectsFile, effects: xr.Dataset, metric: str) -> HeadEff
     values = getattr(effects.sel(token=token).effects, metric)().transpose("sample", "layer", "head")
     return HeadEffects(
         file,
-        str(effects.attrs.get("modality", "")),
+        str(effects.attrs["modality"]),
         str(token),
         tuple(values["layer"].values.tolist()),
         tuple(values["head"].values.tolist()),

@@ -27,7 +27,7 @@ def content(file: EffectsFile, effects: xr.Dataset, metric: str) -> dict[str, An
         "model": file.model,
         "dataset": file.dataset,
         "corruption": file.corruption,
-        "modality": str(effects.attrs.get("modality", "")),
+        "modality": str(effects.attrs["modality"]),
         "component": file.component,
         "layers": whole["layer"].values.tolist(),
         "roles": roles,

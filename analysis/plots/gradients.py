@@ -45,7 +45,7 @@ def draw_attribution(effects: xr.Dataset) -> Figure | None:
             axes.set_xlabel("exact effect (logits)")
         row[0].set_ylabel(f"{ESTIMATES[name]} (logits)")
     of = effects.attrs
-    title = heading(of["model"], of["dataset"], of["corruption"], of.get("modality", ""))
+    title = heading(of["model"], of["dataset"], of["corruption"], of["modality"])
     figure.suptitle(f"{title}:\n{of['component'].replace('_', '-')} heads, estimated by gradients and patched exactly")
     return figure
 

@@ -59,7 +59,7 @@ def draw(effects: xr.Dataset, universal: xr.Dataset | None = None, metric: str =
     handles = [Patch(facecolor="none", label=LABELS[mark], **OUTLINES[mark]) for mark in shown]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=4 if wide else 2)
-    title = heading(attrs["model"], attrs["dataset"], attrs["corruption"], attrs.get("modality", ""))
+    title = heading(attrs["model"], attrs["dataset"], attrs["corruption"], attrs["modality"])
     component, note = attrs["component"].replace("_", "-"), "; −: below zero" if negative else ""
     figure.suptitle(f"{title}:\nrestoring one {component} head at the token '{token}', mean of {effects.sizes['sample']} samples{note}")
     return figure

@@ -45,7 +45,7 @@ def draw(components: dict[str, xr.Dataset], metric: str = "logit_difference") ->
     for axes in list(panels.flat)[len(maps) :]:
         axes.axis("off")
     attrs = any_effects.attrs
-    title = heading(attrs["model"], attrs["dataset"], attrs["corruption"], attrs.get("modality", ""))
+    title = heading(attrs["model"], attrs["dataset"], attrs["corruption"], attrs["modality"])
     note = "; −: below zero" if negative else ""
     figure.suptitle(f"{title}: restoring whole modules\nmean of {any_effects.sizes['sample']} samples, {metrics.label_of(metric)}{note}")
     return figure

@@ -56,8 +56,8 @@ def check_decoder(vlm: Vlm) -> None:
     architecture = vlm.architecture
     if not architecture.causal:
         raise ValueError(
-            f"{vlm.name} ({architecture.name}) is no causal decoder: its heads stand in an encoder, whose residual stream is not what the "
-            "answer is read from, so they have no direct effect on it; patch them instead (interventions.head_patching)"
+            f"{vlm.name} ({architecture.name}) is no causal decoder: image, question and answer do not share one residual stream, on which "
+            "direct effects are defined; patch its heads instead (interventions.head_patching)"
         )
     if missing := [name for name in (COMPONENT, "mlp") if name not in architecture.components]:
         raise ValueError(f"direct effects need the output of every {missing[0]}, which cannot be read in {architecture.name}")

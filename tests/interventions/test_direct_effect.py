@@ -165,7 +165,7 @@ def test_the_file_names_everything_and_goes_on_where_it_was(study, monkeypatch):
 
 
 def test_models_that_are_no_decoders_are_refused(blip):
-    with pytest.raises(ValueError, match=r"blip-shapes \(blip\) is no causal decoder: .*patch them instead"):
+    with pytest.raises(ValueError, match=r"blip-shapes \(blip\) is no causal decoder: .*patch its heads instead"):
         check_decoder(blip)
     vlm, _ = tiny("blip_2")
     with pytest.raises(ValueError, match="need the output of every mlp, which cannot be read in blip_2"):
