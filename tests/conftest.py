@@ -1,4 +1,4 @@
-"""Shared fixtures: the two shipped models, a clean/corrupt pair of each modality, one CPU thread."""
+"""Shared fixtures: the two shipped models, a clean/corrupt pair of each modality; what they need is loaded when they are asked for."""
 
 import sys
 from pathlib import Path
@@ -8,14 +8,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import torch
 
-from corruptions.base import CORRUPTIONS
-from data_prep.scenes.table import make_shapes
-from data_prep.tables import schema as sample_table
-from interventions.models.loading import load
-
-torch.set_num_threads(1)
+def pytest_collection_finish():
+    """One CPU thread, where any test needs torch; tests of the analysis alone do not load it."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -27,14 +24,23 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
 
 
+def shipped(name):
+    import torch
+
+    from interventions.models.loading import load
+
+    torch.set_num_threads(1)
+    return load(name, device="cpu")
+
+
 @pytest.fixture(scope="session")
 def blip():
-    return load("blip-shapes", device="cpu")
+    return shipped("blip-shapes")
 
 
 @pytest.fixture(scope="session")
 def llava():
-    return load("llava-shapes", device="cpu")
+    return shipped("llava-shapes")
 
 
 @pytest.fixture(scope="session", params=["blip", "llava"])
@@ -44,12 +50,16 @@ def vlm(request):
 
 @pytest.fixture(scope="session")
 def shapes():
+    from data_prep.scenes.table import make_shapes
+
     return make_shapes(4, seed=1, progress=False)
 
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory, shapes):
     """The folder of these samples as a prepared table."""
+    from data_prep.tables import schema as sample_table
+
     folder = tmp_path_factory.mktemp("data") / "shapes"
     sample_table.save(shapes, folder, {"name": "shapes", "seed": 1, "left_out": []})
     return str(folder)
@@ -58,6 +68,7 @@ def data(tmp_path_factory, shapes):
 @pytest.fixture(scope="session")
 def make_pair(shapes):
     """A pair of the data set by number and corruption."""
+    from corruptions.base import CORRUPTIONS
 
     def make(vlm, corruption, number=0):
         return CORRUPTIONS[corruption].make(shapes).corrupt(shapes[number], vlm.prompt)

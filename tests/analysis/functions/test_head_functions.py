@@ -17,7 +17,6 @@ from analysis.store.folder import read_tree
 from analysis.universal_heads import UniversalHeads
 from analysis.universal_heads import write as write_universal
 from interventions.attention_patterns import map_attention
-from interventions.backends.opening import prepare
 from interventions.study.options import Options
 from tests.support.synthetic_attention import null_attention
 from tests.support.synthetic_results import (
@@ -50,6 +49,8 @@ def results(tmp_path_factory):
 def shipped(blip, tmp_path_factory):
     """What heads of the shipped model do, from its own attention on rendered scenes."""
     out = tmp_path_factory.mktemp("shipped")
+    from interventions.backends.opening import prepare  # of all tests of the analysis, this one alone runs a model
+
     map_attention(prepare(Options(model="blip-shapes", data="shapes", samples=12, out=out, seed=3), blip))
     return find(out, Thresholds(resamples=200, permutations=20))["blip-shapes"]
 
