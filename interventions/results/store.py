@@ -46,6 +46,14 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file says; raises `StoreError` where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreError(f"{path} is damaged: it is not JSON ({error}). Delete it and run again") from error
+
+
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """What two configurations differ in, in words ("" if in nothing)."""
     keys = [key for key in dict.fromkeys([*stored, *wanted]) if stored.get(key) != wanted.get(key)]
@@ -59,13 +67,13 @@ class Store:
     ----------
     path : the NetCDF file that is made in the end
     configuration : everything that the numbers depend on; files of another configuration are never mixed in or replaced in silence
-    overwrite : replace what is there of another configuration: from the first finished sample on, so that a run that ends before loses nothing
+    overwrite : replace what is there of another configuration: once the first sample is finished; a run that ends before loses nothing
     """
 
     def __init__(self, path: Path, configuration: Mapping[str, Any], overwrite: bool = False) -> None:
         self.path, self.configuration = path, json.loads(json.dumps(configuration))
         self.parts = path.with_name(f".{path.stem}.partial")
-        self._file_is_replaced = self._differs(self._finished(), overwrite)
+        self._file_is_replaced = self._differs(self._finished(overwrite), overwrite)
         self._parts_are_replaced = self._differs(self._started(), overwrite)
         if self.is_finished:
             self._drop_parts()  # left by a run that was killed between the last two steps of `finish`
@@ -88,15 +96,22 @@ class Store:
             self.path.unlink(missing_ok=True)
         self._parts_are_replaced = self._file_is_replaced = False
 
-    def _finished(self) -> dict[str, Any] | None:
+    def _finished(self, overwrite: bool) -> dict[str, Any] | None:
+        """The configuration of the finished file; empty where it is damaged and may be replaced."""
         if not self.path.is_file():
             return None
-        with xr.open_dataset(self.path) as dataset:
-            return json.loads(dataset.attrs.get("configuration", "{}"))
+        try:
+            with xr.open_dataset(self.path) as dataset:
+                return json.loads(dataset.attrs.get("configuration", "{}"))
+        except (OSError, ValueError) as error:
+            if overwrite:
+                return {}
+            message = f"{self.path} is damaged, or not a NetCDF4 file. Delete it and run again, or replace it with --overwrite"
+            raise StoreError(message) from error
 
     def _started(self) -> dict[str, Any] | None:
         path = self.parts / "configuration.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        return read_json(path) if path.is_file() else None
 
     def _drop_parts(self) -> None:
         shutil.rmtree(self.parts, ignore_errors=True)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from interventions.results.manifest import read_manifest
 from interventions.results.store import Store, StoreError
 
 
@@ -49,3 +50,17 @@ def test_samples_of_another_configuration_are_neither_used_nor_lost_before_the_f
 def test_a_file_without_samples_replaces_another(path):
     Store(path, {"seed": 1}, overwrite=True).finish(xr.Dataset({"x": 1}), write)
     assert Store(path, {"seed": 1}).is_finished
+
+
+def test_a_damaged_file_is_named_and_can_be_replaced(path):
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(StoreError, match=r"mlp\.nc is damaged.*--overwrite"):
+        Store(path, {"seed": 0})
+    Store(path, {"seed": 0}, overwrite=True).finish(xr.Dataset({"x": 0}), write)
+    assert Store(path, {"seed": 0}).is_finished
+
+
+def test_a_damaged_manifest_is_named(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"runs": ')
+    with pytest.raises(StoreError, match=r"manifest\.json is damaged.*Delete it"):
+        read_manifest(tmp_path)
