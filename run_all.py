@@ -72,10 +72,13 @@ def measure(options: RunAll) -> None:
     ModelError, SampleError, StoreError, ValueError
         Before any work where an option is wrong; each says what and what to do.
     """
-    models = [Path(resolve(name)[1]) for name in options.models]
     check_bounds(options)
+    for one in fields(Subjects):
+        if not getattr(options, one.name):
+            raise ValueError(f"--{one.name} names none; leave it out for the default")
     for name in options.corruptions:
         named(name)
+    models = [Path(resolve(name)[1]) for name in options.models]
     measurements = Measurements(**{one.name: getattr(options, one.name) for one in fields(Measurements)})
     data = [options.of(data=name).data_folder for name in options.datasets]
     read = (*models, *data, *named_paths(asdict(options.corruption_options).values()))

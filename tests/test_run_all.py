@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from interventions.results import effects
-from run_all import judged_corruptions
+from run_all import RunAll, judged_corruptions, measure
 from tests.conftest import ROOT
 
 TINY = ["--samples", "2", "--modules", "mlp", "block", "--power-runs", "1", "--models"]
@@ -158,3 +158,10 @@ def test_a_wrong_option_stops_it_before_any_work(tmp_path, options, message):
     assert message in errors
     assert "Traceback" not in errors
     assert not list(tmp_path.rglob("*.nc"))
+
+
+@pytest.mark.parametrize("option", ["models", "datasets", "corruptions"])
+def test_an_option_that_names_nothing_is_refused_before_any_work(tmp_path, option):
+    with pytest.raises(ValueError, match=f"--{option} names none"):
+        measure(RunAll(out=tmp_path / "results", **{option: ()}))
+    assert not (tmp_path / "results").exists()

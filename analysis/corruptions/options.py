@@ -1,9 +1,12 @@
-"""Options of the comparison of corruptions; loads no library but numpy."""
+"""Options of the comparison of corruptions; loads no library but numpy and tyro."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from tyro.conf import arg
 
 from analysis.store.errors import ResultsError, check_positive, check_shares
-from interventions.results.metrics import METRICS
+from interventions.results.metrics import METRICS, help_text
 
 
 @dataclass(frozen=True)
@@ -16,8 +19,7 @@ class Comparing:
     """Compare the corruptions of this data set only."""
     component: str | None = None
     """Compare this component only: cross_attention, self_attention, mlp or block."""
-    metric: str = "logit_difference"
-    """Effect to compare, one of `interventions.results.metrics.METRICS`."""
+    metric: Annotated[str, arg(help=f"Effect to compare. {help_text()}")] = "logit_difference"
     token: str | None = None
     """Token role at which heads are compared; without it the main one, or the first that all corruptions have where that is missing."""
     confined: float = 0.5

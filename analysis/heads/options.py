@@ -1,10 +1,13 @@
-"""Options of the commands that name heads; loads no library but numpy."""
+"""Options of the commands that name heads; loads no library but numpy and tyro."""
 
 from dataclasses import dataclass, fields
+from typing import Annotated
+
+from tyro.conf import arg
 
 from analysis.store.errors import ResultsError, check_finite, check_not_negative, check_positive, check_shares
 from corruptions.base import default
-from interventions.results.metrics import METRICS
+from interventions.results.metrics import METRICS, help_text
 
 TESTS = ("flips", "t")
 
@@ -17,8 +20,7 @@ class HeadEffectsOptions:
     {'inpainting': 'image', 'str': 'text'}
     """
 
-    metric: str = "logit_difference"
-    """Effect to judge by, one of `interventions.results.metrics.METRICS`."""
+    metric: Annotated[str, arg(help=f"Effect to judge by. {help_text()}")] = "logit_difference"
     token: str | None = None
     """Token role at which heads are judged; without it, the main token of each file ("correct" for BLIP, "last" for LLaVA)."""
     component: str | None = None

@@ -1,17 +1,19 @@
-"""Options of the maps of whole modules; loads no library but numpy."""
+"""Options of the maps of whole modules; loads no library but numpy and tyro."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from tyro.conf import arg
 
 from analysis.store.errors import ResultsError, check_positive, check_shares
-from interventions.results.metrics import METRICS
+from interventions.results.metrics import METRICS, help_text
 
 
 @dataclass(frozen=True)
 class MapRule:
     """How maps are made, and how sure their statistics are."""
 
-    metric: str = "logit_difference"
-    """Effect to map, one of `interventions.results.metrics.METRICS`."""
+    metric: Annotated[str, arg(help=f"Effect to map. {help_text()}")] = "logit_difference"
     resamples: int = 1000
     """Bootstrap resamples of the samples."""
     confidence: float = 0.95

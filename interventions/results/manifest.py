@@ -7,13 +7,13 @@ from typing import Any
 
 from filelock import FileLock
 
-from interventions.results.store import write_text
+from interventions.results.store import read_json, write_text
 
 
 def read_manifest(results: Path) -> dict[str, Any]:
     """What `manifest.json` says; empty where there is none."""
     path = results / "manifest.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def update_manifest(results: Path, section: str, key: str, entry: Any) -> None:

@@ -46,6 +46,14 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def read_json(path: Path) -> Any:
+    """What a JSON file says; raises `StoreError` where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreError(f"{path} is damaged: it is not JSON ({error}). Delete it and run again") from error
+
+
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """What two configurations differ in, in words ("" if in nothing)."""
     keys = [key for key in dict.fromkeys([*stored, *wanted]) if stored.get(key) != wanted.get(key)]
@@ -59,50 +67,65 @@ class Store:
     ----------
     path : the NetCDF file that is made in the end
     configuration : everything that the numbers depend on; files of another configuration are never mixed in or replaced in silence
-    overwrite : replace what is there of another configuration
+    overwrite : replace what is there of another configuration: once the first sample is finished; a run that ends before loses nothing
     """
 
     def __init__(self, path: Path, configuration: Mapping[str, Any], overwrite: bool = False) -> None:
         self.path, self.configuration = path, json.loads(json.dumps(configuration))
         self.parts = path.with_name(f".{path.stem}.partial")
-        for existing, remove in ((self._finished(), self.path.unlink), (self._started(), self._drop_parts)):
-            self._refuse(existing, overwrite, remove)
+        self._file_is_replaced = self._differs(self._finished(overwrite), overwrite)
+        self._parts_are_replaced = self._differs(self._started(), overwrite)
         if self.is_finished:
             self._drop_parts()  # left by a run that was killed between the last two steps of `finish`
 
-    def _refuse(self, existing: Mapping[str, Any] | None, overwrite: bool, remove: Callable[[], None]) -> None:
+    def _differs(self, existing: Mapping[str, Any] | None, overwrite: bool) -> bool:
+        """Whether something is there of another configuration; raises `StoreError` unless it may be replaced."""
         difference = differences(existing, self.configuration) if existing is not None else ""
         if difference and not overwrite:
             raise StoreError(
                 f"{self.path} holds results of another configuration ({difference}). Choose another folder with --out, or replace them "
                 "with --overwrite"
             )
-        if difference:
-            remove()
+        return bool(difference)
 
-    def _finished(self) -> dict[str, Any] | None:
+    def _replace(self) -> None:
+        """Remove what is there of another configuration, now that there is something to put in its place."""
+        if self._parts_are_replaced:
+            self._drop_parts()
+        if self._file_is_replaced:
+            self.path.unlink(missing_ok=True)
+        self._parts_are_replaced = self._file_is_replaced = False
+
+    def _finished(self, overwrite: bool) -> dict[str, Any] | None:
+        """The configuration of the finished file; empty where it is damaged and may be replaced."""
         if not self.path.is_file():
             return None
-        with xr.open_dataset(self.path) as dataset:
-            return json.loads(dataset.attrs.get("configuration", "{}"))
+        try:
+            with xr.open_dataset(self.path) as dataset:
+                return json.loads(dataset.attrs.get("configuration", "{}"))
+        except (OSError, ValueError) as error:
+            if overwrite:
+                return {}
+            message = f"{self.path} is damaged, or not a NetCDF4 file. Delete it and run again, or replace it with --overwrite"
+            raise StoreError(message) from error
 
     def _started(self) -> dict[str, Any] | None:
         path = self.parts / "configuration.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        return read_json(path) if path.is_file() else None
 
     def _drop_parts(self) -> None:
         shutil.rmtree(self.parts, ignore_errors=True)
 
     @property
     def is_finished(self) -> bool:
-        return self.path.is_file()
+        return self.path.is_file() and not self._file_is_replaced
 
     def _part(self, sample_id: str) -> Path:
         return self.parts / f"{hashlib.sha256(sample_id.encode()).hexdigest()[:32]}.npz"
 
     def has(self, sample_id: str) -> bool:
         """Whether a sample is finished."""
-        return self._part(sample_id).is_file()
+        return self._part(sample_id).is_file() and not self._parts_are_replaced
 
     def get(self, sample_id: str) -> Arrays:
         """The arrays of a finished sample."""
@@ -111,6 +134,7 @@ class Store:
 
     def put(self, sample_id: str, arrays: Arrays) -> None:
         """Keep a finished sample."""
+        self._replace()
         path = self._part(sample_id)
         if not self.parts.is_dir():
             self.parts.mkdir(parents=True)
@@ -131,5 +155,6 @@ class Store:
 
         Last: a run that is finished is not looked at again, so whatever else is to be said of it must have been said.
         """
+        self._replace()
         write(dataset.assign_attrs(configuration=json.dumps(self.configuration, sort_keys=True)), self.path)
         self._drop_parts()

@@ -13,7 +13,7 @@ from data_prep.tables.sample import Sample
 from interventions import __version__
 from interventions.models.vlm import ANSWER_TOKENS, Vlm
 from interventions.results.manifest import update_manifest
-from interventions.results.store import differences, write_text
+from interventions.results.store import differences, read_json, write_text
 
 Ask = Callable[[Sequence[Sequence[int]], int], Generator[dict[str, str]]]
 
@@ -49,7 +49,7 @@ def answer_all(
     }
     answers: dict[str, str] = {}
     if path.is_file():
-        stored = json.loads(path.read_text())
+        stored = read_json(path)
         if not differences(stored["configuration"], configuration):
             answers = stored["answers"]
     missing = [i for i, sample_id in enumerate(samples["sample_id"]) if sample_id not in answers]

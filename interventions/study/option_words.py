@@ -41,6 +41,8 @@ def words(options: Sequence[type], values: Mapping[str, Any]) -> list[str]:
     >>> from corruptions.options import CorruptionOptions
     >>> words([CorruptionOptions], {"inpainting_steps": 120, "constraint_words": ["dog", "big cat"]})
     ['--constraint-words', 'dog', "'big cat'"]
+    >>> words([CorruptionOptions], {"noise_multiple": 2.123456789, "inpainting_guidance": 7.0})
+    ['--noise-multiple', '2.123456789', '--inpainting-guidance', '7']
     """
     usual = defaults(*options)
     found: list[str] = []
@@ -52,8 +54,13 @@ def words(options: Sequence[type], values: Mapping[str, Any]) -> list[str]:
             found.append(flag if value else f"--no-{name.replace('_', '-')}")
         else:
             several = list(value) if isinstance(value, (list, tuple)) else [value]
-            found += [flag, *(shlex.quote(f"{one:g}" if isinstance(one, float) else str(one)) for one in several)]
+            found += [flag, *(shlex.quote(_text(one)) for one in several)]
     return found
+
+
+def _text(value: Any) -> str:
+    """A value such that reading it gives the same value; whole numbers without a decimal point."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else str(value)
 
 
 def plain(value: Any) -> Any:

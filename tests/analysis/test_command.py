@@ -11,6 +11,7 @@ from analysis import figures, report, robust_heads, universal_heads
 from analysis.heads.options import RobustRule
 from analysis.store.folder import ResultsError
 from data_prep.tables import command
+from interventions.results.metrics import METRICS
 from tests.support.synthetic_results import write_results
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,6 +42,15 @@ def test_an_interrupted_or_failing_command_says_so_in_a_line(name, monkeypatch, 
         module.main()
     assert ended.value.code == command.INTERRUPTED
     assert capsys.readouterr().err == f"\n{name}: interrupted; what is finished is kept, run the same command to go on\n"
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS - {"report", "paper_claims"}))
+def test_the_help_names_every_metric(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit):
+        importlib.import_module(f"analysis.{name}").main()
+    shown = "".join(capsys.readouterr().out.split())
+    assert not [metric for metric in METRICS if f"{metric}:" not in shown]
 
 
 @pytest.mark.parametrize("name", ["universal_heads", "figures"])
