@@ -117,7 +117,7 @@ def test_what_is_older_than_the_effects_is_not_drawn_but_named_with_what_makes_i
     drawn = {path.stem for path in figures.write(folder, figures.Figures(samples=1)).paths}
     assert not drawn & {"heads-by-task", "head-intervals", "modules-mlp"}
     said = (folder / "figures" / NOT_DRAWN).read_text()
-    made_with = {"universal_heads": " --permutations 50", "robust_heads": " --permutations 50 --flips 10000 --resamples 100", "modules": ""}
+    made_with = {"universal_heads": " --permutations 50", "robust_heads": " --permutations 50 --resamples 100", "modules": ""}
     for name, options in made_with.items():
         (line,) = (line for line in said.splitlines() if f"({name}.nc is older than what it is made of)" in line)
         command, _, more = line.partition(f" --results {folder}")
