@@ -353,7 +353,7 @@ def test_the_file_holds_what_hooks_measure(study):
     assert path == study.folder / "attention_knockout-window2.nc"
     dataset = values(path)
     assert tuple(dataset.edge.values) == (DECODER_EDGES if vlm.architecture.causal else ENCODER_EDGES) == default_edges(vlm)
-    pair = study.pairs("sip")[0][1]
+    pair = study.pairs("sip")[0][1].pair
     _, by_hooks = shipped(vlm, pair)
     row = dataset.sel(sample=pair.sample["sample_id"])
     clean = by_hooks(Block((), (), {}))
@@ -459,7 +459,7 @@ def test_the_divergence_from_the_clean_run_is_measured_where_asked_for(study):
     """KL over the vocabulary, by hooks; 0 for the clean run itself."""
     study.options.divergence = True
     dataset = values(knock_out_attention(study, AttentionKnockout(("all:all",), window=1)))
-    pair = study.pairs("sip")[0][0]
+    pair = study.pairs("sip")[0][0].pair
     block = Places(study.vlm, study.vlm.prompt(pair.clean_question), pair).block("all:all")
     kept = []
     for layers in ((), (0,)):
@@ -536,7 +536,7 @@ def test_edges_into_the_answer_decoder_are_of_the_questions_roles(tmp_path, data
     assert path == tmp_path / "blip-shapes-decoder" / "shapes" / "attention_knockout.nc"
     dataset = values(path)
     assert tuple(dataset.edge.values) == ANSWER_EDGES == default_edges(study.vlm)
-    pair = study.pairs("sip")[0][2]
+    pair = study.pairs("sip")[0][2].pair
     prompt = blip.prompt(pair.clean_question)
     _, _, by_hooks = decoder_pair(blip, pair)
     options_at = tuple(i for answer in ("correct_answer", "incorrect_answer") for i in prompt.positions(_span(pair, pair.sample[answer])))

@@ -294,7 +294,7 @@ def test_a_result_that_is_not_kept_yet_is_not_lost_and_bytes_add_up(study, expec
         patch_heads(ours)
     assert not remote_threads()  # though the error, and so the frames in which it was raised, are still there
     monkeypatch.setattr(Store, "put", real)
-    key = str(expected.relative_to(expected.parents[5]))
+    key = str(expected.relative_to(expected.parents[3]))
     first = traffic(ours)[key]
     assert first["samples"] == 1
     assert_same_file(expected, patch_heads(study()))
