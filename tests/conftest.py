@@ -15,15 +15,6 @@ def pytest_collection_finish():
         sys.modules["torch"].set_num_threads(1)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """With several workers (`-n 2 --dist loadgroup`) a file's tests stay together, since they share fixtures; what needs the machine's
-    processes for itself (Ray, the browser) says so by a group of its own."""
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
-
-
 def shipped(name):
     import torch
 

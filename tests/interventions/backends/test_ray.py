@@ -35,8 +35,6 @@ from tests.support.fatal_work import Fatal, KilledOnce
 
 NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 100 * 2**20}
 
-pytestmark = pytest.mark.xdist_group("whole machine")
-
 
 @pytest.fixture(scope="module")
 def cluster():
