@@ -18,7 +18,7 @@ from data_prep.masks.options import PseudoMasks
 from data_prep.tables.readers import all_readers
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md")), *sorted(ROOT.glob("docs/*.md")), ROOT / "tests/golden/README.md"]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("[a-z]*/README.md")), *sorted(ROOT.glob("docs/*.md")), ROOT / "tests/golden/README.md"]
 READMES = [page for page in PAGES if page.name == "README.md"]
 FOLDERS = ("analysis", "benchmarks", "checkpoints", "corruptions", "data_prep", "docs", "interventions", "recipes", "tests")
 BLOCK = re.compile(r"^[ ]*```(\w*)\n(.*?)^[ ]*```$", re.DOTALL | re.MULTILINE)
